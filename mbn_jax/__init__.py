@@ -1,0 +1,41 @@
+"""Modality Batch Normalization and visible-infrared person re-identification in JAX.
+
+`ModalityBatchNorm` is all that the import loads. What needs more libraries is loaded
+when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mbn_jax.errors import InputError
+from mbn_jax.norm import ModalityBatchNorm, Moments, modality_moments
+
+if TYPE_CHECKING:
+    from mbn_jax.evaluation.features import embed
+    from mbn_jax.training.checkpoint import load
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "embed": "mbn_jax.evaluation.features",
+    "load": "mbn_jax.training.checkpoint",
+}
+
+__all__ = [
+    "InputError",
+    "ModalityBatchNorm",
+    "Moments",
+    "embed",
+    "load",
+    "modality_moments",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])
