@@ -1,0 +1,1 @@
+"""Data sets, balanced batches, and the way from a stored image to the device."""

@@ -1,0 +1,166 @@
+"""The data sets by name, as splits that can be read at random.
+
+Behind each name is a TFDS builder in a folder of its own. TFDS is imported only where a
+data set is prepared or opened, and TensorFlow never.
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mbn_jax.errors import InputError
+
+DATASETS = ("synthetic_vireid/nir", "synthetic_vireid/thermal")
+SPLITS = ("train", "val", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split of a data set: its labels in memory, its images where they are stored.
+
+    Attributes:
+        dataset: for example "synthetic_vireid/nir".
+        name: "train", "val" or "test".
+        source: ``source[i]["image"]`` is the encoded image of record i, as bytes.
+        identity: the data set's own numbers, (N,) int32.
+        camera: the data set's own numbers, (N,) int32.
+        modality: 0 visible, 1 infrared, (N,) int32.
+        image_name: for people to find the image by, (N,) str.
+    """
+
+    dataset: str
+    name: str
+    source: Sequence[Any]
+    identity: np.ndarray
+    camera: np.ndarray
+    modality: np.ndarray
+    image_name: np.ndarray
+
+    def __len__(self) -> int:
+        """Returns the number of records."""
+        return len(self.identity)
+
+    def encoded_image(self, index: int) -> bytes:
+        """Returns the image file of a record."""
+        return self.source[int(index)]["image"]
+
+
+def prepare(dataset: str, data_dir: str | os.PathLike) -> None:
+    """Makes a data set readable in ``data_dir``, unless it is already.
+
+    It is written under another name and renamed when complete, so that an interrupted
+    preparation is never taken for a data set.
+
+    Args:
+        dataset: one of ``DATASETS``, or a sized variant of one.
+        data_dir: the directory of all prepared data sets; made if need be.
+
+    Raises:
+        InputError: the name is not known, or the directory cannot be written to.
+    """
+    _prepared_builder(dataset, data_dir)
+
+
+def load_split(dataset: str, split: str, data_dir: str | os.PathLike) -> Split:
+    """Opens a split; the embedded data set is prepared first if it is not there.
+
+    Args:
+        dataset: one of ``DATASETS``, or a sized variant of one.
+        split: one of ``SPLITS``.
+        data_dir: the directory of all prepared data sets.
+
+    Returns:
+        The split with its labels in memory.
+
+    Raises:
+        InputError: a name is not known, or the directory cannot be written to.
+    """
+    if split not in SPLITS:
+        raise InputError(
+            f"There is no split {split!r} of {dataset}; it has {', '.join(SPLITS)}."
+        )
+    builder = _prepared_builder(dataset, data_dir)
+
+    import tensorflow_datasets as tfds
+
+    labels = builder.as_data_source(
+        split,
+        decoders=tfds.decode.PartialDecoding(
+            {name: True for name in ("identity", "camera", "modality", "name")}
+        ),
+    )
+    records = [labels[i] for i in range(len(labels))]
+    return Split(
+        dataset=dataset,
+        name=split,
+        source=builder.as_data_source(
+            split, decoders={"image": tfds.decode.SkipDecoding()}
+        ),
+        identity=np.array([r["identity"] for r in records], np.int32),
+        camera=np.array([r["camera"] for r in records], np.int32),
+        modality=np.array([r["modality"] for r in records], np.int32),
+        image_name=np.array([_text(r["name"]) for r in records], str),
+    )
+
+
+def _prepared_builder(dataset: str, data_dir: str | os.PathLike) -> Any:
+    """The TFDS builder of a data set that is there to be read."""
+    data_dir = pathlib.Path(data_dir).expanduser()
+    builder = _builder(dataset, data_dir)
+    if builder.data_path.exists():
+        return builder
+    _check_writable(data_dir)
+
+    import tensorflow_datasets as tfds
+
+    try:
+        builder.download_and_prepare(
+            file_format="array_record",
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+        )
+    except OSError as error:
+        raise InputError(
+            f"The data set {dataset} cannot be written to {data_dir}"
+            f" ({error.strerror or error}); give a data directory on a disk with room"
+            " that you may write to."
+        ) from error
+    return builder
+
+
+def _builder(dataset: str, data_dir: pathlib.Path) -> Any:
+    family, _, config = dataset.partition("/")
+    if family != "synthetic_vireid":
+        raise InputError(
+            f"There is no data set {dataset!r}; the known ones are"
+            f" {', '.join(DATASETS)}."
+        )
+    from mbn_jax.data.synthetic_vireid import synthetic_vireid_dataset_builder as vireid
+
+    try:
+        builder_config = vireid.config_from_name(config)
+    except ValueError as error:
+        raise InputError(
+            f"There is no data set {dataset!r}; the known ones are"
+            f" {', '.join(DATASETS)} ({error})"
+        ) from error
+    return vireid.Builder(config=builder_config, data_dir=data_dir)
+
+
+def _check_writable(directory: pathlib.Path) -> None:
+    """Refuses a directory that cannot be made or written to, before anything is."""
+    existing = next(
+        path for path in (directory, *directory.absolute().parents) if path.exists()
+    )
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(
+            f"The data directory {directory} cannot be written to ({existing} is"
+            f" {'read-only' if existing.is_dir() else 'a file'}); give one that can."
+        )
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

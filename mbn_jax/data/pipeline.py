@@ -1,0 +1,183 @@
+"""From records to uint8 batches in memory: Grain's threads read, decode and resize.
+
+A batch is one item of a random-access source, so that its number is all the state there
+is: reading from ``start`` continues a run exactly.
+"""
+
+from collections.abc import Callable, Iterator
+
+import cv2
+import grain
+import numpy as np
+
+from mbn_jax.data.datasets import Split
+from mbn_jax.data.sampling import BalancedSampler
+from mbn_jax.errors import InputError
+
+# Images that `load_images` hands to a thread at once.
+_CHUNK = 64
+
+
+def decode(encoded: bytes, image_size: tuple[int, int], name: str) -> np.ndarray:
+    """Decodes an image file and resizes it.
+
+    Args:
+        encoded: JPEG, PNG, BMP or any other format that OpenCV reads.
+        image_size: (height, width) of the result in pixels.
+        name: names the image in the error.
+
+    Returns:
+        (H, W, 3) uint8 RGB; a grey image has three equal channels.
+
+    Raises:
+        InputError: the bytes are not an image.
+    """
+    buffer = np.frombuffer(encoded, np.uint8)
+    # An empty buffer is an exception in OpenCV, any other damage is None.
+    image = cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB) if buffer.size else None
+    if image is None:
+        raise InputError(
+            f"The image {name} ({buffer.size} bytes) cannot be decoded; it must be a"
+            " complete image file (JPEG, PNG, BMP, …): replace it or leave it out."
+        )
+    return resize(np.asarray(image, np.uint8), image_size)
+
+
+def resize(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """Resizes an image without keeping its aspect, as is usual in re-identification.
+
+    Pixel areas are averaged where the image shrinks in both directions, which keeps
+    fine patterns from aliasing; otherwise it is interpolated linearly.
+
+    Args:
+        image: (h, w, 3) uint8.
+        image_size: (height, width) of the result in pixels.
+
+    Returns:
+        (H, W, 3) uint8; the image itself if it has the size already.
+    """
+    height, width = image_size
+    if image.shape[:2] == (height, width):
+        return image
+    shrinks = image.shape[0] >= height and image.shape[1] >= width
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    # OpenCV's sizes are (width, height).
+    return np.asarray(cv2.resize(image, (width, height), interpolation=interpolation))
+
+
+def train_batches(
+    split: Split,
+    sampler: BalancedSampler,
+    image_size: tuple[int, int],
+    *,
+    start: int,
+    stop: int,
+    rows: slice = slice(None),
+    num_threads: int = 2,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the batches ``start`` … ``stop - 1``, read ahead in threads.
+
+    The threads end with the iterator: when it is exhausted, closed, or dropped.
+
+    Args:
+        split: the records.
+        sampler: says which records make up a batch.
+        image_size: (height, width) in pixels.
+        start: number of the first batch; the number of steps done, to resume.
+        stop: number after that of the last batch.
+        rows: the rows of each batch that are read: those of this process.
+        num_threads: 0 reads in the caller's thread.
+
+    Yields:
+        A dictionary with b rows: ``image`` (b, H, W, 3) uint8, and ``identity`` (class
+        labels), ``modality`` and ``camera``, each (b,) int32.
+
+    Raises:
+        InputError: an image cannot be decoded; raised where its batch is asked for.
+    """
+
+    def read(index: int) -> dict[str, np.ndarray]:
+        records = sampler.batch(start + index)[rows]
+        return {
+            "image": _read_images(split, records, image_size),
+            "identity": sampler.class_of(records),
+            "modality": split.modality[records].astype(np.int32),
+            "camera": split.camera[records].astype(np.int32),
+        }
+
+    return _in_order(read, stop - start, num_threads)
+
+
+def load_images(
+    split: Split,
+    indices: np.ndarray,
+    image_size: tuple[int, int],
+    *,
+    num_threads: int = 2,
+) -> np.ndarray:
+    """Reads, decodes and resizes many images, for evaluation.
+
+    Args:
+        split: the records.
+        indices: which records, (n,) integers.
+        image_size: (height, width) in pixels.
+        num_threads: 0 reads in the caller's thread.
+
+    Returns:
+        (n, H, W, 3) uint8, in the order of ``indices``.
+
+    Raises:
+        InputError: an image cannot be decoded.
+    """
+    indices = np.asarray(indices)
+    images = np.empty((len(indices), *image_size, 3), np.uint8)
+
+    def read(index: int) -> np.ndarray:
+        chunk = indices[index * _CHUNK : (index + 1) * _CHUNK]
+        return _read_images(split, chunk, image_size)
+
+    num_chunks = -(-len(indices) // _CHUNK)
+    for index, chunk in enumerate(_in_order(read, num_chunks, num_threads)):
+        images[index * _CHUNK :][: len(chunk)] = chunk
+    return images
+
+
+def _read_images(
+    split: Split, indices: np.ndarray, image_size: tuple[int, int]
+) -> np.ndarray:
+    images = np.empty((len(indices), *image_size, 3), np.uint8)
+    for row, index in enumerate(indices):
+        name = f"{split.image_name[index]} of {split.dataset}/{split.name}"
+        images[row] = decode(split.encoded_image(index), image_size, name)
+    return images
+
+
+class _Source:
+    """What Grain reads from: item i is the value of a function at i."""
+
+    def __init__(self, item: Callable[[int], object], length: int) -> None:
+        self._item = item
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> object:
+        return self._item(int(index))
+
+
+def _in_order(item: Callable[[int], object], length: int, num_threads: int) -> Iterator:
+    """Yields item(0), item(1), …, worked out ahead of need by Grain's threads."""
+    if length <= 0:
+        return
+    options = grain.ReadOptions(
+        num_threads=num_threads,
+        # Enough to bridge a slow batch, and no more: a batch is megabytes.
+        prefetch_buffer_size=2 * num_threads,
+    )
+    dataset = grain.MapDataset.source(_Source(item, length))
+    iterator = iter(dataset.to_iter_dataset(options))
+    try:
+        yield from iterator
+    finally:
+        iterator.close()

@@ -1,0 +1,221 @@
+"""Which images make up batch *i*: P identities x K images x every modality.
+
+Batch *i* is a pure function of ``(seed, i)``: nothing is consumed and nothing has to be
+saved, so a run resumes by starting at *i*, and each process may work out a batch by
+itself and read only its own rows.
+
+An epoch is drawn as a whole. Permutations of the identities are laid end to end and cut
+into groups of P, so that over an epoch no identity is visited more than once more often
+than another; the images of an identity in a modality are dealt out by the same rule,
+K at each visit.
+"""
+
+import functools
+
+import numpy as np
+from absl import logging
+
+from mbn_jax.errors import InputError
+
+
+class BalancedSampler:
+    """Batches of P identities with K images each in every modality.
+
+    The rows of a batch are ordered identity by identity and, within an identity,
+    modality by modality, so that a contiguous shard of whole identities holds every
+    modality. An identity that lacks a modality cannot fill its rows: it is left out,
+    and the number left out is logged.
+
+    Example:
+        >>> identity = np.repeat([7, 9, 12], 4)
+        >>> modality = np.tile([0, 0, 1, 1], 3)
+        >>> sampler = BalancedSampler(
+        ...     identity, modality, num_identities=2, num_images=1, seed=0
+        ... )
+        >>> records = sampler.batch(5)
+        >>> modality[records].tolist()
+        [0, 1, 0, 1]
+
+    Attributes:
+        classes: sorted eligible identities, (C,) int32; the class label of an identity
+            is its position here.
+        left_out: sorted identities that have no image in some modality, int32.
+        batch_size: P * K * number of modalities.
+        batches_per_epoch: images of the largest modality // (P * K), at least 1: the
+            rule of AGW (Ye et al., TPAMI 2021), counted over the eligible identities.
+    """
+
+    def __init__(
+        self,
+        identity: np.ndarray,
+        modality: np.ndarray,
+        *,
+        num_identities: int,
+        num_images: int,
+        seed: int,
+        num_modalities: int = 2,
+    ) -> None:
+        """Sorts the records by identity and modality.
+
+        Args:
+            identity: the identity of each record, (N,) integers.
+            modality: the modality of each record, (N,) integers below
+                ``num_modalities``.
+            num_identities: P, the identities in a batch.
+            num_images: K, the images of an identity in each modality.
+            seed: not negative.
+            num_modalities: 2 for visible and infrared.
+
+        Raises:
+            InputError: a size or a label is out of range, or P is larger than the
+                number of identities that have every modality.
+        """
+        identity, modality = np.asarray(identity), np.asarray(modality)
+        _check(identity, modality, num_identities, num_images, seed, num_modalities)
+        self.num_identities = num_identities
+        self.num_images = num_images
+        self.num_modalities = num_modalities
+        self.seed = seed
+
+        present = np.unique(identity)
+        complete = functools.reduce(
+            np.intersect1d, [identity[modality == m] for m in range(num_modalities)]
+        )
+        self.classes = complete.astype(np.int32)
+        self.left_out = np.setdiff1d(present, complete).astype(np.int32)
+        if self.left_out.size:
+            logging.warning(
+                "%d of %d identities have no image in some modality and are left out.",
+                self.left_out.size,
+                present.size,
+            )
+        if num_identities > self.classes.size:
+            raise InputError(
+                f"A batch of {num_identities} identities cannot be drawn from the"
+                f" {self.classes.size} identities that have an image in every modality;"
+                f" set num_identities to {self.classes.size} or less, or use a larger"
+                " data set."
+            )
+
+        self._identity = identity
+        # The records of every (class, modality) lie side by side in `_records`.
+        eligible = np.flatnonzero(np.isin(identity, self.classes))
+        group = self.class_of(eligible) * num_modalities + modality[eligible]
+        self._records = eligible[np.argsort(group, kind="stable")].astype(np.int64)
+        self._counts = np.bincount(group, minlength=complete.size * num_modalities)
+        self._starts = np.cumsum(self._counts) - self._counts
+
+        self.batch_size = num_identities * num_images * num_modalities
+        largest = int(self._counts.reshape(-1, num_modalities).sum(0).max())
+        self.batches_per_epoch = max(1, largest // (num_identities * num_images))
+        # A cache, not a state: two epochs because threads may straddle the boundary.
+        self._cached_epoch = functools.lru_cache(maxsize=2)(self._epoch)
+
+    def batch(self, index: int) -> np.ndarray:
+        """Returns the records of batch ``index``.
+
+        Args:
+            index: number of the batch since the start of training, not negative.
+
+        Returns:
+            (batch_size,) int64 record indices: the batch of P identities in blocks of
+            ``num_modalities * K`` rows, each with K rows of modality 0, K of 1, ….
+        """
+        epoch, position = divmod(index, self.batches_per_epoch)
+        return self._cached_epoch(epoch)[position].copy()
+
+    def class_of(self, record_indices: np.ndarray) -> np.ndarray:
+        """Returns the class labels, int32, of records of eligible identities.
+
+        Raises:
+            InputError: a record belongs to an identity that was left out.
+        """
+        identity = self._identity[record_indices]
+        label = np.searchsorted(self.classes, identity)
+        known = self.classes[np.minimum(label, self.classes.size - 1)] == identity
+        if not np.all(known):
+            missing = np.unique(identity[~known]).tolist()
+            raise InputError(
+                f"Identities {missing} have no class label, because they have no image"
+                " in some modality; ask for records of the identities in `classes`."
+            )
+        return label.astype(np.int32)
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        """All batches of an epoch, (batches_per_epoch, batch_size) int64."""
+        rng = np.random.default_rng([self.seed, epoch])
+        labels = _even_groups(
+            rng, self.classes.size, self.num_identities, self.batches_per_epoch
+        ).ravel()
+        visits = np.bincount(labels, minlength=self.classes.size)
+        # A stable sort lists the visits of each class one after the other.
+        by_class = np.argsort(labels, kind="stable")
+        shape = (labels.size, self.num_modalities, self.num_images)
+        records = np.empty(shape, np.int64)
+        first = 0
+        for label in np.flatnonzero(visits):
+            rows = by_class[first : first + visits[label]]
+            first += visits[label]
+            for modality in range(self.num_modalities):
+                group = label * self.num_modalities + modality
+                images = _even_groups(
+                    rng, self._counts[group], self.num_images, visits[label]
+                )
+                records[rows, modality] = self._records[self._starts[group] + images]
+        return records.reshape(self.batches_per_epoch, self.batch_size)
+
+
+def _even_groups(
+    rng: np.random.Generator, size: int, group: int, count: int
+) -> np.ndarray:
+    """Deals ``count`` groups of numbers below ``size``, each number equally often.
+
+    Permutations are laid end to end and cut into groups: how often two numbers occur
+    differs by one at most. A group that lies across a seam is kept free of repetition
+    by letting the numbers that it already holds come later in the next permutation.
+    Only a group larger than ``size`` repeats numbers, again as evenly as possible.
+
+    Returns:
+        (count, group) int64.
+    """
+    laid: list[np.ndarray] = []
+    length = 0
+    while length < count * group:
+        following = rng.permutation(size)
+        held = length % group
+        if held and group <= size:
+            used = np.isin(following, laid[-1][-held:])
+            free = np.flatnonzero(~used)[: group - held]
+            following = np.concatenate([following[free], np.delete(following, free)])
+        laid.append(following)
+        length += size
+    return np.concatenate(laid)[: count * group].reshape(count, group)
+
+
+def _check(
+    identity: np.ndarray,
+    modality: np.ndarray,
+    num_identities: int,
+    num_images: int,
+    seed: int,
+    num_modalities: int,
+) -> None:
+    if identity.ndim != 1 or identity.shape != modality.shape:
+        raise InputError(
+            "identity and modality must be vectors of one length, one entry a record,"
+            f" but their shapes are {identity.shape} and {modality.shape}."
+        )
+    for name, value, least in (
+        ("num_identities", num_identities, 1),
+        ("num_images", num_images, 1),
+        ("num_modalities", num_modalities, 1),
+        ("seed", seed, 0),
+    ):
+        if value < least:
+            raise InputError(f"{name} must be at least {least}, but it is {value}.")
+    outside = np.unique(modality[(modality < 0) | (modality >= num_modalities)])
+    if outside.size:
+        raise InputError(
+            f"Modality labels must lie in 0..{num_modalities - 1}, but the records hold"
+            f" {outside.tolist()}."
+        )
