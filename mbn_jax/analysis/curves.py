@@ -1,0 +1,152 @@
+"""Curves of a run as inline SVG that takes the text colour of the page around it."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mbn_jax.evaluation.table import TITLES
+
+# Told apart in light and in dark pages, and by those who see no red or no green.
+BLUE, ORANGE, PURPLE, GREY = "#3b82d6", "#e08214", "#a05bc8", "#8c8c8c"
+_DIRECTION_COLOURS = (BLUE, ORANGE)
+# Drawn in a colour that nothing else has, and then replaced by CSS's currentColor.
+_INK = "#010203"
+_MOST_POINTS = 800
+
+
+def training_curves(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Loss and accuracy over the steps; empty charts are left out.
+
+    Args:
+        lines: objects of ``metrics.jsonl`` in the order of their steps.
+    """
+    losses = {
+        "loss": ("total", BLUE),
+        "identity_loss": ("identity", ORANGE),
+        "triplet_loss": ("triplet", PURPLE),
+    }
+    charts = []
+    drawn = [(*_series(lines, key), *style) for key, style in losses.items()]
+    if any(len(steps) for steps, *_ in drawn):
+        figure, axes = _chart("Training loss", "step", "loss")
+        for steps, values, label, colour in drawn:
+            _noisy(axes, steps, values, label, colour)
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False, labelcolor=_INK)
+        charts.append(_svg(figure))
+    steps, values = _series(lines, "accuracy")
+    if len(steps):
+        figure, axes = _chart("Training accuracy", "step", "right identity, %")
+        _noisy(axes, steps, 100 * values, None, BLUE)
+        axes.set_ylim(0, 101)
+        charts.append(_svg(figure))
+    return charts
+
+
+def validation_curve(
+    lines: Sequence[Mapping[str, Any]], best_step: int | None
+) -> list[str]:
+    """Validation mAP in both directions, with the step that was kept as best."""
+    figure, axes = _chart("Validation mAP", "step", "mAP, %")
+    found = False
+    for (direction, title), colour in zip(
+        TITLES.items(), _DIRECTION_COLOURS, strict=True
+    ):
+        steps, values = _series(lines, f"val/{direction}/mAP")
+        found |= len(steps) > 0
+        axes.plot(steps, 100 * values, "o-", ms=3, color=colour, label=title)
+    if not found:
+        return []
+    if best_step is not None:
+        axes.axvline(best_step, color=GREY, ls=":", label=f"best: step {best_step}")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, labelcolor=_INK)
+    return [_svg(figure)]
+
+
+def cmc_curves(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """One chart per direction: trained, untrained, and chance as a dashed line.
+
+    Args:
+        figures: ``results.json``'s object of that name.
+    """
+    styles: dict[str, dict[str, Any]] = {
+        "last": {"color": BLUE, "label": "last step", "lw": 2},
+        "best": {"color": ORANGE, "label": "best on validation", "ls": "-."},
+        "untrained": {"color": GREY, "label": "untrained"},
+        "chance": {"color": GREY, "label": "chance", "ls": "--"},
+    }
+    charts = []
+    for direction, title in TITLES.items():
+        figure, axes = _chart(f"CMC, {title}", "rank k", "found by rank k, %")
+        for row, style in styles.items():
+            if row in figures and direction in figures[row]:
+                cmc = 100 * np.asarray(figures[row][direction]["cmc"])
+                axes.plot(np.arange(1, len(cmc) + 1), cmc, **style)
+        axes.set_ylim(0, 101)
+        axes.set_xlim(left=1)
+        axes.legend(frameon=False, labelcolor=_INK, loc="lower right")
+        charts.append(_svg(figure))
+    return charts
+
+
+def _series(
+    lines: Sequence[Mapping[str, Any]], key: str
+) -> tuple[np.ndarray, np.ndarray]:
+    points = [(line["step"], line[key]) for line in lines if key in line]
+    steps, values = np.array(points, float).reshape(-1, 2).T
+    return steps, values
+
+
+def _noisy(
+    axes: Axes, steps: np.ndarray, values: np.ndarray, label: str | None, colour: str
+) -> None:
+    """A faint line of all the values, and a clear one of their moving average."""
+    if len(steps) == 0:
+        return
+    # A long run would make a page of many megabytes: neighbours are averaged.
+    groups = min(_MOST_POINTS, len(steps))
+    edges = np.linspace(0, len(steps), groups, endpoint=False).astype(int)
+    sizes = np.diff(np.append(edges, len(steps)))
+    steps = np.add.reduceat(steps, edges) / sizes
+    values = np.add.reduceat(values, edges) / sizes
+    axes.plot(steps, values, color=colour, alpha=0.3, lw=1)
+    width = max(1, len(values) // 40)
+    window = np.ones(2 * width + 1)
+    # Divided by the number of values that a window holds, so that the ends are right.
+    weight = np.convolve(np.ones(len(values)), window, "full")[width:-width]
+    smooth = np.convolve(values, window, "full")[width:-width] / weight
+    axes.plot(steps, smooth, color=colour, lw=2, label=label)
+
+
+def _chart(title: str, x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    FigureCanvasSVG(figure)
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    axes.set_title(title, color=_INK, fontsize=12, loc="left", weight="bold")
+    axes.set_xlabel(x, color=_INK)
+    axes.set_ylabel(y, color=_INK)
+    axes.tick_params(colors=_INK)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.grid(color=GREY, alpha=0.3, lw=0.6)
+    for side, spine in axes.spines.items():
+        spine.set(color=GREY, visible=side in ("left", "bottom"))
+    return figure, axes
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as an ``<svg>`` element: text as text, the same bytes every time."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mbn_jax"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = buffer.getvalue()
+    return svg[svg.index("<svg") :].replace(_INK, "currentColor")

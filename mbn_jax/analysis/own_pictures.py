@@ -1,0 +1,106 @@
+"""``experiments/embed.py`` without its flags: features and ranked lists of a folder."""
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mbn_jax.analysis.page import write_atomically
+from mbn_jax.analysis.ranked_lists import RankedList, draw_ranked_lists
+from mbn_jax.errors import InputError
+from mbn_jax.evaluation.folder import embed_folder, read_images
+from mbn_jax.evaluation.ranking import nearest
+
+_MOST_LISTS = 10
+
+
+def embed_pictures(
+    model: Any, variables: Any, images: str | Path, modality: int, output: str | Path
+) -> tuple[np.ndarray, list[str]]:
+    """Writes the features of a folder of pictures to an ``.npz``.
+
+    The archive holds ``features`` (N, D) float32, rows of length one, and ``name``
+    (N,), the paths relative to the folder, sorted. It appears whole or not at all.
+
+    Args:
+        model: as `mbn_jax.load` returns it.
+        variables: as `mbn_jax.load` returns them.
+        images: the folder; .jpg, .jpeg, .png and .bmp in it and below it are read.
+        modality: 0 visible, 1 infrared.
+        output: path of the archive.
+
+    Returns:
+        The features and the names.
+
+    Raises:
+        InputError: no picture, one that cannot be decoded, or a place not writable.
+    """
+    check_writable(output)
+    features, names = embed_folder(model, variables, images, modality)
+    buffer = io.BytesIO()
+    np.savez(buffer, features=features, name=np.array(names))
+    write_atomically(Path(output), buffer.getvalue())
+    return features, names
+
+
+def draw_gallery_search(
+    model: Any,
+    variables: Any,
+    query: tuple[str | Path, np.ndarray, list[str]],
+    gallery: str | Path,
+    gallery_modality: int,
+    output: str | Path,
+) -> None:
+    """Ranks a folder of gallery pictures for each query and draws the first ten.
+
+    Of more than ten queries, ten are drawn, evenly spaced in the order of their names.
+
+    Args:
+        model: as `mbn_jax.load` returns it.
+        variables: as `mbn_jax.load` returns them.
+        query: the query folder, its features and its names, as `embed_pictures` gives.
+        gallery: the folder of gallery pictures.
+        gallery_modality: 0 visible, 1 infrared.
+        output: path of the picture.
+
+    Raises:
+        InputError: no picture, one that cannot be decoded, or a place not writable.
+    """
+    check_writable(output)
+    folder, features, names = query
+    gallery_features, gallery_names = embed_folder(
+        model, variables, gallery, gallery_modality
+    )
+    count = min(_MOST_LISTS, len(names))
+    lists = []
+    for index in np.linspace(0, len(names) - 1, count).round().astype(int):
+        found = nearest(features[index], gallery_features)
+        best = [gallery_names[i] for i in found]
+        lists.append(
+            RankedList(
+                query=read_images(folder, [names[index]], model.image_size)[0],
+                query_caption=names[index],
+                gallery=list(read_images(gallery, best, model.image_size)),
+                captions=best,
+                correct=[None] * len(best),
+            )
+        )
+    title = f"{count} of {len(names)} queries, each with its first {len(best)} of "
+    figure = draw_ranked_lists(lists, f"{title}{len(gallery_names)} gallery pictures")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_atomically(Path(output), buffer.getvalue())
+
+
+def check_writable(output: str | Path) -> None:
+    """Raises `InputError`, before any work is done, if a file cannot be written."""
+    folder = Path(output).absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(
+            f"{output} cannot be written, because {folder} is not a folder that may "
+            "be written to: make it, or name another place."
+        )
+    if Path(output).is_dir():
+        raise InputError(f"{output} is a folder: name a file in it instead.")

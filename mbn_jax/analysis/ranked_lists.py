@@ -1,0 +1,131 @@
+"""Ranked lists as pictures: a query, then the first images of its ranked gallery."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from mbn_jax.evaluation.ranking import Ranking
+
+# Frame colour and mark; the mark is for those who cannot tell the colours apart.
+RIGHT, WRONG, UNKNOWN = ("#1a9850", "✓"), ("#d73027", "✗"), ("#8a8a8a", "")
+
+
+@dataclasses.dataclass(frozen=True)
+class RankedList:
+    """A query and the head of its ranked gallery, ready to be drawn.
+
+    Attributes:
+        query: (H, W, 3) uint8 RGB.
+        query_caption: a line under the query.
+        gallery: images as the query, best first; their sizes may differ.
+        captions: a line under each gallery image.
+        correct: whether each shows the query's identity; None if that is not known.
+    """
+
+    query: np.ndarray
+    query_caption: str
+    gallery: Sequence[np.ndarray]
+    captions: Sequence[str]
+    correct: Sequence[bool | None]
+
+
+def verdict(correct: bool | None) -> tuple[str, str]:
+    """The frame colour and the mark of a gallery image."""
+    if correct is None:
+        return UNKNOWN
+    return RIGHT if correct else WRONG
+
+
+def illustrate(
+    rankings: Sequence[Ranking],
+    load: Callable[[np.ndarray], np.ndarray],
+    identity: np.ndarray,
+    camera: np.ndarray,
+) -> list[RankedList]:
+    """Turns indices into pictures and captions.
+
+    Args:
+        rankings: from `mbn_jax.evaluation.ranked_list`.
+        load: ``load(indices)`` -> (n, H, W, 3) uint8 images of the split, for example
+          ``functools.partial(load_images, split, image_size=(256, 128))``.
+        identity: (N,) identities of the split.
+        camera: (N,) cameras of the split.
+    """
+
+    def caption(index: int) -> str:
+        return f"id {identity[index]} · cam {camera[index]}"
+
+    lists = []
+    for ranking in rankings:
+        images = load(np.concatenate([[ranking.query], ranking.gallery]))
+        lists.append(
+            RankedList(
+                query=images[0],
+                query_caption=caption(ranking.query),
+                gallery=list(images[1:]),
+                captions=[caption(index) for index in ranking.gallery],
+                correct=[bool(right) for right in ranking.correct],
+            )
+        )
+    return lists
+
+
+def draw_ranked_lists(lists: Sequence[RankedList], title: str) -> Figure:
+    """One row per query: the query, a gap, then its gallery, best first.
+
+    Right images are framed green and marked ✓, wrong ones red and marked ✗; with
+    identities unknown the frame is grey.
+
+    Args:
+        lists: at least one.
+        title: printed above.
+
+    Returns:
+        A figure of its own (not of pyplot); save it with ``figure.savefig(path)``.
+    """
+    columns = 1 + max(len(ranked.gallery) for ranked in lists)
+    height, width = lists[0].query.shape[:2]
+    cell = 1.1
+    row_height = cell * height / width + 0.42
+    header = 0.75
+    total = header + len(lists) * row_height
+    figure = Figure(figsize=(cell * (columns + 0.4), total), dpi=120)
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(
+        len(lists),
+        columns + 1,
+        width_ratios=[1, 0.25] + [1] * (columns - 1),
+        left=0.01,
+        right=0.99,
+        top=1 - header / total,
+        bottom=0.25 / total,
+        wspace=0.1,
+        hspace=0.42 / (row_height - 0.42),
+    )
+    figure.text(0.01, 1 - 0.12 / total, title, va="top", fontsize=12, weight="bold")
+    for row, ranked in enumerate(lists):
+        axes = figure.add_subplot(grid[row, 0])
+        _draw(axes, ranked.query, ranked.query_caption, "#333333", "query")
+        shown = zip(ranked.gallery, ranked.captions, ranked.correct, strict=True)
+        for rank, (image, caption, correct) in enumerate(shown, start=1):
+            colour, mark = verdict(correct)
+            axes = figure.add_subplot(grid[row, rank + 1])
+            _draw(axes, image, caption, colour, f"{rank} {mark}".strip())
+    return figure
+
+
+def _draw(
+    axes: Axes, image: np.ndarray, caption: str, colour: str, heading: str
+) -> None:
+    axes.imshow(image, aspect="auto")
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(heading, fontsize=8, color=colour, pad=2, weight="bold")
+    # A file name keeps its end, which tells more than its beginning.
+    short = caption if len(caption) <= 18 else "…" + caption[-17:]
+    axes.set_xlabel(short, fontsize=6, labelpad=2)
+    for spine in axes.spines.values():
+        spine.set(color=colour, linewidth=3)

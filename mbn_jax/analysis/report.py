@@ -1,0 +1,241 @@
+"""The report of a run: ``report/index.html``, one file that needs no other."""
+
+import html
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mbn_jax.analysis.curves import cmc_curves, training_curves, validation_curve
+from mbn_jax.analysis.page import image_tag, page, table, write_atomically
+from mbn_jax.analysis.ranked_lists import RankedList, draw_ranked_lists, verdict
+from mbn_jax.errors import InputError
+from mbn_jax.evaluation.ranking import SELECTION
+from mbn_jax.evaluation.table import COLUMNS, TITLES, row_title
+
+__all__ = ["RankedList", "draw_ranked_lists", "write_report"]
+
+_EXPLANATIONS = {
+    "rank-k": "the share of queries for which the same person is among the first k "
+    "images of the ranked gallery. Rank-1 asks whether the very first image is right.",
+    "mAP": "mean average precision. It asks for all images of the person, not only the "
+    "first: at each right image, the share of right images down to there, averaged "
+    "over the right images and then over the queries. 100 % means that nobody else is "
+    "ranked before the last of them.",
+    "mINP": "mean inverse negative penalty. It asks for the hardest image: the number "
+    "of right images divided by the rank at which the last of them is found.",
+    "untrained network": "the same network before its first step. Colours and shapes "
+    "alone find some people; only what is above this row was learnt.",
+    "chance": "the exact expectation for a gallery in random order, from the number "
+    "of images and of right ones. It is the floor, not a measurement.",
+}
+
+
+def write_report(
+    workdir: str | Path, rankings: Mapping[str, Sequence[RankedList]]
+) -> Path:
+    """Writes the report of a finished run.
+
+    Reads ``config.json``, ``metrics.jsonl`` and ``results.json`` of the work directory.
+
+    Args:
+        workdir: the work directory.
+        rankings: for each protocol name, the ranked lists to show.
+
+    Returns:
+        The path of ``report/index.html``, which appears whole or not at all.
+
+    Raises:
+        InputError: a file is missing or is not what training writes.
+    """
+    workdir = Path(workdir)
+    config = _read_json(workdir / "config.json")
+    results = _read_json(workdir / "results.json")
+    lines = _read_metrics(workdir / "metrics.jsonl")
+    title = f"{results['dataset']}: finding people across modalities"
+    body = [
+        *_headline(title, results),
+        *_figures(results),
+        *_curves(results, lines),
+        *_ranked_lists(results, rankings),
+        *_configuration(config),
+    ]
+    path = workdir / "report" / "index.html"
+    write_atomically(path, page(title, body).encode())
+    return path
+
+
+def _headline(title: str, results: Mapping[str, Any]) -> Iterator[str]:
+    figures = results["figures"]
+    yield f"<h1>{html.escape(title)}</h1>"
+    yield (
+        f'<p class="dim">{html.escape(results["split"])} split, identities that the '
+        f"network never saw; step {figures['last']['step']}, the last one.</p>"
+    )
+    yield '<div class="tiles">'
+    for direction in results["protocols"]:
+        last, untrained, chance = (
+            figures[row][direction] for row in ("last", "untrained", "chance")
+        )
+        yield (
+            f'<div class="tile">{html.escape(_title(direction))}'
+            f"<b>mAP {_percent(last['mAP'])}&thinsp;%</b>"
+            f"rank-1 {_percent(last['rank1'])}&thinsp;%"
+            f'<div class="dim">mAP untrained {_percent(untrained["mAP"])}&thinsp;%, '
+            f"chance {_percent(chance['mAP'])}&thinsp;%</div></div>"
+        )
+    yield "</div>"
+
+
+def _figures(results: Mapping[str, Any]) -> Iterator[str]:
+    figures = results["figures"]
+    names = {row: row_title(row, figures) for row in figures}
+    yield "<h2>Figures</h2>"
+    yield f"<p>{html.escape(_which_step(results))}</p>"
+    for direction, description in results["protocols"].items():
+        counts = figures["last"][direction]
+        yield f"<h3>{html.escape(_title(direction))}, in per cent</h3>"
+        rows = (
+            (name, [_percent(figures[row][direction][key]) for key in COLUMNS])
+            for row, name in names.items()
+        )
+        yield table(["", *COLUMNS.values()], rows, main=names["last"])
+        yield (
+            f'<p class="dim">{html.escape(description)} Here: '
+            f"{counts['num_valid_queries']} of {counts['num_queries']} queries scored, "
+            f"{counts['gallery_size']} gallery images.</p>"
+        )
+    yield "<h3>What the figures mean</h3><dl>"
+    for term, meaning in _EXPLANATIONS.items():
+        yield f"<dt>{term}</dt><dd>{html.escape(meaning)}</dd>"
+    yield "</dl>"
+
+
+def _which_step(results: Mapping[str, Any]) -> str:
+    """Says which step is the last, which the best, and how the best was chosen."""
+    last, best = (results["figures"][row]["step"] for row in ("last", "best"))
+    same = " Here they are the same step." if last == best else ""
+    return (
+        f"The last step is {last}; the step that was best on validation is {best}."
+        f"{same} {results['selection']}"
+    )
+
+
+def _curves(
+    results: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    figures = results["figures"]
+    charts = {
+        "Training": training_curves(lines)
+        + validation_curve(lines, figures["best"]["step"]),
+        "Cumulative matching (CMC)": cmc_curves(figures),
+    }
+    notes = {
+        "Training": "Faint: as measured; clear: moving average. The accuracy is on "
+        "the training identities, in the batches as they were trained on.",
+        "Cumulative matching (CMC)": "For each k, the share of queries whose person "
+        "is among the first k images. Dashed: chance.",
+    }
+    for heading, drawn in charts.items():
+        if drawn:
+            yield f'<h2>{heading}</h2><p class="dim">{notes[heading]}</p>'
+            yield '<div class="charts">'
+            yield from (f"<div>{svg}</div>" for svg in drawn)
+            yield "</div>"
+
+
+def _ranked_lists(
+    results: Mapping[str, Any], rankings: Mapping[str, Sequence[RankedList]]
+) -> Iterator[str]:
+    if not rankings:
+        return
+    step = results["figures"]["last"]["step"]
+    yield "<h2>Ranked lists</h2>"
+    yield (
+        f"<p>The query, then the first images of its ranked gallery at step {step}: "
+        "green and ✓ where the person is right, red and ✗ where wrong. "
+        f"{html.escape(SELECTION)}</p>"
+    )
+    for direction, lists in rankings.items():
+        yield f"<h3>{html.escape(_title(direction))}</h3>"
+        for ranked in lists:
+            yield _ranked_list(ranked)
+
+
+def _ranked_list(ranked: RankedList) -> str:
+    caption = html.escape(ranked.query_caption)
+    cells = [
+        f'<figure class="query">{image_tag(ranked.query, ranked.query_caption)}'
+        f"<figcaption><b>query</b><br>{caption}</figcaption></figure>"
+    ]
+    shown = zip(ranked.gallery, ranked.captions, ranked.correct, strict=True)
+    for rank, (image, caption, correct) in enumerate(shown, start=1):
+        _, mark = verdict(correct)
+        kind = "" if correct is None else "right" if correct else "wrong"
+        cells.append(
+            f'<figure class="{kind}">{image_tag(image, f"rank {rank}: {caption}")}'
+            f"<figcaption><b>{rank} {mark}</b><br>{html.escape(caption)}</figcaption>"
+            "</figure>"
+        )
+    return f'<div class="list">{"".join(cells)}</div>'
+
+
+def _configuration(config: Mapping[str, Any]) -> Iterator[str]:
+    yield "<h2>Configuration</h2><details><summary>All settings of this run</summary>"
+    yield '<div class="scroll"><table><tbody>'
+    for key, value in _flatten(config):
+        yield (
+            f"<tr><th>{html.escape(key)}</th>"
+            f'<td class="text">{html.escape(value)}</td></tr>'
+        )
+    yield "</tbody></table></div></details>"
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value)
+            yield f"{prefix}{key}", text
+
+
+def _title(direction: str) -> str:
+    return TITLES.get(direction, direction)
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(
+            f"There is no {path}: a report is made of a work directory in which a "
+            "training run has ended."
+        ) from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON ({error}): train again.") from None
+
+
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl`` by step, each step and kind once.
+
+    A run that was killed and resumed repeats steps, and what it wrote last counts; it
+    may also have been killed in the middle of a line, which then has no end.
+    """
+    if not path.exists():
+        return []
+    lines: dict[tuple[int, bool], dict[str, Any]] = {}
+    for number, text in enumerate(path.read_text().split("\n")[:-1], start=1):
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"Line {number} of {path} is not JSON ({error}): delete that line."
+            ) from None
+        validation = any(key.startswith("val/") for key in line)
+        lines[line["step"], validation] = line
+    return [lines[key] for key in sorted(lines)]

@@ -1,0 +1,160 @@
+"""Features of images: the embedding after the neck, L2-normalised."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from numpy.typing import ArrayLike
+
+from mbn_jax.errors import InputError
+
+_EMBED_BATCH = 64
+
+
+def extract(
+    apply_fn: Callable[[jax.Array, jax.Array], jax.Array],
+    images: np.ndarray,
+    modality: np.ndarray,
+    *,
+    batch_size: int,
+    mesh: Mesh | None = None,
+) -> np.ndarray:
+    """Applies a network to many images, batch by batch, in evaluation mode.
+
+    Every batch has the same size, so that the network is compiled once: the last one
+    is filled up with its first image, and what that gives is dropped.
+
+    Args:
+        apply_fn: ``apply_fn(images uint8 (b, H, W, 3), modality int32 (b,))`` ->
+          (b, D), jitted, without an effect of one image on another.
+        images: (N, H, W, 3) uint8.
+        modality: (N,) int.
+        batch_size: b; with a mesh it is rounded up to a multiple of its devices.
+        mesh: the batch is sharded over its axis ``data``; on one device if None.
+
+    Returns:
+        (N, D) float32, rows of length one.
+
+    Raises:
+        InputError: there is no image.
+    """
+    if len(images) == 0:
+        raise InputError("There is no image to embed: give at least one.")
+    sharding = None
+    if mesh is not None:
+        sharding = NamedSharding(mesh, PartitionSpec("data"))
+        batch_size += -batch_size % mesh.shape["data"]
+    modality = np.asarray(modality, np.int32)
+
+    features = []
+    for start in range(0, len(images), batch_size):
+        rows = np.arange(start, start + batch_size)
+        rows[rows >= len(images)] = start
+        batch = jax.device_put((images[rows], modality[rows]), sharding)
+        features.append(apply_fn(*batch))
+        # The device works on this batch while the host fetches the one before it;
+        # without the wait all batches would be queued in device memory.
+        features[-2:-1] = jax.device_get(features[-2:-1])
+    return l2_normalise(np.concatenate(jax.device_get(features))[: len(images)])
+
+
+def l2_normalise(features: np.ndarray) -> np.ndarray:
+    """Divides (N, D) rows by their length, in float32; a zero row stays zero."""
+    features = np.asarray(features, np.float32)
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.maximum(length, np.finfo(np.float32).tiny)
+
+
+def embed(
+    model: Any, variables: Any, images_uint8: np.ndarray, modality: ArrayLike
+) -> np.ndarray:
+    """Features of images, to be compared by their inner product.
+
+    Example::
+
+      model, variables = mbn_jax.load("runs/quick")
+      query = mbn_jax.embed(model, variables, infrared_images, 1)
+      gallery = mbn_jax.embed(model, variables, visible_images, 0)
+      best_first = np.argsort(-query @ gallery.T, axis=1)
+
+    Args:
+        model: as `mbn_jax.load` returns it.
+        variables: as `mbn_jax.load` returns them.
+        images_uint8: (N, H, W, 3) uint8 RGB, of any size; resized to that of the model.
+        modality: 0 visible, 1 infrared; one for all the images or (N,).
+
+    Returns:
+        (N, D) float32: the embedding after the neck, rows of length one.
+
+    Raises:
+        InputError: type, shape or modality are not as above.
+    """
+    images = _checked_images(images_uint8)
+    modality = _checked_modality(modality, len(images))
+    if images.shape[1:3] != tuple(model.image_size):
+        from mbn_jax.data.pipeline import resize
+
+        size = tuple(model.image_size)
+        images = np.stack([resize(image, size) for image in images])
+    return extract(
+        functools.partial(_embedding, model, variables),
+        images,
+        modality,
+        # A power of two: one picture does not pay for 64, and calls with different
+        # numbers of pictures share at most seven compilations.
+        batch_size=min(_EMBED_BATCH, 1 << (len(images) - 1).bit_length()),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _embedding(
+    model: Any, variables: Any, images: jax.Array, modality: jax.Array
+) -> jax.Array:
+    # The model is a static argument (Flax modules are hashable), so it is compiled
+    # once per model and batch shape, not at each call of `embed`.
+    from mbn_jax.data.augment import normalise
+
+    output = model.apply(variables, normalise(images), modality, train=False)
+    return output.embedding.astype(jnp.float32)
+
+
+def _checked_images(images: np.ndarray) -> np.ndarray:
+    images = np.asarray(images)
+    if images.dtype != np.uint8:
+        raise InputError(
+            f"The images are {images.dtype}, but uint8 RGB from 0 to 255 is expected: "
+            "give them as they were decoded, without scaling."
+        )
+    if images.ndim != 4 or images.shape[-1] != 3:
+        raise InputError(
+            f"The images have shape {images.shape}, but (N, height, width, 3) is "
+            "expected: stack them, and repeat a grey channel three times."
+        )
+    if 0 in images.shape:
+        raise InputError(
+            f"The images have shape {images.shape}, so there is nothing to embed: "
+            "give at least one image."
+        )
+    return images
+
+
+def _checked_modality(modality: ArrayLike, count: int) -> np.ndarray:
+    modality = np.asarray(modality)
+    if (
+        not np.issubdtype(modality.dtype, np.integer)
+        or not np.isin(modality, (0, 1)).all()
+    ):
+        raise InputError(
+            f"The modality is {modality}, but the integer 0 (visible) or 1 (infrared) "
+            "is expected."
+        )
+    if modality.shape not in ((), (count,)):
+        raise InputError(
+            f"The modality has shape {modality.shape} for {count} images: give one "
+            f"for all of them, or an array of shape ({count},)."
+        )
+    return np.broadcast_to(modality, (count,))

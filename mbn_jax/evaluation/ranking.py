@@ -1,0 +1,110 @@
+"""Ranked lists for a person to look at: which gallery images come first."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from mbn_jax.evaluation.metrics import cosine_distances
+from mbn_jax.evaluation.protocols import Protocol
+from mbn_jax.evaluation.results import sides
+
+# Printed beside the lists, because a reader must know that nobody picked the good ones.
+SELECTION = (
+    "The queries are spread evenly over the identities of the split by a fixed rule "
+    "that does not look at the result: they were not picked for success."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """The head of one query's ranked gallery.
+
+    Attributes:
+        query: index of the query image in the split.
+        gallery: (length,) indices of the first gallery images in the split.
+        correct: (length,) bool, whether each shows the query's identity.
+    """
+
+    query: int
+    gallery: np.ndarray
+    correct: np.ndarray
+
+
+def ranked_list(
+    features: np.ndarray,
+    identity: np.ndarray,
+    camera: np.ndarray,
+    modality: np.ndarray,
+    *,
+    protocol: Protocol,
+    num_queries: int = 8,
+    length: int = 10,
+) -> list[Ranking]:
+    """Ranks the gallery for a few queries that are spread over the identities.
+
+    The rules of the protocol hold: what it removes for a query is not in its list,
+    and queries without a match are not shown.
+
+    Args:
+        features: (N, D) float32, L2-normalised.
+        identity: (N,) int.
+        camera: (N,) int.
+        modality: (N,) int, 0 visible or 1 infrared.
+        protocol: who is query and who is gallery.
+        num_queries: number of lists; fewer if there are fewer identities.
+        length: number of gallery images in a list.
+    """
+    query, gallery = sides(modality, protocol)
+    shown = _spread(query, gallery, identity, camera, protocol, num_queries)
+    rankings = []
+    for index in shown:
+        allowed = gallery[~_removed(index, gallery, identity, camera, protocol)]
+        best = nearest(features[index], features[allowed], length)
+        found = allowed[best]
+        rankings.append(Ranking(int(index), found, identity[found] == identity[index]))
+    return rankings
+
+
+def nearest(query: np.ndarray, gallery: np.ndarray, length: int = 10) -> np.ndarray:
+    """Indices of the gallery features (G, D) closest to one query (D,), in order."""
+    distance = jax.device_get(cosine_distances(query[None, :], gallery))[0]
+    return np.argsort(distance, kind="stable")[:length]
+
+
+def _removed(
+    index: int,
+    gallery: np.ndarray,
+    identity: np.ndarray,
+    camera: np.ndarray,
+    protocol: Protocol,
+) -> np.ndarray:
+    same = (identity[gallery] == identity[index]) & (camera[gallery] == camera[index])
+    return same & protocol.remove_same_camera
+
+
+def _spread(
+    query: np.ndarray,
+    gallery: np.ndarray,
+    identity: np.ndarray,
+    camera: np.ndarray,
+    protocol: Protocol,
+    num_queries: int,
+) -> Sequence[int]:
+    """One query of each of evenly spaced identities, at varying places in it."""
+
+    def has_match(index: int) -> bool:
+        allowed = ~_removed(index, gallery, identity, camera, protocol)
+        return bool(np.any(identity[gallery[allowed]] == identity[index]))
+
+    valid = np.array([index for index in query if has_match(index)], dtype=int)
+    people = np.unique(identity[valid])
+    count = min(num_queries, len(people))
+    chosen = people[np.linspace(0, len(people) - 1, count).round().astype(int)]
+    shown = []
+    for place, person in enumerate(chosen):
+        # Images of a person lie camera by camera, so a moving place varies the camera.
+        images = valid[identity[valid] == person]
+        shown.append(int(images[place * len(images) // count]))
+    return shown

@@ -1,0 +1,126 @@
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from mbn_jax.errors import InputError
+from mbn_jax.evaluation import embed, extract
+
+
+class Output(NamedTuple):
+    embedding: jax.Array
+
+
+class Model:
+    """Mean colours plus the modality; counts how often it is traced."""
+
+    image_size = (8, 4)
+
+    def __init__(self):
+        self.traced_shapes = []
+
+    def apply(self, variables, images, modality, train):
+        assert not train
+        self.traced_shapes.append(images.shape)
+        means = images.mean(axis=(1, 2)).astype(jnp.bfloat16)
+        label = modality[:, None].astype(jnp.bfloat16)
+        return Output(jnp.concatenate([means * variables["scale"], label], axis=1))
+
+
+VARIABLES = {"scale": jnp.asarray(2.0, jnp.bfloat16)}
+
+
+def random_images(count, height=8, width=4):
+    rng = np.random.default_rng(count)
+    return rng.integers(256, size=(count, height, width, 3), dtype=np.uint8)
+
+
+@jax.jit
+def mean_colour_and_modality(images, modality):
+    means = images.astype(jnp.float32).mean(axis=(1, 2))
+    return jnp.concatenate([means, modality[:, None].astype(jnp.float32)], axis=1)
+
+
+@pytest.mark.parametrize("count", [1, 5, 6, 7])
+def test_batches_and_padding_leave_no_trace(count):
+    images, modality = random_images(count), np.arange(count) % 2
+    features = extract(mean_colour_and_modality, images, modality, batch_size=3)
+    expected = np.column_stack([images.mean(axis=(1, 2)), modality])
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features, expected, rtol=1e-5)
+
+
+def test_a_mesh_gives_the_same_features():
+    images, modality = random_images(21), np.arange(21) % 2
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    alone = extract(mean_colour_and_modality, images, modality, batch_size=8)
+    for batch_size in (8, 5):
+        sharded = extract(
+            mean_colour_and_modality,
+            images,
+            modality,
+            batch_size=batch_size,
+            mesh=mesh,
+        )
+        np.testing.assert_allclose(sharded, alone, rtol=1e-6)
+
+
+def test_a_zero_feature_stays_zero():
+    features = extract(
+        lambda images, modality: jnp.zeros((2, 3)),
+        random_images(2),
+        np.zeros(2),
+        batch_size=2,
+    )
+    np.testing.assert_array_equal(features, np.zeros((2, 3)))
+
+
+def test_embed_is_float32_of_length_one_and_knows_the_modality():
+    images = random_images(3)
+    visible = embed(Model(), VARIABLES, images, 0)
+    mixed = embed(Model(), VARIABLES, images, np.array([0, 1, 0]))
+    assert visible.shape == (3, 4)
+    assert visible.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(visible, axis=1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(visible[:, 3], 0)
+    assert mixed[1, 3] > 0
+
+
+def test_embed_compiles_once_for_calls_of_the_same_size():
+    model = Model()
+    for _ in range(3):
+        embed(model, VARIABLES, random_images(70), 1)
+    assert model.traced_shapes == [(64, 8, 4, 3)]
+    embed(model, VARIABLES, random_images(3), 1)
+    embed(model, VARIABLES, random_images(4), 1)
+    assert model.traced_shapes == [(64, 8, 4, 3), (4, 8, 4, 3)]
+
+
+def test_embed_resizes_to_the_size_of_the_model():
+    image = np.full((1, 40, 20, 3), (10, 100, 200), np.uint8)
+    same = np.full((1, 8, 4, 3), (10, 100, 200), np.uint8)
+    model = Model()
+    np.testing.assert_array_equal(
+        embed(model, VARIABLES, image, 0), embed(model, VARIABLES, same, 0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "modality", "message"),
+    [
+        (random_images(2).astype(np.float32), 0, "float32, but uint8"),
+        (random_images(2)[0], 0, r"\(8, 4, 3\), but \(N, height, width, 3\)"),
+        (random_images(2)[..., :1], 0, "repeat a grey channel"),
+        (random_images(2)[:0], 0, "nothing to embed"),
+        (random_images(2), 2, "modality is 2"),
+        (random_images(2), "infrared", "modality is infrared"),
+        (random_images(2), [0, 1, 0], r"shape \(3,\) for 2 images"),
+    ],
+)
+def test_embed_says_what_is_wrong_with_its_input(images, modality, message):
+    with pytest.raises(InputError, match=message):
+        embed(Model(), VARIABLES, images, modality)
