@@ -1,0 +1,125 @@
+"""The configurations of the data set and the names that they go by.
+
+`nir` and `thermal` are the default sizes. Any other size has a name of its own, and
+so a directory of its own:
+
+    nir-395-99-96-x13        395 train, 99 val and 96 test identities, 13 images of
+                             each in each camera
+    thermal-206-16-206-x10-s3    the same with seed 3
+"""
+
+import dataclasses
+import re
+
+import tensorflow_datasets as tfds
+
+from mbn_jax.data.synthetic_vireid.camera import NIR_CAMERAS, THERMAL_CAMERAS, Camera
+from mbn_jax.errors import InputError
+
+_SIZED = re.compile(r"(nir|thermal)-(\d+)-(\d+)-(\d+)-x(\d+)(?:-s(\d+))?")
+_CAMERAS = {"nir": NIR_CAMERAS, "thermal": THERMAL_CAMERAS}
+_LARGEST = 9999  # identities and images have four digits in the names
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class SyntheticConfig(tfds.core.BuilderConfig):
+    """How many people are seen how often.
+
+    Attributes:
+      kind: "nir" after SYSU-MM01 or "thermal" after RegDB.
+      train: number of training identities; they are numbered from 1.
+      val: number of validation identities, which follow.
+      test: number of test identities, which come last.
+      images: images of each identity in each camera.
+      seed: another seed gives other people in other places.
+    """
+
+    kind: str = "nir"
+    train: int = 100
+    val: int = 16
+    test: int = 40
+    images: int = 4
+    seed: int = 0
+
+    @property
+    def cameras(self) -> tuple[Camera, ...]:
+        """The cameras of this kind of data set."""
+        return _CAMERAS[self.kind]
+
+    def identities(self, split: str) -> range:
+        """The identity numbers of "train", "val" or "test"."""
+        ends = [1, self.train, self.val, self.test]
+        position = ["train", "val", "test"].index(split)
+        start = sum(ends[: position + 1])
+        return range(start, start + ends[position + 1])
+
+    @property
+    def num_images(self) -> int:
+        """Images of all splits together."""
+        identities = self.train + self.val + self.test
+        return identities * len(self.cameras) * self.images
+
+
+DEFAULT_CONFIGS = (
+    SyntheticConfig(
+        name="nir",
+        kind="nir",
+        images=4,
+        description="Four visible and two near-infrared cameras, after SYSU-MM01.",
+    ),
+    SyntheticConfig(
+        name="thermal",
+        kind="thermal",
+        images=10,
+        description="One visible and one thermal camera, after RegDB.",
+    ),
+)
+
+
+def config_from_name(name: str) -> SyntheticConfig:
+    """Returns the configuration that a name stands for.
+
+    Args:
+      name: "nir", "thermal", or a size such as "nir-395-99-96-x13" (see above).
+
+    Raises:
+      InputError: the name is of no known form, or a size is out of range.
+    """
+    for config in DEFAULT_CONFIGS:
+        if name == config.name:
+            return config
+    match = _SIZED.fullmatch(name)
+    if match is None:
+        raise InputError(
+            f"{name!r} is no configuration of synthetic_vireid: use nir, thermal, or "
+            "a size such as nir-395-99-96-x13, which is train, val and test "
+            "identities and the images of each in each camera."
+        )
+    kind = match[1]
+    train, val, test, images, seed = (int(digits or 0) for digits in match.groups()[1:])
+    canonical = f"{kind}-{train}-{val}-{test}-x{images}" + (f"-s{seed}" if seed else "")
+    if name != canonical:
+        raise InputError(
+            f"{name!r} names a size of synthetic_vireid in a roundabout way: write "
+            f"{canonical!r}, so that equal data have equal directories."
+        )
+    if min(train, val, test, images) < 1:
+        raise InputError(
+            f"{name!r} asks for an empty part of synthetic_vireid: every number of "
+            "identities and of images must be at least 1."
+        )
+    if max(train + val + test, images) > _LARGEST:
+        raise InputError(
+            f"{name!r} asks for too much of synthetic_vireid: at most {_LARGEST} "
+            "identities in all and as many images of each in each camera."
+        )
+    return SyntheticConfig(
+        name=name,
+        kind=kind,
+        train=train,
+        val=val,
+        test=test,
+        images=images,
+        seed=seed,
+        description=f"{kind} with sizes of its own.",
+    )

@@ -1,0 +1,105 @@
+"""From points of a body to polygons of an image."""
+
+import dataclasses
+import math
+
+import cv2
+import numpy as np
+
+_ARC = np.linspace(-math.pi / 2, math.pi / 2, 7)
+_HALF_CIRCLE = np.stack([np.cos(_ARC), np.sin(_ARC)], axis=1)  # about the +u axis
+_TURN = np.linspace(0, 2 * math.pi, 16, endpoint=False)
+_CIRCLE = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=1)
+_CORNERS = np.array([[i, j, k] for i in (-1, 1) for j in (-1, 1) for k in (-1, 1)])
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """An orthographic view of the body.
+
+    Attributes:
+      yaw: turn of the body about the vertical axis, radians; 0 faces the camera.
+      elevation: how far the camera looks down, radians.
+      scale: canvas pixels in a metre.
+      origin: canvas position (column, row) of the point between the feet.
+    """
+
+    yaw: float
+    elevation: float
+    scale: float
+    origin: tuple[float, float]
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """Projects points.
+
+        Args:
+          points: (…, 3) float, metres.
+
+        Returns:
+          (…, 3) float: column and row on the canvas, and the depth in metres, which
+          grows towards the camera.
+        """
+        x, y, z = points[..., 0], points[..., 1], points[..., 2]
+        cosine, sine = math.cos(self.yaw), math.sin(self.yaw)
+        depth = z * cosine - x * sine
+        across = x * cosine + z * sine
+        up = y * math.cos(self.elevation) - depth * math.sin(self.elevation)
+        return np.stack(
+            [
+                self.origin[0] + self.scale * across,
+                self.origin[1] - self.scale * up,
+                depth,
+            ],
+            axis=-1,
+        )
+
+    def half_width(self, lateral: float, sagittal: float) -> float:
+        """Half the width, in metres, at which an elliptic cross-section is seen."""
+        return math.hypot(lateral * math.cos(self.yaw), sagittal * math.sin(self.yaw))
+
+
+def capsule(
+    view: View, start: np.ndarray, end: np.ndarray, radii: tuple[float, float]
+) -> np.ndarray:
+    """The outline (14, 2) of a limb from `start` to `end`, radii in metres."""
+    a, b = view.project(start)[:2], view.project(end)[:2]
+    along = b - a
+    length = math.hypot(along[0], along[1])
+    u = along / length if length > 1e-6 else np.array([1.0, 0.0])
+    rotation = np.array([[u[0], u[1]], [-u[1], u[0]]])
+    arc = _HALF_CIRCLE @ rotation
+    return np.concatenate(
+        [a - view.scale * radii[0] * arc, b + view.scale * radii[1] * arc]
+    )
+
+
+def ellipse(view: View, centre: np.ndarray, half_axes: tuple[float, float]):
+    """The outline (16, 2) of an upright ellipse about a point, half axes in metres."""
+    return view.project(centre)[:2] + view.scale * _CIRCLE * np.array(half_axes)
+
+
+def loft(
+    view: View, levels: list[tuple[np.ndarray, float, float]], sag: float = 0.0
+) -> np.ndarray:
+    """The outline of a stack of elliptic cross-sections.
+
+    Args:
+      view: the view.
+      levels: (centre, lateral half axis, sagittal half axis) from top to bottom,
+        metres.
+      sag: metres by which the middle of the lowest edge hangs lower than its ends.
+
+    Returns:
+      (2 n + 1, 2) float, canvas positions.
+    """
+    centres = view.project(np.array([centre for centre, _, _ in levels]))[:, :2]
+    widths = view.scale * np.array([view.half_width(a, b) for _, a, b in levels])
+    offset = np.stack([widths, np.zeros_like(widths)], axis=1)
+    bottom = centres[-1:] + np.array([[0.0, view.scale * sag]])
+    return np.concatenate([centres - offset, bottom, (centres + offset)[::-1]])
+
+
+def box(view: View, centre: np.ndarray, half_axes: tuple[float, float, float]):
+    """The outline (n, 2) of a box whose sides lie along x, y and z of the body."""
+    corners = view.project(centre + _CORNERS * np.array(half_axes))[:, :2]
+    return cv2.convexHull(corners.astype(np.float32))[:, 0]

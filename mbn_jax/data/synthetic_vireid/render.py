@@ -1,0 +1,169 @@
+"""One image, as a pure function of (seed, identity, camera, image)."""
+
+import functools
+import math
+
+import cv2
+import numpy as np
+
+from mbn_jax.data.synthetic_vireid import scene, sensor
+from mbn_jax.data.synthetic_vireid.accessories import bag_parts, head_parts
+from mbn_jax.data.synthetic_vireid.camera import Camera
+from mbn_jax.data.synthetic_vireid.difficulty import DEFAULT, Difficulty
+from mbn_jax.data.synthetic_vireid.figure import Label, Part, body_parts, materials
+from mbn_jax.data.synthetic_vireid.geometry import View
+from mbn_jax.data.synthetic_vireid.identity import (
+    Identity,
+    Material,
+    draw_identity,
+    dyed,
+)
+from mbn_jax.data.synthetic_vireid.pattern import print_patterns
+from mbn_jax.data.synthetic_vireid.pose import Pose, draw_pose, skeleton
+
+CANVAS = (256, 128)  # (height, width): twice a typical crop, reduced by area averaging
+_PERSON, _IMAGE, _FOLDS = 1, 2, 3  # so that the streams of one seed never meet
+
+
+@functools.lru_cache(maxsize=256)
+def person(seed: int, identity: int) -> Identity:
+    """The person behind an identity number."""
+    return draw_identity(_rng(seed, _PERSON, identity))
+
+
+def render(
+    seed: int,
+    identity: int,
+    camera: Camera,
+    image: int,
+    difficulty: Difficulty = DEFAULT,
+) -> np.ndarray:
+    """Renders one image.
+
+    Args:
+      seed: of the whole data set.
+      identity: number of the person, from 1.
+      camera: who looks.
+      image: number of the image of this person in this camera, from 1.
+      difficulty: strength of what differs between the images of one person.
+
+    Returns:
+      (height, width, 3) uint8 RGB; the size varies with camera and image.
+    """
+    rng = _rng(seed, _IMAGE, identity, camera.number, image)
+    who = person(seed, identity)
+    pose = draw_pose(rng, difficulty)
+    view = _frame(rng, who, camera, pose, difficulty)
+    labels, relief = paint(who, pose, view, _obstacle(rng, difficulty))
+    obstacle = dyed(rng, insulation=(0.85, 1.0))
+    table = sensor.appearance(materials(who, obstacle), camera)
+    light = sensor.draw_light(rng, difficulty)
+    background = _background(rng, seed, camera, view)
+    if camera.sensor == "visible":
+        background = background * _shadow(view, light)
+    radiance = sensor.expose(
+        labels, relief, _creases(rng, seed), table, background, camera, light
+    )
+    height = round(camera.height * math.exp(rng.uniform(-0.15, 0.15)))
+    size = (height, round(height / 2 * math.exp(rng.uniform(-0.06, 0.06))))
+    return sensor.develop(radiance, size, camera, light, difficulty, rng)
+
+
+def paint(
+    who: Identity, pose: Pose, view: View, obstacle: list[Part] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Paints the figure.
+
+    Returns:
+      (H, W) uint8 values of `Label`, and (H, W) uint8 relief, which grows towards the
+      camera and is 0 where the background shows.
+    """
+    joints = skeleton(who, pose)
+    parts = body_parts(who, joints, pose, view)
+    parts += head_parts(who, joints, view) + bag_parts(who, joints, view)
+    canvas = np.zeros((*CANVAS, 2), np.uint8)
+    for part in sorted(parts, key=lambda part: part.order):
+        _fill(canvas, part)
+    labels = np.ascontiguousarray(canvas[..., 0])
+    print_patterns(labels, who, view)
+    canvas[..., 0] = labels
+    for part in obstacle or []:
+        _fill(canvas, part)
+    return np.ascontiguousarray(canvas[..., 0]), np.ascontiguousarray(canvas[..., 1])
+
+
+def _fill(canvas: np.ndarray, part: Part) -> None:
+    height = min(max(150 + 200 * part.depth, 60), 255)
+    outline = np.round(16 * part.outline).astype(np.int32)
+    cv2.fillPoly(canvas, [outline], (int(part.label), int(height)), shift=4)
+
+
+def _rng(*words: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(words))
+
+
+def _frame(rng, who: Identity, camera: Camera, pose: Pose, difficulty: Difficulty):
+    """The imperfect box of a person detector, as the view that fills the canvas."""
+    follows = difficulty.crop_follows_person
+    stature = follows * who.body.height + (1 - follows) * 1.71
+    box = 1.13 * stature * math.exp(difficulty.crop_scale * rng.standard_normal())
+    shift = difficulty.crop_shift * rng.standard_normal(2)
+    column = CANVAS[1] * (0.5 + 2 * shift[0])
+    row = CANVAS[0] * (0.95 + shift[1])
+    elevation = math.radians(camera.elevation + rng.normal(0, 2))
+    return View(pose.yaw, elevation, CANVAS[0] / box, (column, row))
+
+
+def _background(rng, seed: int, camera: Camera, view: View) -> np.ndarray:
+    """A window of the place, its floor under the feet."""
+    place = scene.draw_place(seed, camera.place)[camera.sensor]
+    left = int(rng.integers(0, scene.COLUMNS - CANVAS[1]))
+    feet = int(rng.uniform(scene.FLOOR_ROW + 30, scene.FLOOR_ROW + 130))
+    top = min(max(feet - int(view.origin[1]), 0), scene.ROWS - CANVAS[0])
+    return place[top : top + CANVAS[0], left : left + CANVAS[1]]
+
+
+def _shadow(view: View, light: sensor.Light) -> np.ndarray:
+    """The soft shadow (H, W, 1) on the floor; it falls away from the light."""
+    mask = np.full(CANVAS, 255, np.uint8)
+    column = round(view.origin[0] - 22 * light.direction[0])
+    centre = (column, round(view.origin[1] - 3))
+    cv2.ellipse(mask, centre, (34, 8), 0, 0, 360, 110, -1)
+    soft = cv2.GaussianBlur(mask, (15, 15), 4)
+    return (soft.astype(np.float32) / 255)[..., None]
+
+
+@functools.lru_cache(maxsize=4)
+def _cloth(seed: int) -> np.ndarray:
+    """A large sheet (512, 256) float32 of creases about 0, mostly slanting down."""
+    rng = _rng(seed, _FOLDS)
+    coarse = rng.standard_normal((50, 50)).astype(np.float32)
+    fine = rng.standard_normal((128, 110)).astype(np.float32)
+    sheet = 0.6 * cv2.resize(coarse, (256, 512), interpolation=cv2.INTER_CUBIC)
+    sheet += 0.4 * cv2.resize(fine, (256, 512), interpolation=cv2.INTER_CUBIC)
+    sheet /= 2.5 * sheet.std()
+    sheet.setflags(write=False)
+    return sheet
+
+
+def _creases(rng, seed: int) -> np.ndarray:
+    top, left = int(rng.integers(0, 256)), int(rng.integers(0, 128))
+    return 0.5 * _cloth(seed)[top : top + CANVAS[0], left : left + CANVAS[1]]
+
+
+def _obstacle(rng, difficulty: Difficulty) -> list[Part]:
+    """A table, a post or another thing between camera and person."""
+    # Drawn always, so that the other properties of an image do not depend on it.
+    present, kind, across, low = rng.random(4)
+    if present >= difficulty.occlusion:
+        return []
+    height, width = CANVAS
+    if kind < 0.5:  # something low: a desk, a bench, a hedge
+        left, right = width * (across - 0.9), width * (across + 0.6)
+        top, bottom = height * (0.72 + 0.15 * low), height
+    else:  # something narrow: a post, a tree, the edge of a door
+        left = width * (0.05 + 0.75 * across)
+        left, right = left, left + width * (0.08 + 0.1 * low)
+        top, bottom = 0, height
+    corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
+    return [Part(np.array(corners, np.float64), Label.OBSTACLE, 1.0, 0.4)]
