@@ -142,6 +142,25 @@ def load_images(
     return images
 
 
+def check_images(split: Split, *, num_threads: int = 2) -> None:
+    """Decodes every image once, so that a damaged one shows now and not hours later.
+
+    Args:
+        split: the records.
+        num_threads: 0 reads in the caller's thread.
+
+    Raises:
+        InputError: an image cannot be decoded; names it.
+    """
+
+    def read(index: int) -> int:
+        records = range(index * _CHUNK, min((index + 1) * _CHUNK, len(split)))
+        return len(_read_images(split, np.array(records), (16, 16)))
+
+    for _ in _in_order(read, -(-len(split) // _CHUNK), num_threads):
+        pass
+
+
 def _read_images(
     split: Split, indices: np.ndarray, image_size: tuple[int, int]
 ) -> np.ndarray:
