@@ -20,7 +20,7 @@ import sys
 from absl import app, flags
 
 import mbn_jax
-from mbn_jax.analysis.own_pictures import draw_gallery_search, embed_pictures
+from mbn_jax.analysis import own_pictures
 from mbn_jax.errors import InputError
 
 _MODALITIES = {"visible": 0, "infrared": 1}
@@ -49,14 +49,17 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"{argv[1]} is not a flag; folders follow --images=.")
     try:
+        own_pictures.check_places([_IMAGES.value], [_OUTPUT.value])
+        if _GALLERY.value:
+            own_pictures.check_places([_GALLERY.value], [_RANKED_LIST.value])
         model, variables = mbn_jax.load(_WORKDIR.value)
         modality = _MODALITIES[_MODALITY.value]
-        features, names = embed_pictures(
+        features, names = own_pictures.embed_pictures(
             model, variables, _IMAGES.value, modality, _OUTPUT.value
         )
         print(f"{_OUTPUT.value}: features {features.shape} of {len(names)} pictures")
         if _GALLERY.value:
-            draw_gallery_search(
+            own_pictures.draw_gallery_search(
                 model,
                 variables,
                 (_IMAGES.value, features, names),

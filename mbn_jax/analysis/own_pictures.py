@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,30 @@ import numpy as np
 from mbn_jax.analysis.page import write_atomically
 from mbn_jax.analysis.ranked_lists import RankedList, draw_ranked_lists
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.folder import embed_folder, read_images
+from mbn_jax.evaluation.folder import embed_folder, find_images, read_images
 from mbn_jax.evaluation.ranking import nearest
 
 _MOST_LISTS = 10
+
+
+def check_places(folders: Iterable[str | Path], outputs: Iterable[str | Path]) -> None:
+    """Raises `InputError` before any work is done that would be in vain.
+
+    Args:
+        folders: each must hold a picture.
+        outputs: files, each of which must be possible to write.
+    """
+    for folder in folders:
+        find_images(folder)
+    for output in map(Path, outputs):
+        parent = output.absolute().parent
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise InputError(
+                f"{output} cannot be written, because {parent} is not a folder that "
+                "may be written to: make it, or name another place."
+            )
+        if output.is_dir():
+            raise InputError(f"{output} is a folder: name a file in it instead.")
 
 
 def embed_pictures(
@@ -35,9 +56,8 @@ def embed_pictures(
         The features and the names.
 
     Raises:
-        InputError: no picture, one that cannot be decoded, or a place not writable.
+        InputError: no picture, or one that cannot be decoded.
     """
-    check_writable(output)
     features, names = embed_folder(model, variables, images, modality)
     buffer = io.BytesIO()
     np.savez(buffer, features=features, name=np.array(names))
@@ -66,9 +86,8 @@ def draw_gallery_search(
         output: path of the picture.
 
     Raises:
-        InputError: no picture, one that cannot be decoded, or a place not writable.
+        InputError: no picture, or one that cannot be decoded.
     """
-    check_writable(output)
     folder, features, names = query
     gallery_features, gallery_names = embed_folder(
         model, variables, gallery, gallery_modality
@@ -92,15 +111,3 @@ def draw_gallery_search(
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     write_atomically(Path(output), buffer.getvalue())
-
-
-def check_writable(output: str | Path) -> None:
-    """Raises `InputError`, before any work is done, if a file cannot be written."""
-    folder = Path(output).absolute().parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(
-            f"{output} cannot be written, because {folder} is not a folder that may "
-            "be written to: make it, or name another place."
-        )
-    if Path(output).is_dir():
-        raise InputError(f"{output} is a folder: name a file in it instead.")

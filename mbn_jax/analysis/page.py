@@ -28,8 +28,9 @@ p, dd { max-width: 72ch; }
 dt { font-weight: 600; margin-top: .6rem; }
 dd { margin: 0; }
 .dim, figcaption { color: var(--dim); font-size: .9rem; }
-.tiles, .charts { display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 360px), 1fr)); }
+.tiles, .charts, .terms { display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 350px), 1fr)); }
+.terms { gap: .2rem 1.6rem; margin: 0; }
 .tile { background: var(--soft); border-radius: .6rem; padding: .8rem 1.1rem; }
 .tile b { font-size: 2rem; line-height: 1.2; display: block; }
 .scroll { overflow-x: auto; }
@@ -52,10 +53,13 @@ svg { width: 100%; height: auto; display: block; }
 details summary { cursor: pointer; font-weight: 600; padding: .4rem 0; }
 @media (max-width: 700px) {
   body { font-size: 15px; } h1 { font-size: 1.4rem; }
-  th, td { padding: .3rem .3rem; font-size: .8rem; }
+  th, td { padding: .3rem .2rem; font-size: .78rem; }
+  thead th { white-space: normal; }
   .list { grid-template-columns: repeat(5, 1fr); padding-bottom: .8rem;
     border-bottom: 1px solid var(--line); }
-  .list figure.query { grid-column: 1 / -1; width: 28%; }
+  .list figure.query { grid-column: 1 / -1; display: flex; gap: .6rem;
+    align-items: end; }
+  .query img { width: 25%; } .query figcaption { font-size: .85rem; }
 }
 """
 
@@ -93,7 +97,9 @@ def table(
 ) -> str:
     """A table of plain-text cells; the row named `main` is emphasised."""
     lines = ['<div class="scroll"><table><thead><tr>']
-    lines += [f"<th>{html.escape(cell)}</th>" for cell in header]
+    # On a telephone "rank-20" is wider than its figures, unless it may be broken.
+    titles = (html.escape(cell).replace("-", "-<wbr>") for cell in header)
+    lines += [f"<th>{title}</th>" for title in titles]
     lines.append("</tr></thead><tbody>")
     for name, cells in rows:
         emphasis = ' class="main"' if name == main else ""

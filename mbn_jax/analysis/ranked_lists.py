@@ -91,7 +91,7 @@ def draw_ranked_lists(lists: Sequence[RankedList], title: str) -> Figure:
     height, width = lists[0].query.shape[:2]
     cell = 1.1
     row_height = cell * height / width + 0.42
-    header = 0.75
+    header = 0.6
     total = header + len(lists) * row_height
     figure = Figure(figsize=(cell * (columns + 0.4), total), dpi=120)
     FigureCanvasAgg(figure)
@@ -126,6 +126,7 @@ def _draw(
     axes.set_title(heading, fontsize=8, color=colour, pad=2, weight="bold")
     # A file name keeps its end, which tells more than its beginning.
     short = caption if len(caption) <= 18 else "…" + caption[-17:]
-    axes.set_xlabel(short, fontsize=6, labelpad=2)
+    # Two dollar signs in a file name are not mathematics.
+    axes.set_xlabel(short, fontsize=6, labelpad=2, parse_math=False)
     for spine in axes.spines.values():
         spine.set(color=colour, linewidth=3)

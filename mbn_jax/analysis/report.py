@@ -105,9 +105,9 @@ def _figures(results: Mapping[str, Any]) -> Iterator[str]:
             f"{counts['num_valid_queries']} of {counts['num_queries']} queries scored, "
             f"{counts['gallery_size']} gallery images.</p>"
         )
-    yield "<h3>What the figures mean</h3><dl>"
+    yield '<h3>What the figures mean</h3><dl class="terms">'
     for term, meaning in _EXPLANATIONS.items():
-        yield f"<dt>{term}</dt><dd>{html.escape(meaning)}</dd>"
+        yield f"<div><dt>{term}</dt><dd>{html.escape(meaning)}</dd></div>"
     yield "</dl>"
 
 
