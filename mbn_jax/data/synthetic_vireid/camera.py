@@ -50,7 +50,7 @@ NIR_CAMERAS = (
     Camera(
         2, "visible", "room", 128, 18.0, 0.85, (0.94, 1.02, 1.0), 0.8, 0.9, 4.0, 0.7
     ),
-    Camera(3, "near_infrared", "room", 128, 16.0, 1.1, contrast=1.15, noise=4.0),
+    Camera(3, "near_infrared", "room", 128, 16.0, 0.95, contrast=1.15, noise=4.0),
     Camera(
         4, "visible", "street", 112, 8.0, 1.15, (1.0, 1.0, 1.06), 1.0, 1.2, 2.5, 0.7
     ),

@@ -1,10 +1,12 @@
 """From points of a body to polygons of an image."""
 
 import dataclasses
+import functools
 import math
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 _ARC = np.linspace(-math.pi / 2, math.pi / 2, 7)
 _HALF_CIRCLE = np.stack([np.cos(_ARC), np.sin(_ARC)], axis=1)  # about the +u axis
@@ -29,6 +31,19 @@ class View:
     scale: float
     origin: tuple[float, float]
 
+    @functools.cached_property
+    def _matrix(self) -> np.ndarray:
+        """The linear part of the projection, (3, 3): from x, y, z by columns."""
+        cosine, sine = math.cos(self.yaw), math.sin(self.yaw)
+        across, towards = np.array([cosine, 0.0, sine]), np.array([-sine, 0.0, cosine])
+        up = np.array([0.0, math.cos(self.elevation), 0.0])
+        up -= math.sin(self.elevation) * towards  # what is nearer appears lower
+        return np.stack([self.scale * across, -self.scale * up, towards], axis=1)
+
+    @functools.cached_property
+    def _offset(self) -> np.ndarray:
+        return np.array([*self.origin, 0.0])
+
     def project(self, points: np.ndarray) -> np.ndarray:
         """Projects points.
 
@@ -39,19 +54,7 @@ class View:
           (…, 3) float: column and row on the canvas, and the depth in metres, which
           grows towards the camera.
         """
-        x, y, z = points[..., 0], points[..., 1], points[..., 2]
-        cosine, sine = math.cos(self.yaw), math.sin(self.yaw)
-        depth = z * cosine - x * sine
-        across = x * cosine + z * sine
-        up = y * math.cos(self.elevation) - depth * math.sin(self.elevation)
-        return np.stack(
-            [
-                self.origin[0] + self.scale * across,
-                self.origin[1] - self.scale * up,
-                depth,
-            ],
-            axis=-1,
-        )
+        return points @ self._matrix + self._offset
 
     def half_width(self, lateral: float, sagittal: float) -> float:
         """Half the width, in metres, at which an elliptic cross-section is seen."""
@@ -62,7 +65,7 @@ def capsule(
     view: View, start: np.ndarray, end: np.ndarray, radii: tuple[float, float]
 ) -> np.ndarray:
     """The outline (14, 2) of a limb from `start` to `end`, radii in metres."""
-    a, b = view.project(start)[:2], view.project(end)[:2]
+    a, b = view.project(np.array([start, end]))[:, :2]
     along = b - a
     length = math.hypot(along[0], along[1])
     u = along / length if length > 1e-6 else np.array([1.0, 0.0])
@@ -73,7 +76,9 @@ def capsule(
     )
 
 
-def ellipse(view: View, centre: np.ndarray, half_axes: tuple[float, float]):
+def ellipse(
+    view: View, centre: np.ndarray, half_axes: tuple[float, float]
+) -> np.ndarray:
     """The outline (16, 2) of an upright ellipse about a point, half axes in metres."""
     return view.project(centre)[:2] + view.scale * _CIRCLE * np.array(half_axes)
 
@@ -99,7 +104,7 @@ def loft(
     return np.concatenate([centres - offset, bottom, (centres + offset)[::-1]])
 
 
-def box(view: View, centre: np.ndarray, half_axes: tuple[float, float, float]):
+def box(view: View, centre: np.ndarray, half_axes: npt.ArrayLike) -> np.ndarray:
     """The outline (n, 2) of a box whose sides lie along x, y and z of the body."""
-    corners = view.project(centre + _CORNERS * np.array(half_axes))[:, :2]
+    corners = view.project(centre + _CORNERS * np.asarray(half_axes))[:, :2]
     return cv2.convexHull(corners.astype(np.float32))[:, 0]

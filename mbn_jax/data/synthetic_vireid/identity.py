@@ -10,11 +10,12 @@ bags.
 
 import colorsys
 import dataclasses
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 Rng = np.random.Generator
+T = TypeVar("T")
 HairStyle = Literal[
     "bald", "short", "curly", "bob", "long", "ponytail", "bun", "cap", "beanie"
 ]
@@ -119,7 +120,7 @@ class Shoes:
 
 @dataclasses.dataclass(frozen=True)
 class Bag:
-    """A thing carried; `side` is -1 for the right hand, 1 for the left, in metres size."""
+    """A thing carried on the right (`side` -1) or left (1); `size` is a factor."""
 
     kind: BagKind
     side: int
@@ -155,17 +156,17 @@ def draw_identity(rng: Rng) -> Identity:
     )
 
 
-def dyed(rng: Rng, insulation: tuple[float, float] = (0.25, 0.9)) -> Material:
+def dyed(rng: Rng, insulation: tuple[float, float] = (0.2, 0.8)) -> Material:
     """Draws a material whose three appearances are independent of one another."""
     if rng.random() < 0.35:  # black, grey and white are what people wear most
         hue, saturation, value = 0.0, 0.0, rng.uniform(0.08, 0.95)
     else:
         hue = rng.random()
-        saturation, value = rng.uniform(0.35, 0.95), rng.uniform(0.2, 0.95)
+        saturation, value = rng.uniform(0.25, 0.8), rng.uniform(0.2, 0.85)
     red, green, blue = (c**2 for c in colorsys.hsv_to_rgb(hue, saturation, value))
     return Material(
         colour=(red, green, blue),
-        near_infrared=float(rng.uniform(0.06, 0.9)),
+        near_infrared=float(rng.uniform(0.06, 0.85)),
         insulation=float(rng.uniform(*insulation)),
     )
 
@@ -215,9 +216,11 @@ def _hair(rng: Rng) -> Hair:
 
 
 def _fabric(rng: Rng, patterns: dict[PatternKind, int]) -> Fabric:
+    ground, print_ = dyed(rng), dyed(rng)
     return Fabric(
-        ground=dyed(rng),
-        print=dyed(rng),
+        ground=ground,
+        # A dye changes the light that a cloth reflects, not how warm it keeps.
+        print=dataclasses.replace(print_, insulation=ground.insulation),
         pattern=_choose(rng, patterns),
         period=float(rng.uniform(0.1, 0.2)),
     )
@@ -279,7 +282,7 @@ def _bag(rng: Rng) -> Bag:
     )
 
 
-def _choose(rng: Rng, weights: dict):
+def _choose(rng: Rng, weights: dict[T, int]) -> T:
     """Draws one key of `weights` with probability proportional to its value."""
     keys = list(weights)
     heights = np.cumsum(list(weights.values()))

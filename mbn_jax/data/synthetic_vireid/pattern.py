@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from mbn_jax.data.synthetic_vireid.figure import Label
 from mbn_jax.data.synthetic_vireid.geometry import View
 from mbn_jax.data.synthetic_vireid.identity import Fabric, Identity
+from mbn_jax.data.synthetic_vireid.parts import Label
 
 
 def print_patterns(labels: np.ndarray, identity: Identity, view: View) -> None:
@@ -27,7 +27,9 @@ def print_patterns(labels: np.ndarray, identity: Identity, view: View) -> None:
             labels += (labels == ground) & mask  # the print's label comes next
 
 
-def _mask(fabric: Fabric, x, y, height: float) -> np.ndarray | None:
+def _mask(
+    fabric: Fabric, x: np.ndarray, y: np.ndarray, height: float
+) -> np.ndarray | None:
     """Where the second dye is; x (1, W) and y (H, 1) in metres, from the feet up."""
     period = fabric.period
     if fabric.pattern == "hoops":

@@ -106,7 +106,7 @@ def _leg(body: Body, pose: Pose, side: int) -> tuple[Point, Point, Point, Point]
     forward = pose.stride * swing + 0.1 * pose.stride
     # The knee bends while the thigh comes forward from behind.
     bend = 1.6 * pose.stride * max(0.0, side * math.cos(pose.phase)) + 0.03
-    hip = np.array([side * 0.85 * body.hip, body.leg * body.height, 0.0])
+    hip = np.array([side * 0.52 * body.hip, body.leg * body.height, 0.0])
     knee = hip + thigh * _down(forward)
     ankle = knee + shin * _down(forward - bend)
     pitch = 0.25 * (forward - bend)
@@ -127,7 +127,7 @@ def _arm(
     if bag.kind == "trolley" and holds:
         forward -= 0.35
     bend = 0.05 if holds else pose.elbow
-    shoulder = neck + np.array([side * body.shoulder, -0.035 * body.height, 0.0])
+    shoulder = neck + np.array([side * body.shoulder, -0.048 * body.height, 0.0])
     outward = np.array([side * (0.1 + 0.1 * (body.girth - 1)), 0.0, 0.0])
     elbow = shoulder + 0.175 * body.height * (_down(forward) + outward)
     hand = elbow + 0.17 * body.height * (_down(forward + bend) + 0.3 * outward)

@@ -1,5 +1,6 @@
 """One image, as a pure function of (seed, identity, camera, image)."""
 
+import dataclasses
 import functools
 import math
 
@@ -7,19 +8,20 @@ import cv2
 import numpy as np
 
 from mbn_jax.data.synthetic_vireid import scene, sensor
-from mbn_jax.data.synthetic_vireid.accessories import bag_parts, head_parts
 from mbn_jax.data.synthetic_vireid.camera import Camera
 from mbn_jax.data.synthetic_vireid.difficulty import DEFAULT, Difficulty
-from mbn_jax.data.synthetic_vireid.figure import Label, Part, body_parts, materials
+from mbn_jax.data.synthetic_vireid.figure import figure
 from mbn_jax.data.synthetic_vireid.geometry import View
 from mbn_jax.data.synthetic_vireid.identity import (
     Identity,
     Material,
+    Rng,
     draw_identity,
     dyed,
 )
+from mbn_jax.data.synthetic_vireid.parts import Label, Part, materials
 from mbn_jax.data.synthetic_vireid.pattern import print_patterns
-from mbn_jax.data.synthetic_vireid.pose import Pose, draw_pose, skeleton
+from mbn_jax.data.synthetic_vireid.pose import Pose, draw_pose
 
 CANVAS = (256, 128)  # (height, width): twice a typical crop, reduced by area averaging
 _PERSON, _IMAGE, _FOLDS = 1, 2, 3  # so that the streams of one seed never meet
@@ -55,8 +57,7 @@ def render(
     pose = draw_pose(rng, difficulty)
     view = _frame(rng, who, camera, pose, difficulty)
     labels, relief = paint(who, pose, view, _obstacle(rng, difficulty))
-    obstacle = dyed(rng, insulation=(0.85, 1.0))
-    table = sensor.appearance(materials(who, obstacle), camera)
+    table = sensor.appearance(materials(who, _dull(rng)), camera)
     light = sensor.draw_light(rng, difficulty)
     background = _background(rng, seed, camera, view)
     if camera.sensor == "visible":
@@ -78,11 +79,8 @@ def paint(
       (H, W) uint8 values of `Label`, and (H, W) uint8 relief, which grows towards the
       camera and is 0 where the background shows.
     """
-    joints = skeleton(who, pose)
-    parts = body_parts(who, joints, pose, view)
-    parts += head_parts(who, joints, view) + bag_parts(who, joints, view)
     canvas = np.zeros((*CANVAS, 2), np.uint8)
-    for part in sorted(parts, key=lambda part: part.order):
+    for part in sorted(figure(who, pose, view), key=lambda part: part.order):
         _fill(canvas, part)
     labels = np.ascontiguousarray(canvas[..., 0])
     print_patterns(labels, who, view)
@@ -102,7 +100,9 @@ def _rng(*words: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(words))
 
 
-def _frame(rng, who: Identity, camera: Camera, pose: Pose, difficulty: Difficulty):
+def _frame(
+    rng: Rng, who: Identity, camera: Camera, pose: Pose, difficulty: Difficulty
+) -> View:
     """The imperfect box of a person detector, as the view that fills the canvas."""
     follows = difficulty.crop_follows_person
     stature = follows * who.body.height + (1 - follows) * 1.71
@@ -114,7 +114,7 @@ def _frame(rng, who: Identity, camera: Camera, pose: Pose, difficulty: Difficult
     return View(pose.yaw, elevation, CANVAS[0] / box, (column, row))
 
 
-def _background(rng, seed: int, camera: Camera, view: View) -> np.ndarray:
+def _background(rng: Rng, seed: int, camera: Camera, view: View) -> np.ndarray:
     """A window of the place, its floor under the feet."""
     place = scene.draw_place(seed, camera.place)[camera.sensor]
     left = int(rng.integers(0, scene.COLUMNS - CANVAS[1]))
@@ -146,12 +146,21 @@ def _cloth(seed: int) -> np.ndarray:
     return sheet
 
 
-def _creases(rng, seed: int) -> np.ndarray:
+def _creases(rng: Rng, seed: int) -> np.ndarray:
     top, left = int(rng.integers(0, 256)), int(rng.integers(0, 128))
     return 0.5 * _cloth(seed)[top : top + CANVAS[0], left : left + CANVAS[1]]
 
 
-def _obstacle(rng, difficulty: Difficulty) -> list[Part]:
+def _dull(rng: Rng) -> Material:
+    """The material of an obstacle: less colourful than clothes, as cool as the air."""
+    material = dyed(rng, insulation=(0.9, 1.0))
+    red, green, blue = (
+        0.35 * c + 0.65 * sum(material.colour) / 3 for c in material.colour
+    )
+    return dataclasses.replace(material, colour=(red, green, blue))
+
+
+def _obstacle(rng: Rng, difficulty: Difficulty) -> list[Part]:
     """A table, a post or another thing between camera and person."""
     # Drawn always, so that the other properties of an image do not depend on it.
     present, kind, across, low = rng.random(4)

@@ -6,6 +6,7 @@ that share a place see the same walls and objects, each in its own light.
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -16,6 +17,9 @@ ROWS, COLUMNS = 448, 768  # a place, in pixels of the canvas
 FLOOR_ROW = 230  # where the floor begins
 AIR = 0.15  # temperature of the air, on the scale where skin is 1
 _OUTDOORS = {"street", "garden", "yard", "campus"}
+
+
+Outline = np.ndarray | Sequence[tuple[float, float]]  # corners: column, row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,20 +49,20 @@ def draw_place(seed: int, place: str) -> dict[Sensor, np.ndarray]:
     }
     outdoors = place in _OUTDOORS
 
-    def paint(outline, surface: Surface) -> None:
+    def paint(outline: Outline, surface: Surface) -> None:
         polygon = [np.round(np.asarray(outline)).astype(np.int32)]
         cv2.fillPoly(layers["visible"], polygon, surface.colour.tolist())
         cv2.fillPoly(layers["near_infrared"], polygon, [surface.near_infrared])
         cv2.fillPoly(layers["thermal"], polygon, [surface.temperature])
 
-    paint(_rectangle(0, 0, COLUMNS, ROWS), _surface(rng, 0.35))
-    paint(_rectangle(0, FLOOR_ROW, COLUMNS, ROWS), _surface(rng, 0.25))
+    paint(_rectangle(0, 0, COLUMNS, ROWS), _surface(rng, 0.2))
+    paint(_rectangle(0, FLOOR_ROW, COLUMNS, ROWS), _surface(rng, 0.15))
     for _ in range(rng.integers(9, 15)):
-        surface = _surface(rng, 0.5)
+        surface = _surface(rng, 0.3)
         left, wide = rng.uniform(-40, COLUMNS), rng.uniform(15, 110)
         if rng.random() < 0.5:  # a door, a cupboard, a car: stands on the floor
-            top, bottom = FLOOR_ROW - rng.uniform(40, 200), FLOOR_ROW
-            bottom += rng.uniform(0, 12)
+            top = FLOOR_ROW - rng.uniform(40, 200)
+            bottom = FLOOR_ROW + rng.uniform(0, 12)
         else:  # a window, a poster
             top = rng.uniform(0, FLOOR_ROW - 70)
             bottom = top + rng.uniform(20, 80)
@@ -72,7 +76,7 @@ def draw_place(seed: int, place: str) -> dict[Sensor, np.ndarray]:
     for _ in range(rng.integers(3, 8)):  # seams and stripes of the floor
         x, slant = rng.uniform(0, COLUMNS), rng.uniform(-200, 200)
         seam = [(x, FLOOR_ROW), (x + 3, FLOOR_ROW), (x + slant + 9, ROWS)]
-        paint([*seam, (x + slant, ROWS)], _surface(rng, 0.3))
+        paint([*seam, (x + slant, ROWS)], _surface(rng, 0.15))
 
     light = _cloud(rng, 7) * np.linspace(1.1, 0.85, ROWS, dtype=np.float32)[:, None]
     grain = 1 + 0.3 * (_cloud(rng, 60) - 1) + rng.normal(0, 0.02, (ROWS, COLUMNS))
@@ -95,7 +99,9 @@ def _surface(rng: np.random.Generator, saturation: float) -> Surface:
     )
 
 
-def _paint_tree(rng: np.random.Generator, paint) -> None:
+def _paint_tree(
+    rng: np.random.Generator, paint: Callable[[Outline, Surface], None]
+) -> None:
     """Leaves are dark green to the eye and bright in the near-infrared."""
     shade = rng.uniform(0.4, 1.0)
     leaves = Surface(
@@ -112,7 +118,7 @@ def _paint_tree(rng: np.random.Generator, paint) -> None:
         paint(outline, leaves)
 
 
-def _rectangle(left, top, right, bottom):
+def _rectangle(left: float, top: float, right: float, bottom: float) -> Outline:
     return [(left, top), (right, top), (right, bottom), (left, bottom)]
 
 

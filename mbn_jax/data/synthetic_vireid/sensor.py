@@ -7,6 +7,7 @@ temperature), the lens and the pixels, and at last noise, tone curve and colour.
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from mbn_jax.data.synthetic_vireid.camera import Camera
 from mbn_jax.data.synthetic_vireid.difficulty import Difficulty
 from mbn_jax.data.synthetic_vireid.identity import Material
+from mbn_jax.data.synthetic_vireid.parts import Label
 from mbn_jax.data.synthetic_vireid.scene import AIR
 
 
@@ -51,13 +53,13 @@ def draw_light(rng: np.random.Generator, difficulty: Difficulty) -> Light:
     )
 
 
-def appearance(materials: dict[int, Material], camera: Camera) -> np.ndarray:
+def appearance(materials: Mapping[Label, Material], camera: Camera) -> np.ndarray:
     """What each label looks like to a sensor.
 
     Returns:
-      (13, bands) float32: linear colour, reflectance or temperature, by label.
+      (labels, bands) float32: linear colour, reflectance or temperature, by label.
     """
-    table = np.zeros((13, 3 if camera.sensor == "visible" else 1), np.float32)
+    table = np.zeros((len(Label), 3 if camera.sensor == "visible" else 1), np.float32)
     for label, material in materials.items():
         if camera.sensor == "visible":
             table[label] = material.colour
@@ -91,7 +93,7 @@ def expose(
     Returns:
       (H, W, bands) float32, linear.
     """
-    surface = table[labels]
+    surface = np.take(table, labels, axis=0)
     slope = cv2.GaussianBlur(relief, (9, 9), 2.2)
     across = cv2.Sobel(slope, cv2.CV_32F, 1, 0, scale=1 / 8)
     down = cv2.Sobel(slope, cv2.CV_32F, 0, 1, scale=1 / 8)
@@ -118,7 +120,7 @@ def _lamp(shape: tuple[int, ...], centre: tuple[float, float]) -> np.ndarray:
     """The cone (H, W, 1) of the near-infrared lamp."""
     x = ((np.arange(shape[1], dtype=np.float32) - centre[0]) / 150) ** 2
     y = ((np.arange(shape[0], dtype=np.float32) - centre[1]) / 190) ** 2
-    return (1.45 / (1.0 + x[None, :] + y[:, None]))[..., None]
+    return (1.2 / (1.0 + x[None, :] + y[:, None]))[..., None]
 
 
 def develop(

@@ -3,16 +3,16 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 import rich.console
 import rich.progress
 import tensorflow_datasets as tfds
-from etils import epath
 
 from mbn_jax.data.synthetic_vireid.camera import Camera
 from mbn_jax.data.synthetic_vireid.config import DEFAULT_CONFIGS, SyntheticConfig
@@ -32,11 +32,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
-    BUILDER_CONFIGS = list(DEFAULT_CONFIGS)
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
+    BUILDER_CONFIGS: ClassVar[list[SyntheticConfig]] = list(DEFAULT_CONFIGS)
     builder_config: SyntheticConfig
     # TFDS 4.9.10 finds this by way of importlib_resources, which it does not install.
-    code_path = epath.Path(__file__)
+    code_path = Path(__file__)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
@@ -66,7 +66,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         with _progress(self.builder_config) as self._advance:
             super().download_and_prepare(**kwargs)
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
         return {split: self._generate_examples(split) for split in _SPLITS}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -100,7 +102,7 @@ def _example(seed: int, identity: int, camera: Camera, image: int) -> dict[str, 
 
 
 @contextlib.contextmanager
-def _progress(config: SyntheticConfig):
+def _progress(config: SyntheticConfig) -> Iterator[Callable[[], None]]:
     """Shows the share of images rendered; yields what is to be called after each.
 
     TFDS would show a bar without a total for every split, and write it into log files.
