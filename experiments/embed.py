@@ -1,4 +1,4 @@
-"""Features of a folder of pictures, from a trained model.
+r"""Features of a folder of pictures, from a trained model.
 
   python experiments/embed.py --workdir runs/quick --images my_pictures \
       --modality infrared --output features.npz

@@ -114,10 +114,10 @@ def _figures(results: Mapping[str, Any]) -> Iterator[str]:
 def _which_step(results: Mapping[str, Any]) -> str:
     """Says which step is the last, which the best, and how the best was chosen."""
     last, best = (results["figures"][row]["step"] for row in ("last", "best"))
-    same = " Here they are the same step." if last == best else ""
+    same = ", here the last one too" if last == best else ""
     return (
-        f"The last step is {last}; the step that was best on validation is {best}."
-        f"{same} {results['selection']}"
+        f"The last step is {last}. Best on validation is step {best}{same}: "
+        f"{results['selection']}"
     )
 
 

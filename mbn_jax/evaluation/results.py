@@ -89,7 +89,7 @@ def make_results(
     Args:
         dataset: name of the data set.
         split: the split on which all the figures were measured.
-        selection: one sentence on how the best step was chosen.
+        selection: how the best step was chosen, to stand after a colon.
         last: the last step and its figures.
         best: the step that was best on validation, and its figures.
         untrained: figures of the network before the first step.

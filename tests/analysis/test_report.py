@@ -53,7 +53,7 @@ def workdir(tmp_path):
     results = make_results(
         dataset="synthetic_vireid/nir",
         split="test",
-        selection="Best is the highest mAP on the validation split.",
+        selection="the one of the highest mAP on the validation split.",
         last=(40, perfect),
         best=(20, perfect),
         untrained=evaluate(noise, **labels),
@@ -98,7 +98,7 @@ def test_the_page_says_what_a_reader_must_know(workdir):
         "best on validation (20)",
         "untrained network",
         "the exact expectation for a gallery in random order",
-        "Best is the highest mAP on the validation split.",
+        "Best on validation is step 20: the one of the highest mAP",
         "the CMC counts images, not identities",
         "10 of 10 queries scored, 10 gallery images",
         "not picked for success",
