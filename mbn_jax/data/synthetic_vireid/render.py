@@ -52,10 +52,9 @@ def render(
     Returns:
       (height, width, 3) uint8 RGB; the size varies with camera and image.
     """
-    rng = _rng(seed, _IMAGE, identity, camera.number, image)
     who = person(seed, identity)
-    pose = draw_pose(rng, difficulty)
-    view = _frame(rng, who, camera, pose, difficulty)
+    rng = image_rng(seed, identity, camera, image)
+    pose, view = draw_moment(rng, who, camera, difficulty)
     labels, relief = paint(who, pose, view, _obstacle(rng, difficulty))
     table = sensor.appearance(materials(who, _dull(rng)), camera)
     light = sensor.draw_light(rng, difficulty)
@@ -68,6 +67,19 @@ def render(
     height = round(camera.height * math.exp(rng.uniform(-0.15, 0.15)))
     size = (height, round(height / 2 * math.exp(rng.uniform(-0.06, 0.06))))
     return sensor.develop(radiance, size, camera, light, difficulty, rng)
+
+
+def image_rng(seed: int, identity: int, camera: Camera, image: int) -> Rng:
+    """The source of everything that is particular to one image."""
+    return _rng(seed, _IMAGE, identity, camera.number, image)
+
+
+def draw_moment(
+    rng: Rng, who: Identity, camera: Camera, difficulty: Difficulty
+) -> tuple[Pose, View]:
+    """How the person stands, and how the box frames it: the first draws of an image."""
+    pose = draw_pose(rng, difficulty)
+    return pose, _frame(rng, who, camera, pose, difficulty)
 
 
 def paint(

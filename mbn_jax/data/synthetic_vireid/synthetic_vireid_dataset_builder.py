@@ -66,6 +66,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         with _progress(self.builder_config) as self._advance:
             super().download_and_prepare(**kwargs)
 
+    def _log_download_bytes(self) -> None:
+        """Keeps TFDS from announcing a download: there is none."""
+
+    def _log_download_done(self) -> None:
+        """As above; the progress bar has said that the images are there."""
+
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
