@@ -30,7 +30,7 @@ def training_curves(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     losses = {
         "loss": ("total", BLUE),
         "identity_loss": ("identity", ORANGE),
-        "triplet_loss": ("triplet", PURPLE),
+        "pairwise_loss": ("pairwise", PURPLE),
     }
     charts = []
     drawn = [(*_series(lines, key), *style) for key, style in losses.items()]

@@ -87,19 +87,15 @@ def load_split(dataset: str, split: str, data_dir: str | os.PathLike) -> Split:
 
     import tensorflow_datasets as tfds
 
-    labels = builder.as_data_source(
-        split,
-        decoders=tfds.decode.PartialDecoding(
-            {name: True for name in ("identity", "camera", "modality", "name")}
-        ),
+    source = builder.as_data_source(
+        split, decoders={"image": tfds.decode.SkipDecoding()}
     )
-    records = [labels[i] for i in range(len(labels))]
+    labels = ("identity", "camera", "modality", "name")
+    records = [{name: record[name] for name in labels} for record in source]
     return Split(
         dataset=dataset,
         name=split,
-        source=builder.as_data_source(
-            split, decoders={"image": tfds.decode.SkipDecoding()}
-        ),
+        source=source,
         identity=np.array([r["identity"] for r in records], np.int32),
         camera=np.array([r["camera"] for r in records], np.int32),
         modality=np.array([r["modality"] for r in records], np.int32),
@@ -138,16 +134,17 @@ def _builder(dataset: str, data_dir: pathlib.Path) -> Any:
             f"There is no data set {dataset!r}; the known ones are"
             f" {', '.join(DATASETS)}."
         )
-    from mbn_jax.data.synthetic_vireid import synthetic_vireid_dataset_builder as vireid
+    from mbn_jax.data.synthetic_vireid.config import config_from_name
+    from mbn_jax.data.synthetic_vireid.synthetic_vireid_dataset_builder import Builder
 
     try:
-        builder_config = vireid.config_from_name(config)
+        builder_config = config_from_name(config)
     except ValueError as error:
         raise InputError(
             f"There is no data set {dataset!r}; the known ones are"
             f" {', '.join(DATASETS)} ({error})"
         ) from error
-    return vireid.Builder(config=builder_config, data_dir=data_dir)
+    return Builder(config=builder_config, data_dir=data_dir)
 
 
 def _check_writable(directory: pathlib.Path) -> None:

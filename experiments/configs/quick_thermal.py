@@ -1,0 +1,16 @@
+"""The quick run on embedded thermal data.
+
+python experiments/train.py --workdir=runs/quick_thermal \
+        --config=experiments/configs/quick_thermal.py
+"""
+
+from ml_collections import ConfigDict
+
+from mbn_jax.training.config import default_config
+
+
+def get_config() -> ConfigDict:
+    """The quick run with the other data set."""
+    config = default_config()
+    config.data.dataset = "synthetic_vireid/thermal"
+    return config

@@ -1,0 +1,53 @@
+r"""Trains, or resumes, a visible-infrared person re-identification network.
+
+    python experiments/train.py --workdir=runs/quick
+
+is the quick run on embedded data. Any key of the configuration can be given, too:
+
+    python experiments/train.py --workdir=runs/thermal \
+        --config=experiments/configs/quick_thermal.py --config.model.norm=bn
+
+The same command again resumes an interrupted run and changes nothing in a finished one.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from mbn_jax.errors import InputError
+from mbn_jax.evaluation import format_table
+from mbn_jax.training import config as configuration
+from mbn_jax.training.loop import train
+from mbn_jax.training.mesh import request_cpu_devices
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    str(Path(__file__).parent / "configs" / "quick.py"),
+    "file whose get_config() returns the configuration; the keys and their defaults "
+    "are:\n" + configuration.describe(),
+    lock_config=True,
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "directory of the run, made if need be", required=True
+)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the training that the flags describe."""
+    if argv[1:]:
+        sys.exit(f"error: unexpected argument {argv[1]!r}, expected --flag=value")
+    logging.set_verbosity(logging.WARNING)
+    workdir = Path(_WORKDIR.value)
+    try:
+        request_cpu_devices(_CONFIG.value.num_devices)
+        results = train(_CONFIG.value, workdir)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    print(format_table(results))
+    print(f"\nReport: {(workdir / 'report' / 'index.html').resolve()}")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=configuration.parse_flags)

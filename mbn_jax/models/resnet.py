@@ -1,0 +1,205 @@
+"""ResNets of torchvision's topology whose normalisations take the modality.
+
+Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; the
+stride of a bottleneck sits in its 3×3 convolution, as in torchvision.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.typing import Dtype
+
+from mbn_jax.norm import ModalityBatchNorm
+
+NORMS = ("mbn", "bn")
+NormFactory = Callable[..., nn.Module]
+
+
+class MixedBatchNorm(nn.BatchNorm):
+    """`flax.linen.BatchNorm` over the mixed batch: the baseline, deaf to modality."""
+
+    def __call__(  # type: ignore[override]
+        self,
+        x: jax.Array,
+        modality: jax.Array,
+        use_running_average: bool | None = None,
+        mask: jax.Array | None = None,
+    ) -> jax.Array:
+        """Normalises `x` (B, …, C) by the statistics of the whole batch."""
+        del modality
+        return super().__call__(x, use_running_average, mask=mask)
+
+
+def norm_factory(
+    norm: str,
+    *,
+    share_affine: bool = True,
+    momentum: float = 0.9,
+    dtype: Dtype | None = None,
+    axis_name: str | None = None,
+) -> NormFactory:
+    """What makes a network's normalisations, by name.
+
+    Args:
+      norm: "mbn" for `ModalityBatchNorm`, "bn" for `flax.linen.BatchNorm`.
+      share_affine: of `ModalityBatchNorm`.
+      momentum: decay of the running statistics; 0.9 is PyTorch's 0.1.
+      dtype: of the results.
+      axis_name: mapped axis under pmap and shard_map.
+
+    Raises:
+      ValueError: for another name.
+    """
+    arguments = dict(momentum=momentum, dtype=dtype, axis_name=axis_name)
+    if norm == "mbn":
+        return partial(ModalityBatchNorm, share_affine=share_affine, **arguments)
+    if norm == "bn":
+        return partial(MixedBatchNorm, **arguments)
+    raise ValueError(f"norm is {norm!r}, expected one of {', '.join(NORMS)}.")
+
+
+def _convolution(features: int, size: int, stride: int, **arguments: Any) -> nn.Conv:
+    return nn.Conv(
+        features,
+        (size, size),
+        strides=(stride, stride),
+        padding=size // 2,
+        use_bias=False,
+        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        **arguments,
+    )
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut."""
+
+    features: int
+    stride: int
+    norm: NormFactory
+    dtype: Dtype
+    expansion = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, modality: jax.Array, train: bool) -> jax.Array:
+        """Maps (B, H, W, C) to (B, H / stride, W / stride, features)."""
+        convolution = partial(_convolution, dtype=self.dtype)
+        y = convolution(self.features, 3, self.stride, name="conv1")(x)
+        y = nn.relu(self.norm(name="norm1")(y, modality, not train))
+        y = convolution(self.features, 3, 1, name="conv2")(y)
+        y = self.norm(name="norm2")(y, modality, not train)
+        if x.shape != y.shape:
+            x = convolution(self.features, 1, self.stride, name="shortcut_conv")(x)
+            x = self.norm(name="shortcut_norm")(x, modality, not train)
+        return nn.relu(x + y)
+
+
+class BottleneckBlock(nn.Module):
+    """1×1, 3×3 with the stride, 1×1 to four times the features, and a shortcut."""
+
+    features: int
+    stride: int
+    norm: NormFactory
+    dtype: Dtype
+    expansion = 4
+
+    @nn.compact
+    def __call__(self, x: jax.Array, modality: jax.Array, train: bool) -> jax.Array:
+        """Maps (B, H, W, C) to (B, H / stride, W / stride, 4 · features)."""
+        convolution = partial(_convolution, dtype=self.dtype)
+        wide = self.features * self.expansion
+        y = convolution(self.features, 1, 1, name="conv1")(x)
+        y = nn.relu(self.norm(name="norm1")(y, modality, not train))
+        y = convolution(self.features, 3, self.stride, name="conv2")(y)
+        y = nn.relu(self.norm(name="norm2")(y, modality, not train))
+        y = convolution(wide, 1, 1, name="conv3")(y)
+        y = self.norm(name="norm3")(y, modality, not train)
+        if x.shape != y.shape:
+            x = convolution(wide, 1, self.stride, name="shortcut_conv")(x)
+            x = self.norm(name="shortcut_norm")(x, modality, not train)
+        return nn.relu(x + y)
+
+
+STAGES: dict[int, tuple[type[nn.Module], tuple[int, ...]]] = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (BottleneckBlock, (3, 4, 6, 3)),
+    101: (BottleneckBlock, (3, 4, 23, 3)),
+    152: (BottleneckBlock, (3, 8, 36, 3)),
+}
+
+
+class ResNet(nn.Module):
+    """A ResNet without its pooling and classifier.
+
+    Attributes:
+      depth: 18, 34, 50, 101 or 152.
+      norm: "mbn" or "bn".
+      width: multiplies every number of features; 1 is the original.
+      last_stride: of the last stage: 2 is the original, 1 keeps a finer map, as is
+        common in re-identification.
+      share_affine: of `ModalityBatchNorm`.
+      momentum: decay of the running statistics.
+      dtype: of the computation; parameters and statistics are float32.
+      axis_name: mapped axis to normalise over, under pmap and shard_map.
+    """
+
+    depth: int = 50
+    norm: str = "mbn"
+    width: float = 1.0
+    last_stride: int = 1
+    share_affine: bool = True
+    momentum: float = 0.9
+    dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, modality: jax.Array, *, train: bool
+    ) -> jax.Array:
+        """Computes the feature map.
+
+        Args:
+          images: `(B, H, W, 3)`, floating point, normalised.
+          modality: `(B,)`, integer.
+          train: normalise by the statistics of the batch and update the running ones.
+
+        Returns:
+          `(B, ⌈H/s⌉, ⌈W/s⌉, features)` of `dtype`, s being 32, or 16 with `last_stride`
+          1; features is 512, or 2048 from depth 50 on, times `width`.
+
+        Raises:
+          ValueError: for a depth or a norm that does not exist.
+        """
+        if self.depth not in STAGES:
+            raise ValueError(
+                f"ResNet depth is {self.depth}, expected one of "
+                f"{', '.join(map(str, STAGES))}."
+            )
+        block, repeats = STAGES[self.depth]
+        norm = norm_factory(
+            self.norm,
+            share_affine=self.share_affine,
+            momentum=self.momentum,
+            dtype=self.dtype,
+            axis_name=self.axis_name,
+        )
+        features = max(1, round(64 * self.width))
+        x = images.astype(self.dtype)
+        x = _convolution(features, 7, 2, dtype=self.dtype, name="conv1")(x)
+        x = nn.relu(norm(name="norm1")(x, modality, not train))
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for i, repeat in enumerate(repeats):
+            stride = (1, 2, 2, self.last_stride)[i]
+            for j in range(repeat):
+                x = block(
+                    features * 2**i,
+                    stride if j == 0 else 1,
+                    norm,
+                    self.dtype,
+                    name=f"stage{i + 1}_block{j + 1}",
+                )(x, modality, train)
+        return x

@@ -1,0 +1,273 @@
+"""The configuration: its defaults, its rules, and its agreement with a work directory.
+
+A recipe file calls `default_config`, changes what it wants and returns the result. The
+defaults are the quick run: a narrow ResNet-18 on the embedded near-infrared data.
+"""
+
+import difflib
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from mbn_jax.errors import InputError
+
+# What may differ when a run is resumed: where and how fast, not what is computed.
+MACHINE_KEYS = ("num_devices", "log_every", "data.data_dir", "data.num_threads")
+
+_CHOICES = {
+    "model.depth": (18, 34, 50, 101, 152),
+    "model.norm": ("mbn", "bn"),
+    "model.last_stride": (1, 2),
+    "model.dtype": ("float32", "bfloat16"),
+    "loss.pairwise": ("wrt", "triplet", "none"),
+    "optimizer.name": ("sgd", "adamw"),
+    "optimizer.schedule": ("cosine", "step", "constant"),
+}
+_AT_LEAST_ONE = (
+    "num_steps",
+    "log_every",
+    "eval_every",
+    "data.num_threads",
+    "batch.num_identities",
+    "batch.num_images",
+)
+_NOT_NEGATIVE = (
+    "seed",
+    "num_devices",
+    "augmentation.pad",
+    "augmentation.jitter",
+    "loss.identity_weight",
+    "loss.pairwise_weight",
+    "loss.margin",
+    "optimizer.learning_rate",
+    "optimizer.backbone_factor",
+    "optimizer.weight_decay",
+    "optimizer.warmup_steps",
+)
+_FRACTIONS = (
+    "augmentation.flip",
+    "augmentation.erase",
+    "loss.label_smoothing",
+    "model.momentum",
+    "optimizer.momentum",
+)
+
+
+def default_config() -> ConfigDict:
+    """The quick run, locked: an unknown key is an error."""
+    config = ConfigDict()
+    config.seed = 0  # of weights, batches and augmentation
+    config.num_steps = 600
+    config.num_devices = 0  # 0: all; on a CPU, n makes n devices of it
+    config.log_every = 10  # steps
+    config.eval_every = 100  # steps between validations; each is a checkpoint, too
+
+    config.data = ConfigDict()
+    config.data.dataset = "synthetic_vireid/nir"
+    config.data.data_dir = "data"
+    config.data.image_size = (128, 64)  # height, width
+    config.data.num_threads = 2  # that decode
+
+    config.batch = ConfigDict()
+    config.batch.num_identities = 8  # P
+    config.batch.num_images = 4  # K, of each modality
+
+    config.augmentation = ConfigDict()
+    config.augmentation.pad = 6  # pixels on each side before cropping
+    config.augmentation.flip = 0.5  # probability
+    config.augmentation.erase = 0.5  # probability
+    config.augmentation.jitter = 0.2  # strength of brightness, contrast, saturation
+
+    config.model = ConfigDict()
+    config.model.depth = 18
+    config.model.width = 0.25
+    config.model.norm = "mbn"  # or "bn"
+    config.model.share_affine = True
+    config.model.last_stride = 1
+    config.model.momentum = 0.9  # of the running statistics
+    config.model.dtype = "float32"  # or "bfloat16"
+
+    config.loss = ConfigDict()
+    config.loss.identity_weight = 1.0
+    config.loss.label_smoothing = 0.1
+    config.loss.pairwise = "wrt"  # or "triplet", "none"
+    config.loss.pairwise_weight = 1.0
+    config.loss.margin = 0.3  # of "triplet"
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "sgd"  # or "adamw"
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.backbone_factor = 1.0  # times the learning rate
+    config.optimizer.momentum = 0.9
+    config.optimizer.nesterov = True
+    config.optimizer.weight_decay = 5e-4
+    config.optimizer.schedule = "cosine"  # or "step", "constant"
+    config.optimizer.warmup_steps = 50
+    config.optimizer.decay_steps = (300, 500)  # of "step"
+    config.optimizer.decay_factor = 0.1  # of "step"
+    return config.lock()
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses values that no run can use.
+
+    Raises:
+      InputError: names the first key that is wrong, its value and what was expected.
+    """
+    values = flatten(config.to_dict())
+    schema = flatten(default_config().to_dict())
+    for key in values.keys() ^ schema.keys():
+        if key in values:
+            raise InputError(_unknown(key))
+        raise InputError(
+            f"The configuration lacks {key!r}; start a configuration file from "
+            "mbn_jax.training.config.default_config()."
+        )
+    rules: list[tuple[Sequence[str], str, Any]] = [
+        (_AT_LEAST_ONE, "1 or more", lambda v: v >= 1),
+        (_NOT_NEGATIVE, "0 or more", lambda v: v >= 0 and math.isfinite(v)),
+        (_FRACTIONS, "0 to 1", lambda v: 0 <= v <= 1),
+        (["model.width"], "more than 0", lambda v: v > 0),
+        (
+            ["data.image_size"],
+            "(height, width) of 16 or more pixels",
+            lambda v: len(v) == 2 and min(v) >= 16,
+        ),
+        (
+            ["optimizer.decay_steps"],
+            "steps in rising order",
+            lambda v: list(v) == sorted(v),
+        ),
+    ]
+    rules += [
+        ([key], " or ".join(map(str, allowed)), allowed.__contains__)
+        for key, allowed in _CHOICES.items()
+    ]
+    for keys, expected, holds in rules:
+        for key in keys:
+            if not holds(values[key]):
+                raise InputError(
+                    f"config.{key} is {values[key]!r}, expected {expected}."
+                )
+    if config.loss.identity_weight == 0 and (
+        config.loss.pairwise == "none" or config.loss.pairwise_weight == 0
+    ):
+        raise InputError(
+            "config.loss leaves nothing to learn from: give identity_weight or "
+            "pairwise_weight a value above 0."
+        )
+
+
+def check_same(config: ConfigDict, workdir: Path) -> None:
+    """Refuses to go on in a work directory that another configuration made.
+
+    Raises:
+      InputError: names every key that differs, with both values.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    before, now = flatten(read_json(path)), flatten(as_json(config))
+    differences = [
+        f"{key} was {_show(before, key)} and is now {_show(now, key)}"
+        for key in sorted(before.keys() | now.keys())
+        if key not in MACHINE_KEYS and before.get(key) != now.get(key)
+    ]
+    if differences:
+        raise InputError(
+            f"{workdir} was made with another configuration ({'; '.join(differences)});"
+            " resume with the same one or choose another --workdir."
+        )
+
+
+def read_config(workdir: str | Path) -> ConfigDict:
+    """The configuration that a work directory was made with.
+
+    Raises:
+      InputError: if there is none, or it is not readable.
+    """
+    path = Path(workdir) / "config.json"
+    if not path.exists():
+        raise InputError(
+            f"{workdir} is not a work directory, since it holds no config.json; give "
+            "the --workdir of a run of experiments/train.py."
+        )
+    config = default_config()
+    with config.unlocked():
+        config.update(read_json(path))
+    config.data.image_size = tuple(config.data.image_size)
+    return config
+
+
+def as_json(config: ConfigDict) -> dict[str, Any]:
+    """The configuration as JSON reads it back: tuples are lists."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, or an `InputError` that names the file."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}.") from error
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping with its keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """A parser for `absl.app.run` whose errors are one sentence, without a traceback.
+
+    A wrong key would otherwise surface as an exception from inside the parser, and a
+    configuration file that does not load only at the first access to its value.
+    """
+    known = flatten(default_config().to_dict())
+    for argument in argv[1:]:
+        key = argument.partition("=")[0].lstrip("-")
+        if key.startswith("config.") and key.removeprefix("config.") not in known:
+            sys.exit(f"error: {_unknown(key.removeprefix('config.'))}")
+    try:
+        arguments = flags.FLAGS(list(argv))
+        flags.FLAGS.config.keys()
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except flags.Error as error:
+        sys.exit(f"error: {error} (--help lists the flags)")
+    except Exception as error:
+        sys.exit(
+            "error: the configuration cannot be read from the file and the overrides "
+            f"given ({type(error).__name__}: {error})"
+        )
+    return arguments
+
+
+def describe() -> str:
+    """All keys with their defaults, a line each, for `--help`."""
+    return "\n".join(
+        f"--config.{key}={value!r}"
+        for key, value in flatten(default_config().to_dict()).items()
+    )
+
+
+def _unknown(key: str) -> str:
+    known = flatten(default_config().to_dict())
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+    return f"there is no configuration key {key!r}, did you mean {nearest!r}?"
+
+
+def _show(values: Mapping[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else "absent"

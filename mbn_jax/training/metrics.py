@@ -1,0 +1,212 @@
+"""What a run tells: metrics.jsonl, TensorBoard, and progress for the person waiting."""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from tensorboardX import SummaryWriter
+
+
+class MetricWriter:
+    """Writes scalars to `metrics.jsonl` and to TensorBoard event files.
+
+    A resumed run repeats the steps after its checkpoint. What an earlier process wrote
+    about these is removed, so that every step stands there once.
+    """
+
+    def __init__(self, workdir: Path, *, start_step: int) -> None:
+        """Opens both; drops what was written beyond `start_step`."""
+        self._path = workdir / "metrics.jsonl"
+        kept = []
+        if self._path.exists():
+            kept = [
+                line
+                for line in self._path.read_text().splitlines()
+                if (entry := _parse(line)) and entry["step"] <= start_step
+            ]
+        temporary = self._path.with_suffix(".jsonl.tmp")
+        temporary.write_text("".join(line + "\n" for line in kept))
+        os.replace(temporary, self._path)
+        self._file = self._path.open("a")
+        self._events = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=start_step + 1
+        )
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes both files."""
+        self._file.close()
+        self._events.close()
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Appends the scalars of a step."""
+        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        self._file.flush()
+        for name, value in scalars.items():
+            self._events.add_scalar(
+                name if "/" in name else f"train/{name}", value, step
+            )
+
+
+def _parse(line: str) -> dict[str, float] | None:
+    """A line of metrics.jsonl; None for the torn last line of a killed process."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+class TrainingProgress:
+    """Step, loss, accuracy, images/s and time left: a bar, or lines without a terminal.
+
+    A context manager, since the bar owns the terminal while it is shown.
+    """
+
+    def __init__(self, num_steps: int, start_step: int, images_per_step: int) -> None:
+        """Shows `num_steps` from `start_step` on."""
+        self._num_steps = num_steps
+        self._images_per_step = images_per_step
+        self._last = (start_step, time.monotonic())
+        console = Console(file=sys.stderr)
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeRemainingColumn(),
+                console=console,
+            )
+            self._task = self._bar.add_task(
+                "train", total=num_steps, completed=start_step, note="compiling"
+            )
+
+    def __enter__(self) -> Self:
+        """Starts the bar."""
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stops the bar."""
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, step: int, loss: float, accuracy: float) -> float:
+        """Shows a finished step; returns images per second since the last call."""
+        before, then = self._last
+        now = time.monotonic()
+        self._last = step, now
+        seconds = max(now - then, 1e-9)
+        rate = (step - before) * self._images_per_step / seconds
+        note = f"loss {loss:.3f}  accuracy {accuracy:.1%}  {rate:.0f} images/s"
+        if self._bar:
+            self._bar.update(self._task, completed=step, note=note)
+        else:
+            left = (self._num_steps - step) * self._images_per_step / max(rate, 1e-9)
+            minutes, seconds_left = divmod(round(left), 60)
+            self.print(
+                f"step {step}/{self._num_steps}  {note}  "
+                f"{minutes}:{seconds_left:02d} left"
+            )
+        return rate
+
+    def pause(self) -> None:
+        """Leaves the time until now out of images per second."""
+        self._last = self._last[0], time.monotonic()
+
+    def print(self, text: str) -> None:
+        """Prints a line above the bar."""
+        if self._bar:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+class StepLog:
+    """Turns the metrics of steps that are still running into lines, without waiting.
+
+    A step is read once the one after it has been handed to the device, so that the
+    device always has work. Every step is read in the end: none with a loss that is not
+    finite goes unseen.
+    """
+
+    def __init__(
+        self,
+        writer: MetricWriter,
+        progress: TrainingProgress,
+        learning_rate: Callable[[int], jax.typing.ArrayLike],
+        log_every: int,
+    ) -> None:
+        """Writes a line for every `log_every` steps, with the means over them."""
+        self._writer = writer
+        self._progress = progress
+        self._learning_rate = learning_rate
+        self._log_every = log_every
+        self._running: list[tuple[int, Mapping[str, jax.Array]]] = []
+
+    def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Takes the metrics of a step that has been handed to the device.
+
+        Raises:
+          FloatingPointError: if an earlier step's loss or gradient is not finite.
+        """
+        if self._running and self._running[-1][0] % self._log_every == 0:
+            self.flush()
+        self._running.append((step, metrics))
+
+    def flush(self) -> None:
+        """Waits for all steps, checks them and writes their line.
+
+        Raises:
+          FloatingPointError: if the loss or the gradient of one is not finite.
+        """
+        if not self._running:
+            return
+        finished = [(step, jax.device_get(metrics)) for step, metrics in self._running]
+        self._running.clear()
+        for step, metrics in finished:
+            for name in ("loss", "gradient_norm"):
+                if not math.isfinite(metrics[name]):
+                    raise FloatingPointError(
+                        f"The {name.replace('_', ' ')} is {metrics[name]} at step "
+                        f"{step}"
+                    )
+        step = finished[-1][0]
+        mean = {
+            name: float(np.mean([metrics[name] for _, metrics in finished]))
+            for name in finished[0][1]
+        }
+        mean["learning_rate"] = float(self._learning_rate(step - 1))
+        rate = self._progress.update(step, mean["loss"], mean["accuracy"])
+        self._writer.write(step, {**mean, "images_per_second": rate})

@@ -1,0 +1,83 @@
+"""What a finished run leaves: results.json and the report."""
+
+import functools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mbn_jax.analysis.ranked_lists import illustrate
+from mbn_jax.analysis.report import write_report
+from mbn_jax.data.datasets import Split
+from mbn_jax.data.pipeline import load_images
+from mbn_jax.evaluation import (
+    EMBEDDED_PROTOCOLS,
+    evaluate,
+    evaluate_chance,
+    make_results,
+    ranked_list,
+)
+
+SELECTION_SPLIT = "val"
+SELECTION = (
+    "the step with the highest mean of both directions' mAP on the validation split, "
+    "whose identities are in neither training nor test; among equals the latest."
+)
+_PICTURE_SIZE = (192, 96)  # height, width of the ranked lists' pictures
+
+
+def mean_map(figures: dict[str, dict[str, Any]]) -> float:
+    """The mean of both directions' mAP, by which the best step is chosen."""
+    return float(np.mean([figures[p.name]["mAP"] for p in EMBEDDED_PROTOCOLS]))
+
+
+def write_outcome(
+    workdir: Path,
+    split: Split,
+    *,
+    last: tuple[int, np.ndarray],
+    best: tuple[int, np.ndarray],
+    untrained: np.ndarray,
+) -> dict[str, Any]:
+    """Evaluates, and writes `results.json` and `report/index.html`.
+
+    Args:
+      workdir: of the run.
+      split: test split.
+      last: the last step, and its features of the split, `(N, D)` float32.
+      best: the same of the step that was best on validation.
+      untrained: features before the first step.
+
+    Returns:
+      The content of results.json.
+    """
+    labels = split.identity, split.camera, split.modality
+    results = make_results(
+        dataset=split.dataset,
+        split=split.name,
+        selection=SELECTION,
+        last=(last[0], evaluate(last[1], *labels)),
+        best=(best[0], evaluate(best[1], *labels)),
+        untrained=evaluate(untrained, *labels),
+        chance=evaluate_chance(*labels),
+    )
+    temporary = workdir / "results.json.tmp"
+    temporary.write_text(json.dumps(results, indent=2) + "\n")
+    os.replace(temporary, workdir / "results.json")
+
+    pictures = functools.partial(load_images, split, image_size=_PICTURE_SIZE)
+    write_report(
+        workdir,
+        {
+            protocol.name: illustrate(
+                ranked_list(last[1], *labels, protocol=protocol),
+                pictures,
+                split.identity,
+                split.camera,
+            )
+            for protocol in EMBEDDED_PROTOCOLS
+        },
+    )
+    return results
