@@ -11,6 +11,8 @@ import dm_pix as pix
 import jax
 import jax.numpy as jnp
 
+from mbn_jax.errors import InputError
+
 # Mean and standard deviation of ImageNet's training images, RGB in [0, 1].
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
@@ -39,6 +41,9 @@ class Augmentation:
         jitter: strength s of the colour jitter: s is the largest change of brightness,
             in units of the full range, and of the factors of contrast and saturation
             from 1. A grey image stays grey.
+
+    Raises:
+        InputError: a value is out of range.
     """
 
     pad: int = 10
@@ -49,12 +54,12 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name in ("flip", "erase", "jitter"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(
+                raise InputError(
                     f"Augmentation.{name} must lie in 0..1, but it is"
                     f" {getattr(self, name)}."
                 )
         if self.pad < 0:
-            raise ValueError(
+            raise InputError(
                 f"Augmentation.pad must not be negative, but it is {self.pad}."
             )
 
@@ -104,9 +109,10 @@ def _augment_image(
         image = pix.random_flip_left_right(
             flip_key, image, probability=augmentation.flip
         )
-    colours = _to_unit_range(image)
     if augmentation.jitter:
-        colours = _jitter(jitter_key, colours, augmentation.jitter)
+        colours = _jitter(jitter_key, image, augmentation.jitter)
+    else:
+        colours = _to_unit_range(image)
     result = _standardise(colours)
     if augmentation.erase:
         erased = _erased(erase_key, image.shape[:2], augmentation.erase)
@@ -115,13 +121,19 @@ def _augment_image(
 
 
 def _jitter(key: jax.Array, image: jax.Array, strength: float) -> jax.Array:
+    """Contrast, brightness and saturation of one image, uint8 -> float32 in [0, 1]."""
     brightness_key, contrast_key, saturation_key = jax.random.split(key, 3)
     low, high = 1.0 - strength, 1.0 + strength
-    image = pix.random_brightness(brightness_key, image, strength)
-    image = pix.random_contrast(contrast_key, image, low, high)
-    # Clipped first, because hue and saturation mean nothing outside of the RGB cube.
-    image = jnp.clip(image, 0.0, 1.0)
-    return pix.random_saturation(saturation_key, image, low, high)
+    # Not dm-pix's contrast: it adds up floats, in an order that depends on how many
+    # images a device holds, and so does the last digit. The sum of integers is exact.
+    total = jnp.sum(image, axis=(0, 1), keepdims=True, dtype=jnp.int32)
+    mean = total.astype(jnp.float32) / (255.0 * image.shape[0] * image.shape[1])
+    contrast = jax.random.uniform(contrast_key, (), minval=low, maxval=high)
+    colours = contrast * (_to_unit_range(image) - mean) + mean
+    colours = pix.random_brightness(brightness_key, colours, strength)
+    # Hue and saturation mean nothing outside of the RGB cube.
+    colours = jnp.clip(colours, 0.0, 1.0)
+    return pix.random_saturation(saturation_key, colours, low, high)
 
 
 def _erased(key: jax.Array, shape: tuple[int, ...], probability: float) -> jax.Array:

@@ -79,7 +79,9 @@ class BalancedSampler:
 
         present = np.unique(identity)
         complete = functools.reduce(
-            np.intersect1d, [identity[modality == m] for m in range(num_modalities)]
+            np.intersect1d,
+            [identity[modality == m] for m in range(num_modalities)],
+            present,
         )
         self.classes = complete.astype(np.int32)
         self.left_out = np.setdiff1d(present, complete).astype(np.int32)

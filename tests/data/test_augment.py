@@ -1,0 +1,182 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from mbn_jax.data.augment import Augmentation, augment, normalise
+from mbn_jax.errors import InputError
+
+NOTHING = Augmentation(pad=0, flip=0.0, erase=0.0, jitter=0.0)
+EVERYTHING = Augmentation(pad=4, flip=0.5, erase=0.5, jitter=0.2)
+HEIGHT, WIDTH = 24, 12
+# Two programs may fuse multiplications and additions in different places.
+ROUNDING = 1e-6
+
+augment_jit = jax.jit(augment, static_argnames="augmentation")
+normalise_jit = jax.jit(normalise)
+
+
+def noise(batch, size=(HEIGHT, WIDTH), channels=3, seed=0):
+    shape = (batch, *size, channels)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def test_normalise_is_imagenets_mean_and_deviation():
+    images = noise(2)
+    expected = (images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    normalised = normalise(jnp.asarray(images))
+    assert normalised.dtype == jnp.float32
+    np.testing.assert_allclose(normalised, expected, atol=2e-6)
+    np.testing.assert_array_equal(normalise(jnp.asarray(images[0])), normalised[0])
+
+
+def test_with_everything_off_only_normalisation_is_left():
+    images = noise(4)
+    augmented = augment_jit(jax.random.key(0), images, augmentation=NOTHING)
+    np.testing.assert_allclose(augmented, normalise_jit(images), atol=ROUNDING)
+
+
+def test_a_part_that_is_off_compiles_to_nothing():
+    images = jax.ShapeDtypeStruct((4, HEIGHT, WIDTH, 3), jnp.uint8)
+    key = jax.random.key(0)
+    off = augment_jit.lower(key, images, augmentation=NOTHING).compile()
+    on = augment_jit.lower(key, images, augmentation=Augmentation()).compile()
+    # The random number generator is made of exclusive-ors.
+    assert "xor(" not in off.as_text()
+    assert "xor(" in on.as_text()
+
+
+def test_pad_and_crop_shifts_the_image_over_black():
+    pad, batch = 2, 200
+    images = noise(batch)
+    augmentation = Augmentation(pad=pad, flip=0.0, erase=0.0)
+    shifted = np.asarray(
+        augment_jit(jax.random.key(0), images, augmentation=augmentation)
+    )
+    padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    padded = np.asarray(normalise_jit(padded))
+    seen = set()
+    for i in range(batch):
+        matches = [
+            (y, x)
+            for y in range(2 * pad + 1)
+            for x in range(2 * pad + 1)
+            if np.allclose(shifted[i], padded[i, y:, x:][:HEIGHT, :WIDTH], atol=1e-5)
+        ]
+        assert len(matches) == 1
+        seen.update(matches)
+    assert len(seen) == (2 * pad + 1) ** 2
+
+
+def test_flip_mirrors_left_and_right_at_its_probability():
+    images = noise(300)
+    straight = np.asarray(normalise_jit(images))
+    augmentation = Augmentation(pad=0, flip=0.25, erase=0.0)
+    result = np.asarray(
+        augment_jit(jax.random.key(1), images, augmentation=augmentation)
+    )
+    flipped = np.abs(result - straight[:, :, ::-1]).max((1, 2, 3)) < ROUNDING
+    kept = np.abs(result - straight).max((1, 2, 3)) < ROUNDING
+    assert np.all(flipped ^ kept)
+    assert 0.18 < flipped.mean() < 0.32
+
+
+@pytest.mark.parametrize("probability", [0.5, 1.0])
+def test_erasing_puts_one_rectangle_to_the_mean_colour(probability):
+    images = noise(200, size=(128, 64))
+    augmentation = Augmentation(pad=0, flip=0.0, erase=probability)
+    result = np.asarray(
+        augment_jit(jax.random.key(2), images, augmentation=augmentation)
+    )
+    straight = np.asarray(normalise_jit(images))
+    erased = np.all(result == 0, axis=-1)
+    np.testing.assert_allclose(result[~erased], straight[~erased], atol=ROUNDING)
+    assert abs(np.mean(erased.any((1, 2))) - probability) < 0.1
+
+    areas, aspects, tops, lefts = [], [], [], []
+    for mask in erased[erased.any((1, 2))]:
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+        assert mask.sum() == height * width
+        areas.append(height * width / mask.size)
+        aspects.append(height / width)
+        tops.append(rows[0])
+        lefts.append(columns[0])
+    # The sides are rounded to pixels, hence the slack.
+    assert 0.018 < min(areas) < 0.04
+    assert 0.36 < max(areas) < 0.42
+    assert 0.27 < min(aspects) < 0.5
+    assert 2.5 < max(aspects) < 3.7
+    assert min(tops) == 0
+    assert min(lefts) == 0
+
+
+def test_jitter_changes_colours_and_leaves_grey_images_grey():
+    augmentation = Augmentation(pad=0, flip=0.0, erase=0.0, jitter=0.3)
+    grey = np.tile(noise(8, channels=1), (1, 1, 1, 3))
+    mean = np.array([0.485, 0.456, 0.406])
+    std = np.array([0.229, 0.224, 0.225])
+    result = augment_jit(jax.random.key(3), grey, augmentation=augmentation)
+    colours = np.asarray(result) * std + mean
+    np.testing.assert_allclose(colours, np.tile(colours[..., :1], 3), atol=1e-5)
+    assert np.all(np.abs(colours - grey / 255).max((1, 2, 3)) > 0.01)
+    assert np.all((colours > -1e-5) & (colours < 1 + 1e-5))
+
+
+def test_each_image_is_treated_by_itself():
+    images = noise(4)
+    others = images.copy()
+    others[1:] = noise(3, seed=1)
+    key = jax.random.key(4)
+    one = augment_jit(key, images, augmentation=EVERYTHING)
+    two = augment_jit(key, others, augmentation=EVERYTHING)
+    np.testing.assert_array_equal(one[0], two[0])
+
+
+def test_equal_images_are_augmented_differently():
+    images = np.tile(noise(1), (6, 1, 1, 1))
+    result = augment_jit(jax.random.key(5), images, augmentation=EVERYTHING)
+    assert len({image.tobytes() for image in np.asarray(result)}) == 6
+
+
+def test_switching_one_part_off_leaves_the_others_as_they_were():
+    images = noise(16)
+    key = jax.random.key(6)
+    with_erasing = augment_jit(key, images, augmentation=Augmentation(pad=3))
+    without = augment_jit(key, images, augmentation=Augmentation(pad=3, erase=0.0))
+    seen = np.asarray(with_erasing) != 0
+    np.testing.assert_allclose(
+        np.asarray(with_erasing)[seen], np.asarray(without)[seen], atol=ROUNDING
+    )
+
+
+@pytest.mark.parametrize("augmentation", [NOTHING, EVERYTHING, Augmentation()])
+def test_result_does_not_depend_on_how_the_batch_is_sharded(augmentation):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    on_data = NamedSharding(mesh, PartitionSpec("data"))
+    images = noise(16)
+    key = jax.random.key(7)
+    one_device = augment_jit(key, images, augmentation=augmentation)
+    sharded_images = jax.device_put(images, on_data)
+    many_devices = augment_jit(key, sharded_images, augmentation=augmentation)
+    assert many_devices.sharding.is_equivalent_to(on_data, 4)
+    np.testing.assert_array_equal(one_device, many_devices)
+
+
+def test_sharded_augmentation_needs_no_communication_of_images():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    on_data = NamedSharding(mesh, PartitionSpec("data"))
+    images = jax.ShapeDtypeStruct((16, HEIGHT, WIDTH, 3), jnp.uint8, sharding=on_data)
+    compiled = augment_jit.lower(jax.random.key(0), images, augmentation=EVERYTHING)
+    text = compiled.compile().as_text()
+    for collective in ("all-gather", "all-to-all", "all-reduce", "collective-permute"):
+        assert collective not in text
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"flip": 1.5}, {"erase": -0.1}, {"jitter": 2.0}, {"pad": -1}]
+)
+def test_values_out_of_range_are_named(wrong):
+    with pytest.raises(InputError, match=f"Augmentation.{next(iter(wrong))}"):
+        Augmentation(**wrong)

@@ -1,0 +1,139 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mbn_jax.data.datasets import DATASETS, Split, load_split, prepare
+from mbn_jax.data.pipeline import check_images, load_images
+from mbn_jax.errors import InputError
+
+TINY = "synthetic_vireid/thermal-3-1-2-x2"
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("not yet there") / "data"
+    prepare(TINY, directory)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("split", "identities"), [("train", 3), ("val", 1), ("test", 2)]
+)
+def test_split_has_its_labels_and_its_images(data_dir, split, identities):
+    loaded = load_split(TINY, split, data_dir)
+    # Two images in each of two cameras.
+    assert len(loaded) == identities * 2 * 2
+    assert np.unique(loaded.identity).size == identities
+    for labels in (loaded.identity, loaded.camera, loaded.modality):
+        assert labels.shape == (len(loaded),)
+        assert labels.dtype == np.int32
+    np.testing.assert_array_equal(np.unique(loaded.modality), [0, 1])
+    assert loaded.image_name.dtype.kind == "U"
+    assert np.unique(loaded.image_name).size == len(loaded)
+    images = load_images(loaded, np.arange(len(loaded)), (32, 16))
+    assert images.std((1, 2, 3)).min() > 0
+    assert loaded.encoded_image(0).startswith(b"\xff\xd8")
+
+
+def test_splits_share_no_identity(data_dir):
+    splits = [load_split(TINY, s, data_dir) for s in ("train", "val", "test")]
+    identities = np.concatenate([np.unique(s.identity) for s in splits])
+    assert np.unique(identities).size == identities.size == 6
+
+
+def test_order_of_the_records_is_that_of_their_labels(data_dir):
+    split = load_split(TINY, "train", data_dir)
+    for i, name in enumerate(split.image_name):
+        camera, identity, _ = name.split("/")
+        assert camera == f"cam{split.camera[i]}"
+        assert int(identity) == split.identity[i]
+        assert split.source[i]["name"] in (name, name.encode())
+
+
+def test_preparing_again_writes_nothing(data_dir):
+    def state():
+        return sorted(
+            (path, path.stat().st_mtime_ns)
+            for path in data_dir.rglob("*.array_record*")
+        )
+
+    before = state()
+    prepare(TINY, data_dir)
+    assert before
+    assert state() == before
+
+
+def test_loading_prepares_the_embedded_set(tmp_path):
+    assert len(load_split("synthetic_vireid/thermal-1-1-1-x1", "test", tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["market1501", "synthetic_vireid", "synthetic_vireid/x"]
+)
+def test_unknown_data_set_is_answered_with_the_known_ones(tmp_path, name):
+    with pytest.raises(InputError, match=f"{name}.*{DATASETS[0]}, {DATASETS[1]}"):
+        prepare(name, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_split_is_answered_with_the_known_ones(tmp_path):
+    with pytest.raises(InputError, match=r"'query'.*train, val, test"):
+        load_split(TINY, "query", tmp_path)
+
+
+def test_data_directory_below_a_file_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written to"):
+        prepare(TINY, tmp_path / "file" / "data")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_read_only_data_directory_is_an_error_before_anything_is_written(
+    tmp_path, monkeypatch
+):
+    # Not by chmod: the tests may run as a user who may write anywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(InputError, match="cannot be written to"):
+        prepare(TINY, tmp_path / "data")
+    assert not list(tmp_path.iterdir())
+
+
+def test_failing_disk_is_an_input_error_and_leaves_no_data_set(tmp_path, monkeypatch):
+    from mbn_jax.data.synthetic_vireid import synthetic_vireid_dataset_builder as module
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "render", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        prepare(TINY, tmp_path)
+    monkeypatch.undo()
+    assert len(load_split(TINY, "val", tmp_path)) == 4
+
+
+def test_check_images_names_a_damaged_image(data_dir):
+    split = load_split(TINY, "train", data_dir)
+    check_images(split)
+    records = [dict(record) for record in split.source]
+    records[-1]["image"] = b"damaged"
+    damaged = Split(**{**vars(split), "source": records})
+    with pytest.raises(InputError, match=split.image_name[-1]):
+        check_images(damaged)
+
+
+def test_reading_data_never_imports_tensorflow(data_dir):
+    program = f"""
+import sys
+import mbn_jax.data
+assert not {{"tensorflow_datasets", "grain", "cv2"}} & set(sys.modules), "heavy"
+from mbn_jax.data.datasets import load_split
+from mbn_jax.data.pipeline import load_images
+split = load_split({TINY!r}, "val", {str(data_dir)!r})
+load_images(split, range(len(split)), (16, 8))
+assert "tensorflow" not in sys.modules, "tensorflow"
+"""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)

@@ -1,0 +1,225 @@
+import doctest
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.test_util import check_grads
+
+from mbn_jax import losses
+from mbn_jax.losses import (
+    batch_hard_triplet,
+    identity_loss,
+    weighted_regularised_triplet,
+)
+
+PAIRWISE = [batch_hard_triplet, weighted_regularised_triplet]
+
+
+def batch(num_identities=4, num_images=4, dimension=6, seed=0):
+    rng = np.random.default_rng(seed)
+    identity = rng.permutation(np.repeat(np.arange(num_identities), num_images))
+    features = rng.normal(size=(identity.size, dimension)).astype(np.float32)
+    return jnp.asarray(features), jnp.asarray(identity, dtype=jnp.int32)
+
+
+def identity_loss_by_loops(logits, identity, label_smoothing):
+    total = 0.0
+    for z, y in zip(logits, identity, strict=True):
+        log_probability = z - np.log(np.sum(np.exp(z)))
+        for c in range(len(z)):
+            target = (1 - label_smoothing) * (c == y) + label_smoothing / len(z)
+            total -= target * log_probability[c]
+    return total / len(logits)
+
+
+def distances_of_anchor(features, identity, i):
+    """The distances from one anchor to its positives and to its negatives."""
+    positives, negatives = [], []
+    for j in range(len(features)):
+        distance = np.sqrt(np.sum((features[i] - features[j]) ** 2))
+        if identity[j] != identity[i]:
+            negatives.append(distance)
+        elif j != i:
+            positives.append(distance)
+    return np.array(positives), np.array(negatives)
+
+
+def mean_over_anchors_by_loops(of_anchor, features, identity):
+    features = np.asarray(features, np.float64)
+    identity = np.asarray(identity)
+    values = []
+    for i in range(len(features)):
+        positives, negatives = distances_of_anchor(features, identity, i)
+        if len(positives) and len(negatives):
+            values.append(of_anchor(positives, negatives))
+    return np.mean(values) if values else 0.0
+
+
+def batch_hard_triplet_by_loops(features, identity, margin=0.3):
+    def of_anchor(positives, negatives):
+        return max(0.0, margin + max(positives) - min(negatives))
+
+    return mean_over_anchors_by_loops(of_anchor, features, identity)
+
+
+def weighted_regularised_triplet_by_loops(features, identity):
+    def of_anchor(positives, negatives):
+        positive_weights = np.exp(positives) / np.sum(np.exp(positives))
+        negative_weights = np.exp(-negatives) / np.sum(np.exp(-negatives))
+        difference = positive_weights @ positives - negative_weights @ negatives
+        return np.log(1 + np.exp(difference))
+
+    return mean_over_anchors_by_loops(of_anchor, features, identity)
+
+
+BY_LOOPS = {
+    batch_hard_triplet: batch_hard_triplet_by_loops,
+    weighted_regularised_triplet: weighted_regularised_triplet_by_loops,
+}
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 1.0])
+def test_identity_loss_agrees_with_loops(label_smoothing):
+    logits, identity = batch(dimension=5)
+    got = identity_loss(logits, identity, label_smoothing)
+    expected = identity_loss_by_loops(
+        np.asarray(logits, np.float64), np.asarray(identity), label_smoothing
+    )
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_identity_loss_of_a_label_outside_the_classes_is_nan():
+    logits, identity = batch(dimension=5)
+    assert np.isnan(identity_loss(logits, identity.at[3].set(5)))
+
+
+@pytest.mark.parametrize("loss", PAIRWISE)
+@pytest.mark.parametrize("sizes", [(4, 4), (2, 8), (8, 2), (5, 3)])
+def test_pairwise_loss_agrees_with_loops(loss, sizes):
+    features, identity = batch(*sizes)
+    np.testing.assert_allclose(
+        loss(features, identity), BY_LOOPS[loss](features, identity), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.3, 5.0])
+def test_margin_of_the_triplet(margin):
+    features, identity = batch()
+    np.testing.assert_allclose(
+        batch_hard_triplet(features, identity, margin),
+        batch_hard_triplet_by_loops(features, identity, margin),
+        rtol=1e-5,
+    )
+
+
+def test_well_separated_identities_have_no_triplet_loss():
+    _, identity = batch()
+    features = 100.0 * jax.nn.one_hot(identity, 4)
+    assert batch_hard_triplet(features, identity) == 0.0
+
+
+@pytest.mark.parametrize("loss", [identity_loss, *PAIRWISE])
+def test_gradient_agrees_with_finite_differences(loss):
+    features, identity = batch(dimension=5)
+    check_grads(
+        lambda f: loss(f, identity), (features,), order=1, modes=["rev"], rtol=2e-2
+    )
+
+
+@pytest.mark.parametrize("loss", PAIRWISE)
+def test_anchor_without_positive_is_left_out(loss):
+    features, identity = batch()
+    lonely = identity.at[0].set(99)
+    np.testing.assert_allclose(
+        loss(features, lonely), BY_LOOPS[loss](features, lonely), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("loss", PAIRWISE)
+@pytest.mark.parametrize(
+    "identity",
+    [np.arange(6), np.zeros(6, int), np.array([0, 0, 0, 0, 0, 1])],
+    ids=["no positives", "no negatives", "one without positive"],
+)
+def test_gradient_is_finite_without_positives_or_negatives(loss, identity):
+    features, _ = batch(2, 3)
+    identity = jnp.asarray(identity)
+    value, gradient = jax.value_and_grad(loss)(features, identity)
+    np.testing.assert_allclose(value, BY_LOOPS[loss](features, identity), rtol=1e-5)
+    assert np.all(np.isfinite(gradient))
+    if np.unique(identity).size in (1, 6):
+        assert value == 0.0
+        assert np.all(gradient == 0.0)
+
+
+@pytest.mark.parametrize("loss", PAIRWISE)
+def test_gradient_of_a_single_sample_is_zero(loss):
+    value, gradient = jax.value_and_grad(loss)(jnp.ones((1, 3)), jnp.array([0]))
+    assert value == 0.0
+    assert np.all(gradient == 0.0)
+
+
+@pytest.mark.parametrize("loss", PAIRWISE)
+def test_gradient_is_finite_at_identical_features(loss):
+    _, identity = batch()
+    gradient = jax.grad(loss)(jnp.full((16, 6), 0.7), identity)
+    assert np.all(gradient == 0.0)
+    features = batch()[0].at[1].set(batch()[0][0])
+    assert np.all(np.isfinite(jax.grad(loss)(features, identity)))
+
+
+@pytest.mark.parametrize("loss", PAIRWISE)
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
+def test_gradient_is_finite_at_every_scale(loss, scale):
+    features, identity = batch()
+    value, gradient = jax.value_and_grad(loss)(scale * features, identity)
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(gradient))
+
+
+@pytest.mark.parametrize("loss", PAIRWISE)
+def test_a_common_offset_of_the_features_costs_no_digits(loss):
+    features, identity = batch()
+    # Multiples of 2^-8, so that adding the offset is exact.
+    features = jnp.round(features * 256) / 256
+    np.testing.assert_allclose(
+        loss(features + 1024.0, identity), loss(features, identity), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("loss", [identity_loss, *PAIRWISE])
+def test_bfloat16_features_give_a_float32_loss(loss):
+    features, identity = batch()
+    features = features.astype(jnp.bfloat16)
+    value, gradient = jax.value_and_grad(loss)(features, identity)
+    assert value.dtype == jnp.float32
+    assert value.shape == ()
+    assert gradient.dtype == jnp.bfloat16
+    assert value == loss(features.astype(jnp.float32), identity)
+
+
+@pytest.mark.parametrize("loss", [identity_loss, *PAIRWISE])
+def test_batch_over_eight_devices_has_the_loss_of_one(loss):
+    features, identity = batch(num_identities=8, num_images=2, dimension=8)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    on_data = NamedSharding(mesh, PartitionSpec("data"))
+    of_batch = jax.jit(jax.value_and_grad(loss))
+    one = of_batch(features, identity)
+    eight = of_batch(*jax.device_put((features, identity), on_data))
+    assert len(eight[1].sharding.device_set) == 8
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), one, eight)
+
+
+@pytest.mark.parametrize("loss", [identity_loss, *PAIRWISE])
+def test_shapes_that_do_not_fit_are_an_error(loss):
+    features, identity = batch()
+    with pytest.raises(ValueError, match=r"\(16, 6\) and \(16, 1\)"):
+        loss(features, identity[:, None])
+    with pytest.raises(ValueError, match=r"\(16, 6\) and \(15,\)"):
+        loss(features, identity[1:])
+
+
+def test_examples_in_the_docstrings():
+    assert doctest.testmod(losses).failed == 0
