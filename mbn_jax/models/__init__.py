@@ -1,0 +1,1 @@
+"""Backbones and the re-identification network."""

@@ -54,7 +54,9 @@ def norm_factory(
     Raises:
       ValueError: for another name.
     """
-    arguments = dict(momentum=momentum, dtype=dtype, axis_name=axis_name)
+    arguments: dict[str, Any] = dict(
+        momentum=momentum, dtype=dtype, axis_name=axis_name
+    )
     if norm == "mbn":
         return partial(ModalityBatchNorm, share_affine=share_affine, **arguments)
     if norm == "bn":

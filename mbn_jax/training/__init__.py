@@ -1,0 +1,1 @@
+"""The run: mesh, step, loop, checkpoints, and what is logged."""

@@ -145,8 +145,11 @@ def load(
                 f"{workdir} holds no checkpoint yet; train it first with "
                 f"experiments/train.py --workdir {workdir}."
             )
-        named = {"last": steps[-1], "best": checkpoints.best_step()}
-        step = named[checkpoint] if checkpoint in named else checkpoint
+        named: dict[str | int, str | int] = {
+            "last": steps[-1],
+            "best": checkpoints.best_step(),
+        }
+        step = named.get(checkpoint, checkpoint)
         if step not in steps:
             raise InputError(
                 f"{workdir} holds no checkpoint {checkpoint!r}; it holds 'last', "

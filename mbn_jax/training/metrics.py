@@ -207,6 +207,6 @@ class StepLog:
             name: float(np.mean([metrics[name] for _, metrics in finished]))
             for name in finished[0][1]
         }
-        mean["learning_rate"] = float(self._learning_rate(step - 1))
+        mean["learning_rate"] = np.asarray(self._learning_rate(step - 1)).item()
         rate = self._progress.update(step, mean["loss"], mean["accuracy"])
         self._writer.write(step, {**mean, "images_per_second": rate})

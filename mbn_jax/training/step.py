@@ -163,7 +163,8 @@ def make_feature_fn(
 
     @jax.jit
     def features(variables: Any, images: jax.Array, modality: jax.Array) -> jax.Array:
-        output = model.apply(variables, normalise(images), modality, train=False)
+        images = normalise(images)
+        output: Any = model.apply(variables, images, modality, train=False)
         return output.embedding
 
     return features
