@@ -1,11 +1,13 @@
 """Augmentation and normalisation of uint8 images, on the device, inside the train step.
 
-Every image has a key of its own, split from the key of the step, and is treated by
+The key of the step gives every image its own random numbers, and an image is treated by
 itself. So the result does not depend on how the batch is laid over devices, and a step
 that is run again sees the same pixels.
 """
 
 import dataclasses
+import itertools
+from typing import NamedTuple
 
 import dm_pix as pix
 import jax
@@ -74,11 +76,11 @@ def augment(key: jax.Array, images: jax.Array, augmentation: Augmentation) -> ja
 
     Returns:
         (B, H, W, 3) float32, normalised as by `normalise`. Image i is a function of
-        ``key``, i, B and ``images[i]`` alone.
+        ``key``, i and ``images[i]`` alone.
     """
-    keys = jax.random.split(key, images.shape[0])
-    return jax.vmap(lambda k, image: _augment_image(k, image, augmentation))(
-        keys, images
+    draws = _draw(key, images.shape[0])
+    return jax.vmap(lambda one, image: _augment_image(one, image, augmentation))(
+        draws, images
     )
 
 
@@ -94,73 +96,95 @@ def normalise(images: jax.Array) -> jax.Array:
     return _standardise(_to_unit_range(images))
 
 
+class _Draws(NamedTuple):
+    """Random numbers, uniform in [0, 1), for one image or a batch of them.
+
+    All are drawn whatever is switched on, so that switching one part off changes
+    nothing in the others, and drawn at once: the generator is the largest part of the
+    program, and a copy of it at each use made compilation take several times as long.
+    """
+
+    crop: jax.Array  # (2,): row, column
+    flip: jax.Array  # (1,)
+    jitter: jax.Array  # (3,): brightness, contrast, saturation
+    erase: jax.Array  # (1,)
+    erased_corner: jax.Array  # (2,): row, column
+    erased_area: jax.Array  # (attempts,)
+    erased_aspect: jax.Array  # (attempts,)
+
+
+def _draw(key: jax.Array, batch: int) -> _Draws:
+    sizes = (2, 1, 3, 1, 2, _ERASE_ATTEMPTS, _ERASE_ATTEMPTS)
+    uniform = jax.random.uniform(key, (batch, sum(sizes)))
+    ends = tuple(itertools.accumulate(sizes))
+    return _Draws(*jnp.split(uniform, ends[:-1], axis=1))
+
+
 def _augment_image(
-    key: jax.Array, image: jax.Array, augmentation: Augmentation
+    draws: _Draws, image: jax.Array, augmentation: Augmentation
 ) -> jax.Array:
     """One image (H, W, 3), uint8 -> float32. The switches are Python's: static."""
-    # Each part has its own key whether it is on or not, so that switching one off
-    # changes nothing in the others.
-    crop_key, flip_key, jitter_key, erase_key = jax.random.split(key, 4)
     if augmentation.pad:
         border = (augmentation.pad, augmentation.pad)
         padded = jnp.pad(image, (border, border, (0, 0)))
-        image = pix.random_crop(crop_key, padded, image.shape)
+        row, column = _below(2 * augmentation.pad + 1, draws.crop)
+        image = jax.lax.dynamic_slice(padded, (row, column, 0), image.shape)
     if augmentation.flip:
-        image = pix.random_flip_left_right(
-            flip_key, image, probability=augmentation.flip
-        )
+        flipped = draws.flip[0] < augmentation.flip
+        image = jnp.where(flipped, pix.flip_left_right(image), image)
     if augmentation.jitter:
-        colours = _jitter(jitter_key, image, augmentation.jitter)
+        colours = _jitter(draws, image, augmentation.jitter)
     else:
         colours = _to_unit_range(image)
     result = _standardise(colours)
     if augmentation.erase:
-        erased = _erased(erase_key, image.shape[:2], augmentation.erase)
+        erased = _erased(draws, image.shape[:2])
+        erased &= draws.erase[0] < augmentation.erase
         result = jnp.where(erased[:, :, None], 0.0, result)
     return result
 
 
-def _jitter(key: jax.Array, image: jax.Array, strength: float) -> jax.Array:
+def _jitter(draws: _Draws, image: jax.Array, strength: float) -> jax.Array:
     """Contrast, brightness and saturation of one image, uint8 -> float32 in [0, 1]."""
-    brightness_key, contrast_key, saturation_key = jax.random.split(key, 3)
-    low, high = 1.0 - strength, 1.0 + strength
+    brightness, contrast, saturation = _between(-strength, strength, draws.jitter)
     # Not dm-pix's contrast: it adds up floats, in an order that depends on how many
     # images a device holds, and so does the last digit. The sum of integers is exact.
     total = jnp.sum(image, axis=(0, 1), keepdims=True, dtype=jnp.int32)
     mean = total.astype(jnp.float32) / (255.0 * image.shape[0] * image.shape[1])
-    contrast = jax.random.uniform(contrast_key, (), minval=low, maxval=high)
-    colours = contrast * (_to_unit_range(image) - mean) + mean
-    colours = pix.random_brightness(brightness_key, colours, strength)
+    colours = (1.0 + contrast) * (_to_unit_range(image) - mean) + mean
+    colours = pix.adjust_brightness(colours, brightness)
     # Hue and saturation mean nothing outside of the RGB cube.
     colours = jnp.clip(colours, 0.0, 1.0)
-    return pix.random_saturation(saturation_key, colours, low, high)
+    return pix.adjust_saturation(colours, 1.0 + saturation)
 
 
-def _erased(key: jax.Array, shape: tuple[int, ...], probability: float) -> jax.Array:
-    """The pixels to erase, (H, W) bool: a rectangle inside the image, or nothing."""
+def _erased(draws: _Draws, shape: tuple[int, ...]) -> jax.Array:
+    """The pixels to erase, (H, W) bool: a rectangle inside the image."""
     height, width = shape
-    on_key, area_key, aspect_key, top_key, left_key = jax.random.split(key, 5)
-    attempts = (_ERASE_ATTEMPTS,)
-    fraction = jax.random.uniform(
-        area_key, attempts, minval=_ERASED_AREA[0], maxval=_ERASED_AREA[1]
-    )
-    area = fraction * height * width
-    aspect = jax.random.uniform(
-        aspect_key, attempts, minval=_ERASED_ASPECT[0], maxval=_ERASED_ASPECT[1]
-    )
+    area = _between(*_ERASED_AREA, draws.erased_area) * height * width
+    aspect = _between(*_ERASED_ASPECT, draws.erased_aspect)
     heights = jnp.round(jnp.sqrt(area * aspect)).astype(jnp.int32)
     widths = jnp.round(jnp.sqrt(area / aspect)).astype(jnp.int32)
     fits = (heights < height) & (widths < width)
     first = jnp.argmax(fits)
-    erased_height, erased_width = heights[first], widths[first]
-    # randint's upper end is exclusive.
-    top = jax.random.randint(top_key, (), 0, height - erased_height + 1)
-    left = jax.random.randint(left_key, (), 0, width - erased_width + 1)
+    # An empty rectangle in the rare case that none fits.
+    erased_height = jnp.where(fits[first], heights[first], 0)
+    erased_width = widths[first]
+    top = _below(height - erased_height + 1, draws.erased_corner[0])
+    left = _below(width - erased_width + 1, draws.erased_corner[1])
     y, x = jnp.arange(height), jnp.arange(width)
     rows = (y >= top) & (y < top + erased_height)
     columns = (x >= left) & (x < left + erased_width)
-    on = jax.random.bernoulli(on_key, probability) & jnp.any(fits)
-    return on & rows[:, None] & columns[None, :]
+    return rows[:, None] & columns[None, :]
+
+
+def _between(low: float, high: float, uniform: jax.Array) -> jax.Array:
+    return low + (high - low) * uniform
+
+
+def _below(size: int | jax.Array, uniform: jax.Array) -> jax.Array:
+    """Integers in 0..size-1."""
+    return jnp.floor(uniform * size).astype(jnp.int32)
 
 
 def _to_unit_range(image: jax.Array) -> jax.Array:
