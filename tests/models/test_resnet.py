@@ -1,5 +1,7 @@
 """The backbones: torchvision's topology, and the modality in every normalisation."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,11 +99,9 @@ def small():
 def test_outputs_have_names_shapes_and_float32(small):
     model, variables, images, modality = small
     for dtype in (jnp.float32, jnp.bfloat16):
+        typed = model.copy(dtype=dtype)
         output = jax.eval_shape(
-            lambda v, m=model.copy(dtype=dtype): m.apply(
-                v, images, modality, train=False
-            ),
-            variables,
+            partial(typed.apply, train=False), variables, images, modality
         )
         assert output.pooled.shape == output.embedding.shape == (6, 32)
         assert output.logits.shape == (6, 5)

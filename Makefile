@@ -1,0 +1,35 @@
+# Needs Python 3.11 to 3.13 (with venv) and make; everything else goes into .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+RUN := $(VENV)/bin/python
+WORKDIR ?= runs/quick
+
+.DEFAULT_GOAL := help
+.PHONY: help train test lint clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
+
+train: $(VENV)/installed  ## train on embedded data, evaluate, write the report (WORKDIR=runs/quick)
+	$(RUN) experiments/train.py --workdir=$(WORKDIR)
+
+test: $(VENV)/installed-dev  ## run the tests
+	$(RUN) -m pytest
+
+lint: $(VENV)/installed-dev  ## check style and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+clean:  ## remove .venv (not the data, not the runs)
+	rm -rf $(VENV)
+
+$(VENV)/installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v else f"Python 3.11 or newer is needed, {sys.executable} is {v[0]}.{v[1]}; give another with make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
