@@ -1,0 +1,83 @@
+"""The configuration: locked, checked, and in agreement with its work directory."""
+
+import json
+
+import pytest
+
+from mbn_jax.errors import InputError
+from mbn_jax.training import config as configuration
+from mbn_jax.training.config import as_json, check, check_same, default_config
+
+
+def test_defaults_pass_the_check():
+    check(default_config())
+
+
+def test_an_unknown_key_cannot_be_set():
+    config = default_config()
+    with pytest.raises(AttributeError, match="depth"):
+        config.model.detph = 50
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("num_steps", 0, "1 or more"),
+        ("seed", -1, "0 or more"),
+        ("optimizer.learning_rate", float("nan"), "0 or more"),
+        ("augmentation.flip", 1.5, "0 to 1"),
+        ("model.width", 0.0, "more than 0"),
+        ("model.depth", 20, "18 or 34 or 50 or 101 or 152"),
+        ("model.norm", "gn", "mbn or bn"),
+        ("data.image_size", (8, 8), "16 or more pixels"),
+        ("optimizer.decay_steps", (20, 10), "rising order"),
+    ],
+)
+def test_a_useless_value_is_named_with_what_was_expected(key, value, expected):
+    config = default_config()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(InputError, match=rf"config\.{key} is .*{expected}"):
+        check(config)
+
+
+def test_a_configuration_without_a_loss_is_refused():
+    config = default_config()
+    config.loss.identity_weight, config.loss.pairwise = 0.0, "none"
+    with pytest.raises(InputError, match="nothing to learn from"):
+        check(config)
+
+
+def test_a_configuration_of_ones_own_must_have_every_key_and_no_other():
+    config = default_config().unlock()
+    config.model.dropout = 0.5
+    with pytest.raises(InputError, match=r"no configuration key 'model\.dropout'"):
+        check(config)
+    config = default_config().unlock()
+    del config.model.norm
+    with pytest.raises(InputError, match=r"lacks 'model\.norm'"):
+        check(config)
+
+
+def test_a_work_directory_of_another_configuration_is_refused(tmp_path):
+    config = default_config()
+    (tmp_path / "config.json").write_text(json.dumps(as_json(config)))
+    check_same(config, tmp_path)
+    config.num_devices, config.data.data_dir = 4, "elsewhere"  # not what is computed
+    check_same(config, tmp_path)
+    config.model.norm, config.seed = "bn", 3
+    with pytest.raises(InputError) as error:
+        check_same(config, tmp_path)
+    assert "model.norm was 'mbn' and is now 'bn'" in str(error.value)
+    assert "seed was 0 and is now 3" in str(error.value)
+
+
+def test_the_configuration_of_a_work_directory_reads_back_the_same(tmp_path):
+    config = default_config()
+    config.data.image_size = (48, 24)
+    (tmp_path / "config.json").write_text(json.dumps(as_json(config)))
+    assert configuration.read_config(tmp_path).to_dict() == config.to_dict()
+
+
+def test_another_directory_is_not_taken_for_a_work_directory(tmp_path):
+    with pytest.raises(InputError, match="not a work directory"):
+        configuration.read_config(tmp_path)

@@ -1,0 +1,75 @@
+"""Schedules and optimisers against the formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mbn_jax.training.config import default_config
+from mbn_jax.training.optimizer import learning_rate, make_optimizer
+
+
+def settings(**changes):
+    config = default_config().optimizer
+    with config.unlocked():
+        config.update(
+            {"learning_rate": 0.4, "warmup_steps": 4, "decay_steps": (10, 20), **changes}
+        )
+    return config
+
+
+def test_warm_up_rises_in_equal_steps_to_the_peak():
+    rate = learning_rate(settings(), 100)
+    np.testing.assert_allclose([rate(i) for i in range(4)], [0.1, 0.2, 0.3, 0.4])
+
+
+def test_cosine_falls_from_the_peak_to_zero_at_the_end():
+    rate = learning_rate(settings(), 104)
+    np.testing.assert_allclose(
+        [rate(4), rate(54), rate(104)], [0.4, 0.2, 0.0], atol=1e-7
+    )
+
+
+def test_steps_multiply_by_the_factor_where_they_are():
+    rate = learning_rate(settings(schedule="step"), 100)
+    np.testing.assert_allclose(
+        [rate(i) for i in (5, 9, 11, 19, 21)], [0.4, 0.4, 0.04, 0.04, 0.004], rtol=1e-6
+    )
+
+
+def test_without_warm_up_the_first_step_has_the_peak():
+    rate = learning_rate(settings(warmup_steps=0, schedule="constant"), 100)
+    np.testing.assert_allclose([rate(0), rate(99)], 0.4)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_the_backbone_factor_scales_the_updates_of_the_backbone_alone(name):
+    params = {"backbone": {"w": jnp.ones(3)}, "neck": {"w": jnp.ones(3)}}
+    gradients = jax.tree.map(lambda p: 0.5 * p, params)
+    updates = {}
+    for factor in (1.0, 0.1):
+        optimizer = make_optimizer(settings(name=name, backbone_factor=factor), 100)
+        updates[factor], _ = optimizer.update(
+            gradients, optimizer.init(params), params
+        )
+    np.testing.assert_allclose(
+        updates[0.1]["backbone"]["w"], 0.1 * updates[1.0]["backbone"]["w"], rtol=1e-6
+    )
+    np.testing.assert_array_equal(updates[0.1]["neck"]["w"], updates[1.0]["neck"]["w"])
+
+
+def test_sgd_is_nesterov_momentum_on_the_gradient_plus_weight_decay():
+    config = settings(
+        name="sgd", schedule="constant", warmup_steps=0, weight_decay=0.1, momentum=0.9
+    )
+    optimizer = make_optimizer(config, 100)
+    weight, velocity = 2.0, 0.0
+    params = {"w": jnp.asarray(weight)}
+    state = optimizer.init(params)
+    for _ in range(3):
+        updates, state = optimizer.update({"w": jnp.asarray(0.5)}, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        gradient = 0.5 + 0.1 * weight
+        velocity = 0.9 * velocity + gradient
+        weight -= 0.4 * (gradient + 0.9 * velocity)
+    np.testing.assert_allclose(params["w"], weight, rtol=1e-6)
