@@ -35,10 +35,10 @@ class SyntheticConfig(tfds.core.BuilderConfig):
     """
 
     kind: str = "nir"
-    train: int = 100
+    train: int = 240
     val: int = 16
     test: int = 40
-    images: int = 4
+    images: int = 3
     seed: int = 0
 
     @property
@@ -64,12 +64,14 @@ DEFAULT_CONFIGS = (
     SyntheticConfig(
         name="nir",
         kind="nir",
-        images=4,
+        train=240,
+        images=3,
         description="Four visible and two near-infrared cameras, after SYSU-MM01.",
     ),
     SyntheticConfig(
         name="thermal",
         kind="thermal",
+        train=160,
         images=10,
         description="One visible and one thermal camera, after RegDB.",
     ),

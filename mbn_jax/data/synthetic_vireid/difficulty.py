@@ -22,24 +22,26 @@ class Difficulty:
       occlusion: fraction of images with an object in front of the person.
       exposure: standard deviation of the logarithm of the exposure.
       colour_cast: standard deviation of the logarithm of each colour gain.
+      clutter: contrast of the background, 1 as the place was drawn.
       light: strength of the directed light, from image to image.
       noise: factor on the noise of the cameras.
       blur: factor on the blur of the cameras.
     """
 
-    yaw_degrees: float = 14.0
-    side_views: float = 0.4
-    stride_degrees: float = 27.0
+    yaw_degrees: float = 9.0
+    side_views: float = 0.34
+    stride_degrees: float = 22.0
     standing: float = 0.25
-    crop_scale: float = 0.05
-    crop_shift: float = 0.03
-    crop_follows_person: float = 0.5
-    occlusion: float = 0.15
-    exposure: float = 0.18
-    colour_cast: float = 0.05
-    light: float = 1.0
-    noise: float = 1.0
-    blur: float = 1.0
+    crop_scale: float = 0.035
+    crop_shift: float = 0.02
+    crop_follows_person: float = 0.4
+    occlusion: float = 0.08
+    exposure: float = 0.12
+    colour_cast: float = 0.04
+    clutter: float = 0.5
+    light: float = 0.7
+    noise: float = 0.6
+    blur: float = 0.8
 
 
 DEFAULT = Difficulty()

@@ -185,7 +185,7 @@ def _body(rng: Rng) -> Body:
         leg=float(rng.uniform(0.475, 0.525)),
         shoulder=height * float(rng.uniform(0.092, 0.122)),
         hip=height * float(rng.uniform(0.082, 0.108)),
-        girth=float(np.exp(rng.normal(0.0, 0.17))),
+        girth=float(np.exp(rng.normal(0.0, 0.22))),
         head=height * float(rng.uniform(0.062, 0.072)),
         skin=skin,
     )
@@ -216,13 +216,28 @@ def _hair(rng: Rng) -> Hair:
 
 
 def _fabric(rng: Rng, patterns: dict[PatternKind, int]) -> Fabric:
-    ground, print_ = dyed(rng), dyed(rng)
+    ground = dyed(rng)
     return Fabric(
         ground=ground,
-        # A dye changes the light that a cloth reflects, not how warm it keeps.
-        print=dataclasses.replace(print_, insulation=ground.insulation),
+        print=_second_dye(rng, ground),
         pattern=_choose(rng, patterns),
-        period=float(rng.uniform(0.1, 0.2)),
+        period=float(rng.uniform(0.09, 0.24)),
+    )
+
+
+def _second_dye(rng: Rng, ground: Material) -> Material:
+    """A dye that the eye tells from the ground, and mostly the infrared camera too.
+
+    The two choices are made apart: what looks alike in one light may differ in the
+    other, and how a dye looks in one says nothing about the other.
+    """
+    colours = [dyed(rng).colour for _ in range(4)]
+    reflectances = [dyed(rng).near_infrared for _ in range(2)]
+    return Material(
+        colour=max(colours, key=lambda c: abs(sum(c) - sum(ground.colour))),
+        near_infrared=max(reflectances, key=lambda r: abs(r - ground.near_infrared)),
+        # A dye changes the light that a cloth reflects, not how warm it keeps.
+        insulation=ground.insulation,
     )
 
 
@@ -230,11 +245,11 @@ def _upper(rng: Rng) -> Upper:
     fabric = _fabric(
         rng,
         {
-            "plain": 6,
+            "plain": 4,
             "hoops": 3,
-            "stripes": 2,
+            "stripes": 3,
             "checks": 2,
-            "dots": 1,
+            "dots": 2,
             "block": 3,
             "logo": 3,
         },
@@ -251,7 +266,7 @@ def _upper(rng: Rng) -> Upper:
 
 def _lower(rng: Rng) -> Lower:
     fabric = _fabric(
-        rng, {"plain": 9, "hoops": 1, "stripes": 1, "checks": 2, "side_stripe": 3}
+        rng, {"plain": 6, "hoops": 2, "stripes": 2, "checks": 2, "side_stripe": 3}
     )
     return Lower(
         fabric=fabric,

@@ -58,7 +58,7 @@ def render(
     labels, relief = paint(who, pose, view, _obstacle(rng, difficulty))
     table = sensor.appearance(materials(who, _dull(rng)), camera)
     light = sensor.draw_light(rng, difficulty)
-    background = _background(rng, seed, camera, view)
+    background = _background(rng, seed, camera, view, difficulty.clutter)
     if camera.sensor == "visible":
         background = background * _shadow(view, light)
     radiance = sensor.expose(
@@ -126,13 +126,17 @@ def _frame(
     return View(pose.yaw, elevation, CANVAS[0] / box, (column, row))
 
 
-def _background(rng: Rng, seed: int, camera: Camera, view: View) -> np.ndarray:
+def _background(
+    rng: Rng, seed: int, camera: Camera, view: View, clutter: float
+) -> np.ndarray:
     """A window of the place, its floor under the feet."""
     place = scene.draw_place(seed, camera.place)[camera.sensor]
     left = int(rng.integers(0, scene.COLUMNS - CANVAS[1]))
     feet = int(rng.uniform(scene.FLOOR_ROW + 30, scene.FLOOR_ROW + 130))
     top = min(max(feet - int(view.origin[1]), 0), scene.ROWS - CANVAS[0])
-    return place[top : top + CANVAS[0], left : left + CANVAS[1]]
+    window = place[top : top + CANVAS[0], left : left + CANVAS[1]]
+    mean = window.mean(axis=(0, 1))
+    return (mean + np.float32(clutter) * (window - mean)).astype(np.float32)
 
 
 def _shadow(view: View, light: sensor.Light) -> np.ndarray:
