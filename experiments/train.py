@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation import format_table
@@ -22,13 +21,8 @@ from mbn_jax.training import config as configuration
 from mbn_jax.training.loop import train
 from mbn_jax.training.mesh import request_cpu_devices
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    str(Path(__file__).parent / "configs" / "quick.py"),
-    "file whose get_config() returns the configuration; the keys and their defaults "
-    "are:\n" + configuration.describe(),
-    lock_config=True,
-)
+_CONFIG = configuration.define_flag(Path(__file__).parent / "configs" / "quick.py")
+flags.adopt_module_key_flags(configuration)  # for --help
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "directory of the run, made if need be", required=True
 )

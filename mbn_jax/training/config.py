@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 from mbn_jax.errors import InputError
 
@@ -229,38 +229,46 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """A parser for `absl.app.run` whose errors are one sentence, without a traceback.
+def define_flag(default: Path) -> flags.FlagHolder[ConfigDict]:
+    """Defines `--config=FILE` and `--config.key=value`.
 
-    A wrong key would otherwise surface as an exception from inside the parser, and a
-    configuration file that does not load only at the first access to its value.
+    An unknown key ends the program with one sentence here already: ml_collections looks
+    the keys up while the flag is being defined.
+
+    Args:
+      default: the file to read where the flag is not given.
     """
     known = flatten(default_config().to_dict())
-    for argument in argv[1:]:
+    for argument in sys.argv[1:]:
         key = argument.partition("=")[0].lstrip("-")
         if key.startswith("config.") and key.removeprefix("config.") not in known:
             sys.exit(f"error: {_unknown(key.removeprefix('config.'))}")
+    keys = "\n".join(f"--config.{key}={value!r}" for key, value in known.items())
+    return config_flags.DEFINE_config_file(
+        "config",
+        str(default),
+        "file whose get_config() returns the configuration; every key can be given on "
+        f"its own, too; they and their defaults are:\n{keys}",
+        lock_config=True,
+    )
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """A parser for `absl.app.run` whose errors are one sentence each."""
     try:
         arguments = flags.FLAGS(list(argv))
+        # A configuration file that failed to load says so when it is first used.
         flags.FLAGS.config.keys()
     except InputError as error:
         sys.exit(f"error: {error}")
     except flags.Error as error:
-        sys.exit(f"error: {error} (--help lists the flags)")
+        sys.exit(f"error: {' '.join(str(error).split())} (--help lists the flags)")
     except Exception as error:
         sys.exit(
             "error: the configuration cannot be read from the file and the overrides "
-            f"given ({type(error).__name__}: {error})"
+            f"given ({type(error).__name__}: {' '.join(str(error).split())})"
         )
     return arguments
-
-
-def describe() -> str:
-    """All keys with their defaults, a line each, for `--help`."""
-    return "\n".join(
-        f"--config.{key}={value!r}"
-        for key, value in flatten(default_config().to_dict()).items()
-    )
 
 
 def _unknown(key: str) -> str:

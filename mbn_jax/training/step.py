@@ -142,7 +142,7 @@ def make_train_step(
         gradients, (batch_stats, metrics) = jax.grad(objective, has_aux=True)(
             state.params
         )
-        metrics["gradient_norm"] = optax.global_norm(gradients)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         state = ModelState(
             step=state.step + 1,

@@ -13,7 +13,12 @@ def settings(**changes):
     config = default_config().optimizer
     with config.unlocked():
         config.update(
-            {"learning_rate": 0.4, "warmup_steps": 4, "decay_steps": (10, 20), **changes}
+            {
+                "learning_rate": 0.4,
+                "warmup_steps": 4,
+                "decay_steps": (10, 20),
+                **changes,
+            }
         )
     return config
 
@@ -49,9 +54,7 @@ def test_the_backbone_factor_scales_the_updates_of_the_backbone_alone(name):
     updates = {}
     for factor in (1.0, 0.1):
         optimizer = make_optimizer(settings(name=name, backbone_factor=factor), 100)
-        updates[factor], _ = optimizer.update(
-            gradients, optimizer.init(params), params
-        )
+        updates[factor], _ = optimizer.update(gradients, optimizer.init(params), params)
     np.testing.assert_allclose(
         updates[0.1]["backbone"]["w"], 0.1 * updates[1.0]["backbone"]["w"], rtol=1e-6
     )

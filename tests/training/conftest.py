@@ -1,0 +1,38 @@
+"""A run that is as small as a run can be."""
+
+import pytest
+
+from mbn_jax.training.config import default_config
+from mbn_jax.training.loop import train
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+def small_config(data_dir):
+    """Six steps, a validation every two, sixteen images a batch, four features."""
+    config = default_config()
+    config.num_steps, config.eval_every, config.log_every = 6, 2, 1
+    config.num_devices = 1
+    config.data.dataset = "synthetic_vireid/nir-6-2-2-x2"
+    config.data.data_dir = str(data_dir)
+    config.data.image_size = (32, 16)
+    config.batch.num_identities, config.batch.num_images = 4, 2
+    config.model.width = 1 / 16
+    config.optimizer.warmup_steps = 2
+    config.optimizer.learning_rate = 0.02
+    return config
+
+
+@pytest.fixture
+def config(data_dir):
+    return small_config(data_dir)
+
+
+@pytest.fixture(scope="session")
+def finished(data_dir, tmp_path_factory):
+    """The work directory of a finished run, which tests only read, and its results."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    return workdir, train(small_config(data_dir), workdir)

@@ -1,0 +1,140 @@
+"""Mistakes: one clear sentence, exit status 1, and the work directory as it was."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mbn_jax.data import datasets
+from mbn_jax.errors import InputError
+from mbn_jax.training.loop import train
+
+TRAIN = Path(__file__).parents[2] / "experiments" / "train.py"
+
+
+def refused(config, workdir, message):
+    """Starts the run and expects a refusal that leaves the directory as it was."""
+    before = snapshot(workdir)
+    with pytest.raises(InputError, match=message) as error:
+        train(config, workdir)
+    assert "\n" not in str(error.value)
+    assert snapshot(workdir) == before
+
+
+def snapshot(directory):
+    """Every file below a directory with its content; None if there is no directory."""
+    if not directory.exists():
+        return None
+    return {p: p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.model.detph=50", "did you mean 'model.depth'?"),
+        ("--config.lerning_rate=1", "did you mean 'optimizer.learning_rate'?"),
+        ("--config.num_steps=many", "num_steps"),
+        ("--config.model.norm=gn", "config.model.norm is 'gn', expected mbn or bn"),
+        ("--config=/no/such/file.py", "/no/such/file.py"),
+        ("--wrokdir=x", "wrokdir"),
+        ("surplus", "surplus"),
+    ],
+)
+def test_a_wrong_flag_is_one_sentence_and_exit_status_one(flag, message, tmp_path):
+    process = subprocess.run(
+        [sys.executable, TRAIN, f"--workdir={tmp_path / 'run'}", flag],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert process.returncode == 1
+    assert process.stderr.startswith("error: ")
+    assert process.stderr.count("\n") == 1, process.stderr
+    assert message in process.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_data_directory_that_cannot_be_written(config, tmp_path):
+    (tmp_path / "file").touch()
+    config.data.data_dir = str(tmp_path / "file" / "data")
+    refused(config, tmp_path / "run", "data directory .* cannot be written")
+
+
+def test_a_work_directory_that_cannot_be_written(config, tmp_path):
+    (tmp_path / "file").touch()
+    refused(config, tmp_path / "file" / "run", "work directory .* cannot be written")
+
+
+def test_more_identities_in_a_batch_than_there_are(config, tmp_path):
+    config.batch.num_identities = 7
+    refused(config, tmp_path / "run", "7 identities .* 6 identities")
+
+
+def test_a_batch_that_does_not_divide_over_the_devices(config, tmp_path):
+    config.batch.num_identities, config.num_devices = 3, 8
+    refused(config, tmp_path / "run", "batch of 12 images .* over 8 devices")
+
+
+def test_more_devices_than_there_are(config, tmp_path):
+    config.num_devices = 9
+    refused(config, tmp_path / "run", "num_devices is 9, but JAX found 8")
+
+
+def test_a_work_directory_of_another_configuration(config, finished):
+    config.model.norm = "bn"
+    refused(config, finished[0], "model.norm was 'mbn' and is now 'bn'")
+
+
+def test_an_image_that_cannot_be_decoded(config, tmp_path, monkeypatch):
+    load_split = datasets.load_split
+
+    class Damaged:
+        def __init__(self, source):
+            self.source = source
+
+        def __getitem__(self, index):
+            record = dict(self.source[index])
+            return record | {"image": record["image"][:100]} if index == 5 else record
+
+    def load_damaged(dataset, split, data_dir):
+        loaded = load_split(dataset, split, data_dir)
+        object.__setattr__(loaded, "source", Damaged(loaded.source))
+        return loaded
+
+    monkeypatch.setattr("mbn_jax.training.loop.load_split", load_damaged)
+    name = load_split(config.data.dataset, "train", config.data.data_dir).image_name[5]
+    refused(config, tmp_path / "run", name)
+
+
+def test_a_loss_that_is_not_finite_before_the_first_checkpoint(config, tmp_path):
+    config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e30, 0
+    refused(config, tmp_path / "run", "at step [23]; there was no checkpoint yet")
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
+    config, tmp_path, monkeypatch
+):
+    from mbn_jax.training import loop
+
+    make_train_step = loop.make_train_step
+
+    def breaking(*arguments):
+        step = make_train_step(*arguments)
+
+        def run(state, batch):
+            done = int(state.step)
+            state, metrics = step(state, batch)
+            return state, metrics | ({"loss": np.nan} if done == 4 else {})
+
+        return run
+
+    monkeypatch.setattr(loop, "make_train_step", breaking)
+    workdir = tmp_path / "run"
+    with pytest.raises(InputError, match="nan at step 5; the checkpoint of step 4 "):
+        train(config, workdir)
+    kept = {p.name for p in (workdir / "checkpoints").iterdir()}
+    assert kept == {"2", "4"}
+    monkeypatch.undo()
+    assert train(config, workdir)["figures"]["last"]["step"] == 6
