@@ -35,7 +35,7 @@ class SyntheticConfig(tfds.core.BuilderConfig):
     """
 
     kind: str = "nir"
-    train: int = 240
+    train: int = 300
     val: int = 16
     test: int = 40
     images: int = 3
@@ -64,14 +64,14 @@ DEFAULT_CONFIGS = (
     SyntheticConfig(
         name="nir",
         kind="nir",
-        train=240,
+        train=300,
         images=3,
         description="Four visible and two near-infrared cameras, after SYSU-MM01.",
     ),
     SyntheticConfig(
         name="thermal",
         kind="thermal",
-        train=160,
+        train=180,
         images=10,
         description="One visible and one thermal camera, after RegDB.",
     ),

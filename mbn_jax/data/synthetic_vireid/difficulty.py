@@ -28,20 +28,20 @@ class Difficulty:
       blur: factor on the blur of the cameras.
     """
 
-    yaw_degrees: float = 9.0
-    side_views: float = 0.34
-    stride_degrees: float = 22.0
+    yaw_degrees: float = 8.0
+    side_views: float = 0.3
+    stride_degrees: float = 20.0
     standing: float = 0.25
-    crop_scale: float = 0.035
-    crop_shift: float = 0.02
-    crop_follows_person: float = 0.4
-    occlusion: float = 0.08
-    exposure: float = 0.12
-    colour_cast: float = 0.04
+    crop_scale: float = 0.03
+    crop_shift: float = 0.015
+    crop_follows_person: float = 0.3
+    occlusion: float = 0.06
+    exposure: float = 0.1
+    colour_cast: float = 0.03
     clutter: float = 0.5
-    light: float = 0.7
-    noise: float = 0.6
-    blur: float = 0.8
+    light: float = 0.6
+    noise: float = 0.5
+    blur: float = 0.7
 
 
 DEFAULT = Difficulty()
