@@ -71,7 +71,7 @@ DEFAULT_CONFIGS = (
     SyntheticConfig(
         name="thermal",
         kind="thermal",
-        train=180,
+        train=240,
         images=10,
         description="One visible and one thermal camera, after RegDB.",
     ),
