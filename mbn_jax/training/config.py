@@ -63,15 +63,15 @@ def default_config() -> ConfigDict:
     """The quick run, locked: an unknown key is an error."""
     config = ConfigDict()
     config.seed = 0  # of weights, batches and augmentation
-    config.num_steps = 600
+    config.num_steps = 800
     config.num_devices = 0  # 0: all; on a CPU, n makes n devices of it
     config.log_every = 10  # steps
-    config.eval_every = 100  # steps between validations; each is a checkpoint, too
+    config.eval_every = 200  # steps between validations; each is a checkpoint, too
 
     config.data = ConfigDict()
     config.data.dataset = "synthetic_vireid/nir"
     config.data.data_dir = "data"
-    config.data.image_size = (128, 64)  # height, width
+    config.data.image_size = (96, 48)  # height, width
     config.data.num_threads = 2  # that decode
 
     config.batch = ConfigDict()
@@ -79,17 +79,17 @@ def default_config() -> ConfigDict:
     config.batch.num_images = 4  # K, of each modality
 
     config.augmentation = ConfigDict()
-    config.augmentation.pad = 6  # pixels on each side before cropping
+    config.augmentation.pad = 4  # pixels on each side before cropping
     config.augmentation.flip = 0.5  # probability
-    config.augmentation.erase = 0.5  # probability
-    config.augmentation.jitter = 0.2  # strength of brightness, contrast, saturation
+    config.augmentation.erase = 0.0  # probability
+    config.augmentation.jitter = 0.5  # strength of brightness, contrast, saturation
 
     config.model = ConfigDict()
     config.model.depth = 18
     config.model.width = 0.25
     config.model.norm = "mbn"  # or "bn"
     config.model.share_affine = True
-    config.model.last_stride = 1
+    config.model.last_stride = 2  # 1 is finer and costs half as much again
     config.model.momentum = 0.9  # of the running statistics
     config.model.dtype = "float32"  # or "bfloat16"
 
@@ -101,15 +101,15 @@ def default_config() -> ConfigDict:
     config.loss.margin = 0.3  # of "triplet"
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"  # or "adamw"
-    config.optimizer.learning_rate = 0.1
+    config.optimizer.name = "adamw"  # or "sgd"
+    config.optimizer.learning_rate = 3e-3
     config.optimizer.backbone_factor = 1.0  # times the learning rate
-    config.optimizer.momentum = 0.9
-    config.optimizer.nesterov = True
-    config.optimizer.weight_decay = 5e-4
+    config.optimizer.momentum = 0.9  # of "sgd"
+    config.optimizer.nesterov = True  # of "sgd"
+    config.optimizer.weight_decay = 1e-3
     config.optimizer.schedule = "cosine"  # or "step", "constant"
     config.optimizer.warmup_steps = 50
-    config.optimizer.decay_steps = (300, 500)  # of "step"
+    config.optimizer.decay_steps = (400, 600)  # of "step"
     config.optimizer.decay_factor = 0.1  # of "step"
     return config.lock()
 
