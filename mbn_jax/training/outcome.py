@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mbn_jax.analysis.ranked_lists import illustrate
+from mbn_jax.analysis.ranked_lists import draw_ranked_lists, illustrate
 from mbn_jax.analysis.report import write_report
 from mbn_jax.data.datasets import Split
 from mbn_jax.data.pipeline import load_images
@@ -41,7 +41,7 @@ def write_outcome(
     best: tuple[int, np.ndarray],
     untrained: np.ndarray,
 ) -> dict[str, Any]:
-    """Evaluates, and writes `results.json` and `report/index.html`.
+    """Evaluates, and writes `results.json`, `report/index.html` and its pictures.
 
     Args:
       workdir: of the run.
@@ -68,16 +68,18 @@ def write_outcome(
     os.replace(temporary, workdir / "results.json")
 
     pictures = functools.partial(load_images, split, image_size=_PICTURE_SIZE)
-    write_report(
-        workdir,
-        {
-            protocol.name: illustrate(
-                ranked_list(last[1], *labels, protocol=protocol),
-                pictures,
-                split.identity,
-                split.camera,
-            )
-            for protocol in EMBEDDED_PROTOCOLS
-        },
-    )
+    rankings = {
+        protocol: illustrate(
+            ranked_list(last[1], *labels, protocol=protocol),
+            pictures,
+            split.identity,
+            split.camera,
+        )
+        for protocol in EMBEDDED_PROTOCOLS
+    }
+    write_report(workdir, {protocol.name: r for protocol, r in rankings.items()})
+    for protocol, lists in rankings.items():
+        title = f"{split.dataset}, {protocol.title}, step {last[0]}"
+        figure = draw_ranked_lists(lists, title)
+        figure.savefig(workdir / "report" / f"{protocol.name}.png", dpi=80)
     return results
