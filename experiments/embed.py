@@ -17,11 +17,12 @@ the ranked lists (query, then the ten most similar) is written:
 
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 
 import mbn_jax
 from mbn_jax.analysis import own_pictures
 from mbn_jax.errors import InputError
+from mbn_jax.training.config import parse_flags
 
 _MODALITIES = {"visible": 0, "infrared": 1}
 
@@ -47,7 +48,8 @@ _RANKED_LIST = flags.DEFINE_string(
 def main(argv: list[str]) -> None:
     """Embeds, and ranks if there is a gallery."""
     if len(argv) > 1:
-        raise app.UsageError(f"{argv[1]} is not a flag; folders follow --images=.")
+        sys.exit(f"error: {argv[1]!r} is not a flag; folders follow --images=.")
+    logging.set_verbosity(logging.WARNING)
     try:
         own_pictures.check_places([_IMAGES.value], [_OUTPUT.value])
         if _GALLERY.value:
@@ -73,4 +75,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -257,8 +257,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     """A parser for `absl.app.run` whose errors are one sentence each."""
     try:
         arguments = flags.FLAGS(list(argv))
-        # A configuration file that failed to load says so when it is first used.
-        flags.FLAGS.config.keys()
+        if "config" in flags.FLAGS:
+            # A configuration file that failed to load says so when it is first used.
+            flags.FLAGS.config.keys()
     except InputError as error:
         sys.exit(f"error: {error}")
     except flags.Error as error:
