@@ -32,7 +32,9 @@ def main(argv: list[str]) -> None:
     """Runs the training that the flags describe."""
     if argv[1:]:
         sys.exit(f"error: unexpected argument {argv[1]!r}, expected --flag=value")
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)
+    if not _WORKDIR.value:
+        sys.exit("error: --workdir is empty, expected a directory for the run")
     workdir = Path(_WORKDIR.value)
     try:
         request_cpu_devices(_CONFIG.value.num_devices)

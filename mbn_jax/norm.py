@@ -1,11 +1,13 @@
 """Modality Batch Normalization: every modality is normalised by its own statistics."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax.linen.dtypes import canonicalize_dtype
 from flax.typing import Dtype, Initializer
@@ -74,8 +76,6 @@ class ModalityBatchNorm(nn.Module):
 
     Reference: Li, Qi, Chen, Zhou, "Bridging the Distribution Gap of Visible-Infrared
     Person Re-identification with Modality Batch Normalization", arXiv 2103.04778.
-    Whether the paper shares $\gamma$ and $\beta$ between modalities could not be
-    verified; `share_affine` offers both.
 
     Attributes:
       use_running_average: normalise by the stored statistics instead of the batch's.
@@ -90,8 +90,8 @@ class ModalityBatchNorm(nn.Module):
       scale_init: initialiser of $\gamma$.
       axis_name: mapped axis to reduce over, for pmap and shard_map only.
       axis_index_groups: groups of indices within that axis to reduce over separately.
-      force_float32_reductions: accumulate in float32 at least. If false, statistics
-        are accumulated in the type of the input and stored as `param_dtype`.
+      force_float32_reductions: accumulate in float32 at least. If false, sums are in
+        the type of the input.
       num_modalities: number of modalities.
       share_affine: one $\gamma$ and $\beta$ of shape `(C,)` for all modalities, or one
         per modality, `(num_modalities, C)`.
@@ -139,15 +139,15 @@ class ModalityBatchNorm(nn.Module):
         use_running_average = nn.merge_param(
             "use_running_average", self.use_running_average, use_running_average
         )
+        x = jnp.asarray(x)
         axis = _channel_axis(x, self.axis)
         member = _membership(x, modality, self.num_modalities)
         table_shape = (self.num_modalities, x.shape[axis])
-        stats_dtype = jnp.float32 if self.force_float32_reductions else self.param_dtype
 
         ra_mean = self.variable(
-            "batch_stats", "mean", jnp.zeros, table_shape, stats_dtype
+            "batch_stats", "mean", jnp.zeros, table_shape, jnp.float32
         )
-        ra_var = self.variable("batch_stats", "var", jnp.ones, table_shape, stats_dtype)
+        ra_var = self.variable("batch_stats", "var", jnp.ones, table_shape, jnp.float32)
 
         hidden = None
         if mask is not None:
@@ -230,6 +230,7 @@ def modality_moments(
     Raises:
       ValueError: if shapes or types do not fit, or `axis` is the sample axis.
     """
+    x = jnp.asarray(x)
     axis = _channel_axis(x, axis)
     pivot, offset, var, count = _shifted_moments(
         x,
@@ -272,18 +273,20 @@ def _shifted_moments(
     if force_float32:
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
+    # A float16 cannot count beyond 65,504.
+    count_dtype = jnp.promote_types(x.dtype, jnp.float32)
     positions = tuple(i for i in range(1, x.ndim) if i != axis)
 
     def reduce(where: jax.Array | None, *values: jax.Array) -> jax.Array:
         """Arrays of the shape of x to their sums and the count, (K + 1, M, C)."""
         if where is None:
             sums = [jnp.sum(v, positions) for v in values]
-            number = values[0].size // sums[0].size
-            counts = jnp.full_like(sums[0], number)
+            number = math.prod(values[0].shape[i] for i in positions)
+            counts = jnp.full(sums[0].shape, number, count_dtype)
         else:
             where = jnp.broadcast_to(where, values[0].shape)
             sums = [jnp.sum(v, positions, where=where) for v in values]
-            counts = jnp.sum(where, positions, dtype=x.dtype)
+            counts = jnp.sum(where, positions, dtype=count_dtype)
         per_sample = jnp.stack([*sums, counts])[:, :, None, :]  # (K + 1, B, 1, C)
         per_modality = jnp.where(member[None, :, :, None], per_sample, 0).sum(1)
         if axis_name is None:
@@ -316,14 +319,16 @@ def _few_positions(shape: Sequence[int], axis: int) -> tuple[slice, ...]:
 
 def _membership(x: jax.Array, modality: jax.Array, num_modalities: int) -> jax.Array:
     """Bool (B, M): the modality of each sample; out of range is a row without True."""
-    modality = jnp.asarray(modality)
+    if not isinstance(modality, jax.Array):
+        # Compared in NumPy: JAX would wrap 64-bit indices, and 2**32 would be visible.
+        modality = np.asarray(modality)
     if modality.shape != x.shape[:1] or not jnp.issubdtype(modality.dtype, jnp.integer):
         raise ValueError(
             f"modality is {modality.dtype}{list(modality.shape)}, expected one integer "
             f"per sample, of shape {list(x.shape[:1])}, for an input of shape "
             f"{list(x.shape)}."
         )
-    return modality[:, None] == jnp.arange(num_modalities)[None, :]
+    return jnp.asarray(modality[:, None] == np.arange(num_modalities)[None, :])
 
 
 def _channel_axis(x: jax.Array, axis: int) -> int:

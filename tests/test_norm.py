@@ -190,10 +190,11 @@ def test_masked_nan_leaks_neither_into_values_nor_into_gradients(bad):
     assert np.isfinite(y[2, 0]).all()
 
 
-@pytest.mark.parametrize("wrong", [-1, 2, 2**31 - 1])
+@pytest.mark.parametrize("wrong", [-1, 2, 2**31 - 1, 2**32])
 @pytest.mark.parametrize("content", [1.0, np.nan])
 def test_wrong_modality_is_nan_and_touches_nothing_else(wrong, content):
     layer, variables, x, modality = make()
+    modality = modality.astype(np.int64)
     modality[3], x[3] = wrong, content
     keep = np.arange(6) != 3
     y, after = train(layer, variables, x, modality)
@@ -394,3 +395,10 @@ def test_pmap_over_eight_devices_equals_one_device():
 def test_misuse_is_refused_in_one_sentence(x, modality, arguments, message):
     with pytest.raises(ValueError, match=message):
         modality_moments(jnp.ones(x), modality, **arguments)
+
+
+def test_an_empty_batch_changes_nothing():
+    layer, variables, _, _ = make()
+    y, after = train(layer, variables, np.zeros((0, 5, 4, 3)), np.zeros(0, np.int32))
+    assert y.shape == (0, 5, 4, 3)
+    jax.tree.map(np.testing.assert_array_equal, after, variables)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from mbn_jax.analysis.page import write_atomically
 from mbn_jax.analysis.ranked_lists import RankedList, draw_ranked_lists
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.folder import embed_folder, find_images, read_images
 from mbn_jax.evaluation.ranking import nearest
+from mbn_jax.files import write_atomically
 
 _MOST_LISTS = 10
 

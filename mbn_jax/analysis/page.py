@@ -2,10 +2,7 @@
 
 import base64
 import html
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -107,20 +104,3 @@ def table(
         lines.append(f"<tr{emphasis}><th>{html.escape(name)}</th>{values}</tr>")
     lines.append("</tbody></table></div>")
     return "".join(lines)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a whole file or none: a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        # mkstemp makes files that only their owner may read.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mbn_jax.analysis.curves import cmc_curves, training_curves, validation_curve
-from mbn_jax.analysis.page import image_tag, page, table, write_atomically
+from mbn_jax.analysis.page import image_tag, page, table
 from mbn_jax.analysis.ranked_lists import RankedList, draw_ranked_lists, verdict
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.ranking import SELECTION
 from mbn_jax.evaluation.table import COLUMNS, TITLES, row_title
+from mbn_jax.files import read_json, write_atomically
 
 __all__ = ["RankedList", "draw_ranked_lists", "write_report"]
 
@@ -49,8 +50,8 @@ def write_report(
         InputError: a file is missing or is not what training writes.
     """
     workdir = Path(workdir)
-    config = _read_json(workdir / "config.json")
-    results = _read_json(workdir / "results.json")
+    config = read_json(workdir / "config.json")
+    results = read_json(workdir / "results.json")
     lines = _read_metrics(workdir / "metrics.jsonl")
     title = f"{results['dataset']}: finding people across modalities"
     body = [
@@ -206,18 +207,6 @@ def _title(direction: str) -> str:
 
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(
-            f"There is no {path}: a report is made of a work directory in which a "
-            "training run has ended."
-        ) from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON ({error}): train again.") from None
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -119,6 +119,8 @@ def _prepared_builder(dataset: str, data_dir: str | os.PathLike) -> Any:
             download_config=tfds.download.DownloadConfig(try_download_gcs=False),
         )
     except OSError as error:
+        if builder.data_path.exists():  # another run was preparing it, too, and won
+            return builder
         raise InputError(
             f"The data set {dataset} cannot be written to {data_dir}"
             f" ({error.strerror or error}); give a data directory on a disk with room"

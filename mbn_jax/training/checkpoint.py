@@ -145,11 +145,11 @@ def load(
                 f"{workdir} holds no checkpoint yet; train it first with "
                 f"experiments/train.py --workdir {workdir}."
             )
-        named: dict[str | int, str | int] = {
-            "last": steps[-1],
-            "best": checkpoints.best_step(),
-        }
-        step = named.get(checkpoint, checkpoint)
+        step: int | str = checkpoint
+        if checkpoint == "last":
+            step = steps[-1]
+        elif checkpoint == "best":
+            step = checkpoints.best_step()
         if step not in steps:
             raise InputError(
                 f"{workdir} holds no checkpoint {checkpoint!r}; it holds 'last', "

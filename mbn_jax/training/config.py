@@ -16,6 +16,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from mbn_jax.errors import InputError
+from mbn_jax.files import read_json
 
 # What may differ when a run is resumed: where and how fast, not what is computed.
 MACHINE_KEYS = ("num_devices", "log_every", "data.data_dir", "data.num_threads")
@@ -133,16 +134,17 @@ def check(config: ConfigDict) -> None:
         (_AT_LEAST_ONE, "1 or more", lambda v: v >= 1),
         (_NOT_NEGATIVE, "0 or more", lambda v: v >= 0 and math.isfinite(v)),
         (_FRACTIONS, "0 to 1", lambda v: 0 <= v <= 1),
+        (["seed"], f"less than {2**31}", lambda v: v < 2**31),
         (["model.width"], "more than 0", lambda v: v > 0),
         (
             ["data.image_size"],
             "(height, width) of 16 or more pixels",
-            lambda v: len(v) == 2 and min(v) >= 16,
+            lambda v: len(v) == 2 and _are_integers(v) and min(v) >= 16,
         ),
         (
             ["optimizer.decay_steps"],
             "steps in rising order",
-            lambda v: list(v) == sorted(v),
+            lambda v: _are_integers(v) and list(v) == sorted(v),
         ),
     ]
     rules += [
@@ -165,13 +167,18 @@ def check(config: ConfigDict) -> None:
 
 
 def check_same(config: ConfigDict, workdir: Path) -> None:
-    """Refuses to go on in a work directory that another configuration made.
+    """Refuses a directory that is not a run's, or that another configuration made.
 
     Raises:
       InputError: names every key that differs, with both values.
     """
     path = workdir / "config.json"
     if not path.exists():
+        if workdir.is_dir() and any(workdir.iterdir()):
+            raise InputError(
+                f"{workdir} holds files and no config.json, so it is not a work "
+                "directory; choose a --workdir that is empty or does not exist yet."
+            )
         return
     before, now = flatten(read_json(path)), flatten(as_json(config))
     differences = [
@@ -208,14 +215,6 @@ def read_config(workdir: str | Path) -> ConfigDict:
 def as_json(config: ConfigDict) -> dict[str, Any]:
     """The configuration as JSON reads it back: tuples are lists."""
     return json.loads(json.dumps(config.to_dict()))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, or an `InputError` that names the file."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}.") from error
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -276,6 +275,10 @@ def _unknown(key: str) -> str:
     known = flatten(default_config().to_dict())
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
     return f"there is no configuration key {key!r}, did you mean {nearest!r}?"
+
+
+def _are_integers(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int) for value in values)
 
 
 def _show(values: Mapping[str, Any], key: str) -> str:

@@ -1,7 +1,6 @@
 """A run from configuration to report, top to bottom."""
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,11 +17,12 @@ from mbn_jax.data.pipeline import check_images, load_images, train_batches
 from mbn_jax.data.sampling import BalancedSampler
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation import evaluate, extract
+from mbn_jax.files import write_json
 from mbn_jax.training.checkpoint import Checkpoints
 from mbn_jax.training.config import as_json, check, check_same
 from mbn_jax.training.mesh import make_mesh, process_rows, shard
 from mbn_jax.training.metrics import MetricWriter, StepLog, TrainingProgress
-from mbn_jax.training.optimizer import learning_rate, make_optimizer
+from mbn_jax.training.optimizer import make_optimizer
 from mbn_jax.training.outcome import SELECTION_SPLIT, mean_map, write_outcome
 from mbn_jax.training.step import (
     init_state,
@@ -98,12 +98,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
             TrainingProgress(config.num_steps, start, batch_size) as progress,
         ):
             progress.print(_introduction(config, data, sampler, mesh.size, start))
-            log = StepLog(
-                writer,
-                progress,
-                learning_rate(config.optimizer, config.num_steps),
-                config.log_every,
-            )
+            log = StepLog(writer, progress, config.log_every)
             batches = train_batches(
                 data["train"],
                 sampler,
@@ -165,11 +160,8 @@ def _claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
     }
     existed = workdir.exists()
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            temporary = workdir / f"{name}.tmp"
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
-            os.replace(temporary, workdir / name)
+            write_json(workdir / name, content)
     except OSError as error:
         raise InputError(
             f"The work directory {workdir} cannot be written to ({error.strerror}); "

@@ -2,10 +2,10 @@
 
 import json
 import math
-import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,6 +21,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from tensorboardX import SummaryWriter
+
+from mbn_jax.files import write_atomically
 
 
 class MetricWriter:
@@ -40,13 +42,13 @@ class MetricWriter:
                 for line in self._path.read_text().splitlines()
                 if (entry := _parse(line)) and entry["step"] <= start_step
             ]
-        temporary = self._path.with_suffix(".jsonl.tmp")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        os.replace(temporary, self._path)
+        write_atomically(self._path, "".join(line + "\n" for line in kept).encode())
         self._file = self._path.open("a")
-        self._events = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=start_step + 1
+        # Made at the first write: a run that had ended already adds no file.
+        self._new_events = partial(
+            SummaryWriter, str(workdir / "tensorboard"), purge_step=start_step + 1
         )
+        self._events: SummaryWriter | None = None
 
     def __enter__(self) -> Self:
         """Returns itself."""
@@ -60,12 +62,14 @@ class MetricWriter:
     ) -> None:
         """Closes both files."""
         self._file.close()
-        self._events.close()
+        if self._events:
+            self._events.close()
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends the scalars of a step."""
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
         self._file.flush()
+        self._events = self._events or self._new_events()
         for name, value in scalars.items():
             self._events.add_scalar(
                 name if "/" in name else f"train/{name}", value, step
@@ -165,13 +169,11 @@ class StepLog:
         self,
         writer: MetricWriter,
         progress: TrainingProgress,
-        learning_rate: Callable[[int], jax.typing.ArrayLike],
         log_every: int,
     ) -> None:
         """Writes a line for every `log_every` steps, with the means over them."""
         self._writer = writer
         self._progress = progress
-        self._learning_rate = learning_rate
         self._log_every = log_every
         self._running: list[tuple[int, Mapping[str, jax.Array]]] = []
 
@@ -207,6 +209,5 @@ class StepLog:
             name: float(np.mean([metrics[name] for _, metrics in finished]))
             for name in finished[0][1]
         }
-        mean["learning_rate"] = np.asarray(self._learning_rate(step - 1)).item()
         rate = self._progress.update(step, mean["loss"], mean["accuracy"])
         self._writer.write(step, {**mean, "images_per_second": rate})

@@ -1,8 +1,6 @@
 """What a finished run leaves: results.json and the report."""
 
 import functools
-import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from mbn_jax.evaluation import (
     make_results,
     ranked_list,
 )
+from mbn_jax.files import write_json
 
 SELECTION_SPLIT = "val"
 SELECTION = (
@@ -63,9 +62,7 @@ def write_outcome(
         untrained=evaluate(untrained, *labels),
         chance=evaluate_chance(*labels),
     )
-    temporary = workdir / "results.json.tmp"
-    temporary.write_text(json.dumps(results, indent=2) + "\n")
-    os.replace(temporary, workdir / "results.json")
+    write_json(workdir / "results.json", results)
 
     pictures = functools.partial(load_images, split, image_size=_PICTURE_SIZE)
     rankings = {

@@ -14,6 +14,7 @@ from mbn_jax import losses
 from mbn_jax.data.augment import Augmentation, augment, normalise
 from mbn_jax.models.reid import ReID, ReIDOutput
 from mbn_jax.training.mesh import replicated
+from mbn_jax.training.optimizer import learning_rate
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -122,6 +123,7 @@ def make_train_step(
     """
     augmentation = Augmentation(**config.augmentation.to_dict())
     loss_config = config.loss
+    schedule = learning_rate(config.optimizer, config.num_steps)
     key = jax.random.key(config.seed + 1)  # not the stream of the weights
 
     def train_step(state: ModelState, batch: Batch) -> tuple[ModelState, Metrics]:
@@ -143,6 +145,7 @@ def make_train_step(
             state.params
         )
         metrics["gradient_norm"] = optax.tree.norm(gradients)
+        metrics["learning_rate"] = jnp.asarray(schedule(state.step))
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         state = ModelState(
             step=state.step + 1,

@@ -6,11 +6,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from mbn_jax.analysis.page import write_atomically
 from mbn_jax.analysis.ranked_lists import RankedList
 from mbn_jax.analysis.report import write_report
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation import evaluate, evaluate_chance, make_results
+from mbn_jax.files import write_atomically
 
 VOID = {"meta", "img", "br", "wbr"}
 
@@ -154,7 +154,7 @@ def test_a_long_run_keeps_the_page_small(workdir):
 
 def test_a_missing_file_is_named(workdir):
     (workdir / "results.json").unlink()
-    with pytest.raises(InputError, match=r"There is no .*results\.json"):
+    with pytest.raises(InputError, match=r"results\.json cannot be read"):
         write_report(workdir, rankings())
     assert not (workdir / "report").exists()
 

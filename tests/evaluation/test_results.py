@@ -46,7 +46,7 @@ def test_each_direction_takes_its_queries_from_its_modality(labels):
     assert figures["visible_to_infrared"]["gallery_size"] == 8
 
 
-def test_equal_features_score_what_the_order_of_the_gallery_scores(labels):
+def test_chance_at_rank_one_is_the_share_of_matches(labels):
     chance = evaluate_chance(**labels)["infrared_to_visible"]
     assert chance["rank1"] == pytest.approx(2 / 8)
 

@@ -18,7 +18,7 @@ from mbn_jax.errors import InputError
 from mbn_jax.training.config import flatten
 from mbn_jax.training.loop import train
 
-ROOT = Path(__file__).parents[2]
+TRAIN = Path(__file__).parents[2] / "experiments" / "train.py"
 
 
 def overrides(config):
@@ -26,14 +26,20 @@ def overrides(config):
     return [f"--config.{k}={v}" for k, v in flatten(config.to_dict()).items()]
 
 
-def start(workdir, *flags, script="train.py", **options):
-    """Starts an experiment in a process of its own, in another current directory."""
+def start(workdir, *flags, **environment):
+    """Starts a training process, in another current directory.
+
+    With as many CPU devices as this process has: their number sets that of the threads,
+    over which XLA splits its sums.
+    """
+    devices = {"JAX_NUM_CPU_DEVICES": str(jax.device_count())}
     return subprocess.Popen(
-        [sys.executable, ROOT / "experiments" / script, f"--workdir={workdir}", *flags],
+        [sys.executable, TRAIN, f"--workdir={workdir}", *flags],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **{"cwd": Path(workdir).parent, **options},
+        cwd=Path(workdir).parent,
+        env={**os.environ, **devices, **environment},
     )
 
 
@@ -126,6 +132,7 @@ def test_a_run_killed_at_three_moments_ends_the_same(config, finished, tmp_path)
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.communicate()
+        assert process.returncode == -signal.SIGKILL
         assert not (workdir / "results.json").exists()
     output, errors = (process := start(workdir, *overrides(config))).communicate()
     assert process.returncode == 0, errors
@@ -163,8 +170,9 @@ def test_no_run_imports_tensorflow(config, tmp_path):
     )
     config.num_steps = 2
     config.data.data_dir = str(tmp_path / "data")  # prepared in this run, too
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "trap")}
-    process = start(tmp_path / "run", *overrides(config), env=environment)
+    process = start(
+        tmp_path / "run", *overrides(config), PYTHONPATH=str(tmp_path / "trap")
+    )
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert not marker.exists()

@@ -138,3 +138,9 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
     assert kept == {"2", "4"}
     monkeypatch.undo()
     assert train(config, workdir)["figures"]["last"]["step"] == 6
+
+
+def test_a_directory_with_files_of_somebody_else(config, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "model.bin").write_text("precious")
+    refused(config, tmp_path, "holds files and no config.json")

@@ -26,7 +26,8 @@ from mbn_jax.data.synthetic_vireid.pose import Pose, draw_pose
 CANVAS = (256, 128)  # (height, width): twice a typical crop, reduced by area averaging
 _PERSON, _IMAGE, _FOLDS = 1, 2, 3  # so that the streams of one seed never meet
 # The strengths in difficulty.py were chosen while looking at results on the people of
-# edition 0. Published figures are those of edition 1, on whom nothing was tuned.
+# edition 0. Edition 1 has other people in the same places, and nothing was changed
+# after it had been looked at. A change here or there asks for a new data version.
 _EDITION = 1
 
 
