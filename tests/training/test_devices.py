@@ -39,7 +39,9 @@ def trained(config, num_devices, num_steps):
 @pytest.mark.parametrize(("norm", "num_steps"), [("mbn", 50), ("bn", 1)])
 def test_eight_devices_train_as_one(config, norm, num_steps):
     config.model.norm, config.num_steps = norm, 50
-    config.augmentation.jitter = 0.2
+    # Not AdamW: its first step is the learning rate times the sign of the gradient, and
+    # where the gradient is zero but for rounding, the sign is a matter of luck.
+    config.optimizer.name, config.optimizer.learning_rate = "sgd", 1e-3
     first, losses = trained(config, 1, num_steps)
     first_of_eight, losses_of_eight = trained(config, 8, num_steps)
 
@@ -47,6 +49,6 @@ def test_eight_devices_train_as_one(config, norm, num_steps):
         scale = max(1.0, np.abs(one).max())
         np.testing.assert_allclose(eight, one, rtol=0, atol=1e-5 * scale)
 
-    jax.tree.map(assert_close, first_of_eight, first)
+    jax.tree.map(assert_close, first_of_eight.variables, first.variables)
     np.testing.assert_allclose(losses_of_eight[0], losses[0], rtol=1e-5)
     np.testing.assert_allclose(losses_of_eight, losses, rtol=0.02)
