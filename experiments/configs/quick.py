@@ -2,8 +2,9 @@
 
     python experiments/train.py --workdir=runs/quick
 
-About 4 minutes on two CPU cores. Expected on the test split, over three seeds: infrared →
-visible rank-1 42 % and mAP 40 %, visible → infrared 42 % and 42 % (docs/results.md).
+About 4 minutes on two CPU cores. Expected on the test split, over three seeds:
+infrared → visible rank-1 42 % and mAP 40 %, visible → infrared 42 % and 42 %
+(docs/results.md).
 """
 
 from ml_collections import ConfigDict
