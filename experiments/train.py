@@ -41,6 +41,9 @@ def main(argv: list[str]) -> None:
         results = train(_CONFIG.value, workdir)
     except InputError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes the run", file=sys.stderr)
+        sys.exit(130)
     print(format_table(results))
     print(f"\nReport: {(workdir / 'report' / 'index.html').resolve()}")
 
