@@ -1,16 +1,18 @@
 """Modality Batch Normalization and visible-infrared person re-identification in JAX.
 
-`ModalityBatchNorm` is all that the import loads. What needs more libraries is loaded
-when it is first used.
+The import loads the layer and its functions. What needs more libraries is loaded when
+it is first used.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from mbn_jax.errors import InputError
-from mbn_jax.norm import ModalityBatchNorm, Moments, modality_moments
+from mbn_jax.functional import Moments, modality_moments
+from mbn_jax.norm import ModalityBatchNorm
 
 if TYPE_CHECKING:
+    from mbn_jax import convert, functional, nnx
     from mbn_jax.evaluation.features import embed
     from mbn_jax.training.checkpoint import load
 
@@ -20,22 +22,28 @@ _LAZY = {
     "embed": "mbn_jax.evaluation.features",
     "load": "mbn_jax.training.checkpoint",
 }
+_SUBMODULES = ("convert", "functional", "nnx")
 
 __all__ = [
     "InputError",
     "ModalityBatchNorm",
     "Moments",
+    "convert",
     "embed",
+    "functional",
     "load",
     "modality_moments",
+    "nnx",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"mbn_jax.{name}")
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY])
+    return sorted({*globals(), *_LAZY, *_SUBMODULES})

@@ -11,7 +11,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
-from mbn_jax.norm import ModalityBatchNorm, modality_moments
+from mbn_jax.functional import modality_moments
+from mbn_jax.norm import ModalityBatchNorm
 
 EPSILON = 1e-5
 
