@@ -301,7 +301,6 @@ def _sums_of_powers(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     * JAX has no derivative for such a reduction. The rule below serves forward and
       reverse mode, and any order.
     """
-
     zero = jnp.zeros((), x.dtype)
     sums = x, lax.square(x)
     for position in reversed(_positions(x, axis)):
