@@ -36,7 +36,9 @@ class ReID(nn.Module):
       num_identities: training identities, the classifier's classes.
       image_size: (height, width) in pixels that the network is trained at.
       depth: 18, 34, 50, 101 or 152.
-      norm: "mbn" or "bn", for every normalisation, the neck's too.
+      norm: "mbn" or "bn", for every normalisation, the neck's too; "none" is for
+        inference with what `mbn_jax.convert.fold` makes of the variables: the backbone
+        has no normalisation and the neck is a plain batch normalisation.
       width: multiplies the backbone's numbers of features.
       last_stride: of the backbone's last stage, 1 or 2.
       share_affine: of `ModalityBatchNorm`.
@@ -79,8 +81,9 @@ class ReID(nn.Module):
             name="backbone",
         )(images, modality, train=train)
         pooled = feature_map.astype(jnp.float32).mean((1, 2))
+        # The pooling lies between, so no convolution can take the neck over.
         norm = norm_factory(
-            self.norm,
+            "bn" if self.norm == "none" else self.norm,
             share_affine=self.share_affine,
             momentum=self.momentum,
             dtype=jnp.float32,

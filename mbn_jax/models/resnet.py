@@ -15,8 +15,9 @@ from flax.typing import Dtype
 
 from mbn_jax.norm import ModalityBatchNorm
 
-NORMS = ("mbn", "bn")
+NORMS = ("mbn", "bn")  # to train with; "none" is a network that convert.fold made
 NormFactory = Callable[..., nn.Module]
+ConvolutionFactory = Callable[..., nn.Conv]
 
 
 class MixedBatchNorm(nn.BatchNorm):
@@ -34,6 +35,21 @@ class MixedBatchNorm(nn.BatchNorm):
         return super().__call__(x, use_running_average, mask=mask)
 
 
+class Unnormalised(nn.Module):
+    """The place of a normalisation that its convolution has taken over."""
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        modality: jax.Array,
+        use_running_average: bool | None = None,
+        mask: jax.Array | None = None,
+    ) -> jax.Array:
+        """Returns `x`."""
+        return x
+
+
 def norm_factory(
     norm: str,
     *,
@@ -45,7 +61,8 @@ def norm_factory(
     """What makes a network's normalisations, by name.
 
     Args:
-      norm: "mbn" for `ModalityBatchNorm`, "bn" for `flax.linen.BatchNorm`.
+      norm: "mbn" for `ModalityBatchNorm`, "bn" for `flax.linen.BatchNorm`, "none" for
+        no normalisation.
       share_affine: of `ModalityBatchNorm`.
       momentum: decay of the running statistics; 0.9 is PyTorch's 0.1.
       dtype: of the results.
@@ -61,7 +78,9 @@ def norm_factory(
         return partial(ModalityBatchNorm, share_affine=share_affine, **arguments)
     if norm == "bn":
         return partial(MixedBatchNorm, **arguments)
-    raise ValueError(f"norm is {norm!r}, expected one of {', '.join(NORMS)}.")
+    if norm == "none":
+        return Unnormalised
+    raise ValueError(f"norm is {norm!r}, expected one of {', '.join(NORMS)}, none.")
 
 
 def _convolution(features: int, size: int, stride: int, **arguments: Any) -> nn.Conv:
@@ -70,7 +89,6 @@ def _convolution(features: int, size: int, stride: int, **arguments: Any) -> nn.
         (size, size),
         strides=(stride, stride),
         padding=size // 2,
-        use_bias=False,
         kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
         **arguments,
     )
@@ -82,19 +100,18 @@ class BasicBlock(nn.Module):
     features: int
     stride: int
     norm: NormFactory
-    dtype: Dtype
+    convolution: ConvolutionFactory
     expansion = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, modality: jax.Array, train: bool) -> jax.Array:
         """Maps (B, H, W, C) to (B, H / stride, W / stride, features)."""
-        convolution = partial(_convolution, dtype=self.dtype)
-        y = convolution(self.features, 3, self.stride, name="conv1")(x)
+        y = self.convolution(self.features, 3, self.stride, name="conv1")(x)
         y = nn.relu(self.norm(name="norm1")(y, modality, not train))
-        y = convolution(self.features, 3, 1, name="conv2")(y)
+        y = self.convolution(self.features, 3, 1, name="conv2")(y)
         y = self.norm(name="norm2")(y, modality, not train)
         if x.shape != y.shape:
-            x = convolution(self.features, 1, self.stride, name="shortcut_conv")(x)
+            x = self.convolution(self.features, 1, self.stride, name="shortcut_conv")(x)
             x = self.norm(name="shortcut_norm")(x, modality, not train)
         return nn.relu(x + y)
 
@@ -105,22 +122,21 @@ class BottleneckBlock(nn.Module):
     features: int
     stride: int
     norm: NormFactory
-    dtype: Dtype
+    convolution: ConvolutionFactory
     expansion = 4
 
     @nn.compact
     def __call__(self, x: jax.Array, modality: jax.Array, train: bool) -> jax.Array:
         """Maps (B, H, W, C) to (B, H / stride, W / stride, 4 · features)."""
-        convolution = partial(_convolution, dtype=self.dtype)
         wide = self.features * self.expansion
-        y = convolution(self.features, 1, 1, name="conv1")(x)
+        y = self.convolution(self.features, 1, 1, name="conv1")(x)
         y = nn.relu(self.norm(name="norm1")(y, modality, not train))
-        y = convolution(self.features, 3, self.stride, name="conv2")(y)
+        y = self.convolution(self.features, 3, self.stride, name="conv2")(y)
         y = nn.relu(self.norm(name="norm2")(y, modality, not train))
-        y = convolution(wide, 1, 1, name="conv3")(y)
+        y = self.convolution(wide, 1, 1, name="conv3")(y)
         y = self.norm(name="norm3")(y, modality, not train)
         if x.shape != y.shape:
-            x = convolution(wide, 1, self.stride, name="shortcut_conv")(x)
+            x = self.convolution(wide, 1, self.stride, name="shortcut_conv")(x)
             x = self.norm(name="shortcut_norm")(x, modality, not train)
         return nn.relu(x + y)
 
@@ -139,7 +155,8 @@ class ResNet(nn.Module):
 
     Attributes:
       depth: 18, 34, 50, 101 or 152.
-      norm: "mbn" or "bn".
+      norm: "mbn" or "bn"; "none" is for inference: the convolutions have biases and no
+        normalisation follows, which is what `mbn_jax.convert.fold` makes.
       width: multiplies every number of features; 1 is the original.
       last_stride: of the last stage: 2 is the original, 1 keeps a finer map, as is
         common in re-identification.
@@ -189,9 +206,12 @@ class ResNet(nn.Module):
             dtype=self.dtype,
             axis_name=self.axis_name,
         )
+        convolution = partial(
+            _convolution, use_bias=self.norm == "none", dtype=self.dtype
+        )
         features = max(1, round(64 * self.width))
         x = images.astype(self.dtype)
-        x = _convolution(features, 7, 2, dtype=self.dtype, name="conv1")(x)
+        x = convolution(features, 7, 2, name="conv1")(x)
         x = nn.relu(norm(name="norm1")(x, modality, not train))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for i, repeat in enumerate(repeats):
@@ -201,7 +221,7 @@ class ResNet(nn.Module):
                     features * 2**i,
                     stride if j == 0 else 1,
                     norm,
-                    self.dtype,
+                    convolution,
                     name=f"stage{i + 1}_block{j + 1}",
                 )(x, modality, train)
         return x

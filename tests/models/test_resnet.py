@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from mbn_jax import InputError
 from mbn_jax.models.reid import ReID
-from mbn_jax.models.resnet import ResNet
+from mbn_jax.models.resnet import NORMS, ResNet
+from mbn_jax.training.config import check, default_config
 
 # Parameters of torchvision's networks without their classifier (its documentation gives
 # 11,689,512 / 21,797,672 / 25,557,032 / 44,549,160 / 60,192,808 with it).
@@ -78,10 +80,34 @@ def test_both_norms_have_trees_of_the_same_names():
     assert {leaf.shape[0] for leaf in statistics.values()} == {2}
 
 
+def test_without_normalisations_every_convolution_has_a_bias_and_the_neck_stays():
+    """The trees that `convert.fold` makes."""
+    for depth in (18, 50):
+        none, bn = (shapes(ReID(10, depth=depth, norm=n))[1] for n in ("none", "bn"))
+        assert none["batch_stats"] == {"neck": bn["batch_stats"]["neck"]}
+        folded, plain = (
+            flatten_dict(tree["params"]["backbone"]) for tree in (none, bn)
+        )
+        kernels = {path for path in plain if path[-1] == "kernel"}
+        biases = {(*path[:-1], "bias") for path in kernels}
+        assert folded.keys() == kernels | biases
+        assert all(folded[path] == plain[path] for path in kernels)
+
+
+def test_a_network_without_normalisations_is_not_to_be_trained():
+    config = default_config()
+    for norm in NORMS:
+        config.model.norm = norm
+        check(config)
+    config.model.norm = "none"
+    with pytest.raises(InputError, match=r"model\.norm is 'none', expected mbn or bn"):
+        check(config)
+
+
 def test_unknown_depth_and_norm_are_refused():
     with pytest.raises(ValueError, match="expected one of 18, 34, 50, 101, 152"):
         shapes(ResNet(depth=20))
-    with pytest.raises(ValueError, match="expected one of mbn, bn"):
+    with pytest.raises(ValueError, match="expected one of mbn, bn, none"):
         shapes(ResNet(depth=18, norm="in"))
 
 
