@@ -1,0 +1,393 @@
+"""From batch to modality batch normalisation and back, folding, re-estimation.
+
+| function | from | to |
+|---|---|---|
+| `from_batch_norm` | a (pretrained) `nn.BatchNorm` network | an MBN network |
+| `to_batch_norm` | an MBN network | one modality's `nn.BatchNorm` network |
+| `fold` | an MBN network | one modality's network without normalisations |
+| `find_convolutions` | a network | which convolution `fold` merges with what |
+| `estimate_statistics` | an MBN network and images | the same with their statistics |
+
+All take the variables of a whole Linen model, `{"params": …, "batch_stats": …}`, as a
+dict or a FrozenDict, and give back the same kind; the input stays as it is, and so do
+types, other parameters and other collections. A normalisation is a node of
+`batch_stats` that holds `mean` and `var`; its `scale` and `bias`, where it has them,
+lie at the same path in `params`. Names stay, so the two networks must name their
+normalisations alike: explicitly (`name="norm1"`), since the automatic names
+`BatchNorm_0` and `ModalityBatchNorm_0` differ. A path is written with slashes,
+`backbone/norm1`. A tree that does not fit is refused with the path of the first misfit.
+
+The conversions are array operations only: `jax.eval_shape` applies them to shapes, and
+`jax.vmap` to a part of a tree that `nn.scan` or `nn.vmap` has stacked along axis 0.
+"""
+
+import operator
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mbn_jax.estimation import estimate_statistics
+from mbn_jax.norm import ModalityBatchNorm
+from mbn_jax.trees import (
+    Path,
+    Variables,
+    expect_shape,
+    find_norms,
+    flatten,
+    join,
+    norm_leaves,
+    shape_at,
+    unflatten,
+)
+
+__all__ = [
+    "estimate_statistics",
+    "find_convolutions",
+    "fold",
+    "from_batch_norm",
+    "to_batch_norm",
+]
+
+
+def from_batch_norm(
+    variables: Variables, num_modalities: int = 2, *, share_affine: bool = True
+) -> dict[str, Any]:
+    """Copies the statistics of a `nn.BatchNorm` network to every modality.
+
+    The MBN network computes the same function in evaluation mode, whatever the
+    modality, and is where fine-tuning of pretrained weights starts.
+
+    ```python
+    >>> import jax, jax.numpy as jnp
+    >>> from flax import linen as nn
+    >>> from mbn_jax import ModalityBatchNorm, convert
+    >>> x, modality = jnp.ones((2, 3)), jnp.array([0, 1])
+    >>> plain = nn.BatchNorm(use_running_average=True)
+    >>> variables = plain.init(jax.random.key(0), x)
+    >>> mbn = convert.from_batch_norm(variables)
+    >>> jax.tree.map(jnp.shape, mbn["batch_stats"])
+    {'mean': (2, 3), 'var': (2, 3)}
+    >>> y = ModalityBatchNorm(use_running_average=True).apply(mbn, x, modality)
+    >>> bool(jnp.array_equal(y, plain.apply(variables, x)))
+    True
+
+    ```
+
+    Args:
+      variables: of a network of `nn.BatchNorm`, statistics of shape `(C,)`.
+      num_modalities: of the MBN network.
+      share_affine: as in `ModalityBatchNorm`: scale and bias stay `(C,)`, or are copied
+        to every modality, too.
+
+    Returns:
+      The variables of the MBN network: statistics, and scale and bias where they are
+      separate, of shape `(num_modalities, C)`.
+
+    Raises:
+      ValueError: if there is no normalisation, if the statistics, scale or bias of one
+        have another shape, or if `num_modalities` is not a positive integer.
+    """
+    number = _integer("num_modalities", num_modalities)
+    if number < 1:
+        raise ValueError(f"num_modalities is {number}, expected 1 or more.")
+    flat = flatten(variables)
+    for norm in find_norms(flat, ("C",), "is this an MBN network already?"):
+        for path in norm_leaves(flat, norm):
+            if path[0] == "batch_stats" or not share_affine:
+                flat[path] = flat[path][None].repeat(number, axis=0)
+    return unflatten(flat, variables)
+
+
+def to_batch_norm(variables: Variables, modality: int) -> dict[str, Any]:
+    """Takes one modality's network out, as a network of plain `nn.BatchNorm`.
+
+    It gives, without being told the modality, the evaluation-mode outputs that the MBN
+    network gives that modality: for exporting, or for cameras of one kind.
+
+    ```python
+    >>> import jax, jax.numpy as jnp
+    >>> from mbn_jax import ModalityBatchNorm, convert
+    >>> layer = ModalityBatchNorm(use_running_average=True)
+    >>> variables = layer.init(jax.random.key(0), jnp.ones((2, 3)), jnp.array([0, 1]))
+    >>> infrared = convert.to_batch_norm(variables, modality=1)
+    >>> jax.tree.map(jnp.shape, infrared["batch_stats"])
+    {'mean': (3,), 'var': (3,)}
+
+    ```
+
+    Args:
+      variables: of an MBN network, statistics of shape `(num_modalities, C)`, scale and
+        bias of shape `(C,)` or `(num_modalities, C)`.
+      modality: which one.
+
+    Returns:
+      The variables of a network of the same names with `nn.BatchNorm`; all of shape
+      `(C,)`.
+
+    Raises:
+      ValueError: if there is no normalisation, if the statistics, scale or bias of one
+        have another shape, or if there is no such modality.
+    """
+    modality = _integer("modality", modality)
+    flat = flatten(variables)
+    hint = "is this a BatchNorm network already? from_batch_norm makes an MBN one."
+    for norm in find_norms(flat, ("num_modalities", "C"), hint):
+        mean = ("batch_stats", *norm, "mean")
+        if not 0 <= modality < len(flat[mean]):
+            raise ValueError(
+                f"modality is {modality}, expected 0 to {len(flat[mean]) - 1}, since "
+                f"{join(mean)} has shape {list(flat[mean].shape)}."
+            )
+        for path in norm_leaves(flat, norm):
+            if flat[path].ndim == 2:
+                flat[path] = flat[path][modality]
+    return unflatten(flat, variables)
+
+
+def fold(
+    variables: Variables,
+    modality: int,
+    *,
+    convolutions: Mapping[str, str] | Callable[[str], str | None] | None = None,
+    epsilon: float = 1e-5,
+) -> dict[str, Any]:
+    r"""Merges one modality's normalisations with their convolutions, for inference.
+
+    A normalisation that follows a convolution $w * x + b$ directly is a part of it:
+
+    $$ \gamma \frac{w * x + b - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta
+       = (m w) * x + (m b + \beta - m \mu),
+       \quad m = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}} . $$
+
+    What no convolution precedes, such as a neck after pooling, stays as the plain
+    `nn.BatchNorm` that `to_batch_norm` gives; a convolution without normalisation stays
+    as it is. The result is for a network with `use_bias=True` in the merged
+    convolutions and without their normalisations: for this library's networks, the
+    model with `norm="none"`.
+
+    ```python
+    >>> import jax, jax.numpy as jnp
+    >>> from mbn_jax import convert
+    >>> from mbn_jax.models.resnet import ResNet
+    >>> model = ResNet(depth=18)
+    >>> batch = jnp.ones((2, 64, 32, 3)), jnp.array([0, 1])
+    >>> def infrared(key):
+    ...     return convert.fold(model.init(key, *batch, train=False), modality=1)
+    >>> folded = jax.eval_shape(infrared, jax.random.key(0))
+    >>> {name: leaf.shape for name, leaf in folded["params"]["conv1"].items()}
+    {'bias': (64,), 'kernel': (7, 7, 3, 64)}
+    >>> inference = ResNet(depth=18, norm="none")
+    >>> jax.eval_shape(lambda v: inference.apply(v, *batch, train=False), folded).shape
+    (2, 4, 2, 512)
+
+    ```
+
+    Outputs agree to rounding, about 1e-4 of their size over a whole ResNet; the form
+    $m x + c$ rounds worse than the layer where $|\mu|$ is thousands of $\sigma$.
+    A `nn.BatchNorm` network is folded by `fold(from_batch_norm(variables, 1), 0)`.
+
+    Args:
+      variables: of an MBN network.
+      modality: which one.
+      convolutions: path of the convolution that every normalisation directly follows,
+        as a dict or a function (absent or None: leave this one). By default a name
+        with the word `norm` or `bn` belongs to the one with `conv` in its place, where
+        there is one: `norm1` to `conv1`, `shortcut_norm` to `shortcut_conv`. That is
+        wrong for networks that normalise before they convolve, and automatic names
+        (`Conv_0`, `BatchNorm_0`) match nothing, because they count every class on its
+        own and do not tell what follows what; for such networks, pass what
+        `find_convolutions` gives.
+      epsilon: that of the normalisations.
+
+    Returns:
+      The variables of the folded network. Kernels keep their type; new biases have the
+      type of the kernel. What remains in `batch_stats` is what was not merged.
+
+    Raises:
+      ValueError: as `to_batch_norm`; and if nothing can be merged, a path in
+        `convolutions` does not exist or occurs twice, or the last dimension of a kernel
+        is not the number of channels.
+    """
+    flat = flatten(to_batch_norm(variables, modality))
+    for norm, convolution in _pairs(flat, convolutions).items():
+        kernel_path = ("params", *convolution, "kernel")
+        bias_path = ("params", *convolution, "bias")
+        kernel, bias = flat[kernel_path], flat.get(bias_path)
+        mean, var, scale, beta = (
+            flat.pop((collection, *norm, name), None)
+            for collection, name in (
+                ("batch_stats", "mean"),
+                ("batch_stats", "var"),
+                ("params", "scale"),
+                ("params", "bias"),
+            )
+        )
+        # Powers of arrays, and no function of jnp, keep NumPy trees in NumPy.
+        dtype = jnp.promote_types(kernel.dtype, jnp.float32)
+        multiplier = (var.astype(dtype) + epsilon) ** -0.5
+        if scale is not None:
+            multiplier = multiplier * scale
+        constant = -mean * multiplier if bias is None else (bias - mean) * multiplier
+        if beta is not None:
+            constant = constant + beta
+        per_output = multiplier.reshape((1,) * (kernel.ndim - 1) + (-1,))
+        flat[kernel_path] = (kernel * per_output).astype(kernel.dtype)
+        flat[bias_path] = constant.astype(kernel.dtype if bias is None else bias.dtype)
+    return unflatten(flat, variables)
+
+
+def find_convolutions(
+    apply: Callable[..., Any], variables: Variables, *arguments: Any
+) -> dict[str, str]:
+    """Finds which convolution every normalisation directly follows, by tracing.
+
+    Nothing is computed. A pair is reported only if every call of the normalisation
+    takes the very array that the convolution returned, and every call of the
+    convolution feeds that normalisation; `nn.Conv`, `nn.ConvTranspose` and `nn.Dense`
+    are looked at. For you to know is that nothing else uses the convolution's output,
+    such as a branch around the normalisation, and that no wrapper transforms its
+    kernel, such as `nn.SpectralNorm`.
+
+    ```python
+    >>> import jax, jax.numpy as jnp
+    >>> from flax import linen as nn
+    >>> from mbn_jax import ModalityBatchNorm, convert
+    >>> class Net(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, x, modality):
+    ...         x = nn.relu(nn.Conv(4, (3, 3))(x))
+    ...         x = nn.Conv(4, (3, 3))(x)
+    ...         return ModalityBatchNorm(use_running_average=True)(x, modality)
+    >>> batch = jnp.ones((2, 8, 8, 3)), jnp.array([0, 1])
+    >>> variables = Net().init(jax.random.key(0), *batch)
+    >>> pairs = convert.find_convolutions(Net().apply, variables, *batch)
+    >>> pairs
+    {'ModalityBatchNorm_0': 'Conv_1'}
+    >>> folded = convert.fold(variables, 1, convolutions=pairs)
+
+    ```
+
+    Args:
+      apply: the model's, not jitted, in evaluation mode, such as
+        `functools.partial(model.apply, train=False)`.
+      variables: of the network; arrays or `jax.ShapeDtypeStruct`.
+      *arguments: what `apply` takes after the variables, such as images and modality.
+
+    Returns:
+      Path of the normalisation to path of the convolution, for `fold`.
+    """
+    made: list[tuple[str, Any]] = []
+    taken: list[tuple[str, Any]] = []
+
+    def watch(
+        next_fun: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ) -> Any:
+        layer = context.module
+        result = next_fun(*args, **kwargs)
+        if context.method_name == "__call__":
+            # A subclass may transform its kernel, so that scaling it does nothing.
+            if type(layer) in (nn.Conv, nn.ConvTranspose, nn.Dense):
+                if not getattr(layer, "transpose_kernel", False):
+                    made.append((join(layer.path), result))
+            elif isinstance(layer, nn.BatchNorm | ModalityBatchNorm):
+                taken.append((join(layer.path), args[0] if args else kwargs["x"]))
+        return result
+
+    with nn.intercept_methods(watch):
+        # A new function, whose trace is in no cache.
+        jax.eval_shape(lambda *all_: apply(*all_), variables, *arguments)
+    before: dict[str, set[str | None]] = {}
+    for norm, x in taken:
+        source = next((name for name, output in made if output is x), None)
+        before.setdefault(norm, set()).add(source)
+    after: dict[str, set[str | None]] = {}
+    for name, output in made:
+        users = {norm for norm, x in taken if output is x}
+        after.setdefault(name, set()).update(users or {None})
+    return {
+        norm: source
+        for norm, sources in before.items()
+        for source in sources
+        if source is not None and len(sources) == 1 and after[source] == {norm}
+    }
+
+
+def _pairs(
+    flat: dict[Path, Any],
+    convolutions: Mapping[str, str] | Callable[[str], str | None] | None,
+) -> dict[Path, Path]:
+    """Path of every normalisation that can be merged to that of its convolution."""
+    norms = {join(norm): norm for norm in find_norms(flat, ("C",), "")}
+    kernels = {
+        join(path[1:-1]): path[1:-1]
+        for path in flat
+        if path[0] == "params" and path[-1] == "kernel"
+    }
+    if convolutions is None:
+        rule: Callable[[str], str | None] = _conv_for_norm
+    elif isinstance(convolutions, Mapping):
+        rule = convolutions.get
+        for name in convolutions:
+            if name not in norms:
+                raise ValueError(
+                    f"convolutions names {name!r}, which is no normalisation in "
+                    f"batch_stats, expected some of {', '.join(norms)}."
+                )
+    else:
+        rule = convolutions
+
+    pairs: dict[Path, Path] = {}
+    for name, norm in norms.items():
+        convolution = rule(name)
+        if convolution is None or (convolutions is None and convolution not in kernels):
+            continue
+        if convolution not in kernels:
+            raise ValueError(
+                f"params/{convolution}/kernel does not exist, expected that of the "
+                f"convolution that batch_stats/{name} follows."
+            )
+        path = kernels[convolution]
+        if path in pairs.values():
+            raise ValueError(
+                f"params/{convolution}/kernel would take up batch_stats/{name} after "
+                "another normalisation, expected a convolution of its own."
+            )
+        shape = shape_at(flat, ("params", *path, "kernel"))
+        (channels,) = shape_at(flat, ("batch_stats", *norm, "mean"))
+        if shape[-1:] != (channels,):
+            raise ValueError(
+                f"params/{convolution}/kernel has shape {list(shape)}, expected "
+                f"[…, {channels}] like batch_stats/{name}: does this normalisation "
+                "follow another convolution? find_convolutions tells."
+            )
+        if ("params", *path, "bias") in flat:
+            expect_shape(flat, ("params", *path, "bias"), (channels,))
+        pairs[norm] = path
+    if not pairs:
+        raise ValueError(
+            f"No normalisation, such as batch_stats/{next(iter(norms))}, has a "
+            "convolution to be merged with, expected names such as norm1 and conv1, or "
+            "the argument convolutions, which find_convolutions makes."
+        )
+    return pairs
+
+
+def _conv_for_norm(norm: str) -> str | None:
+    """The convolution's path by the name of its normalisation."""
+    parent, slash, name = norm.rpartition("/")
+    name, number = re.subn(r"(?<![a-z])(norm|bn)(?![a-z])", "conv", name)
+    return parent + slash + name if number == 1 else None
+
+
+def _integer(name: str, value: int) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} is {value!r}, expected an integer.") from None

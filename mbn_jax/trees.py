@@ -1,0 +1,128 @@
+"""Variable trees of Linen models: where their normalisations are, and what misfits.
+
+A normalisation is a node of `batch_stats` that holds `mean` and `var`; its `scale` and
+`bias`, where it has them, lie at the same path in `params`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flax.core import FrozenDict, freeze
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+Variables = Mapping[str, Any]
+Path = tuple[str, ...]
+
+_LEAVES = (
+    ("batch_stats", "mean"),
+    ("batch_stats", "var"),
+    ("params", "scale"),
+    ("params", "bias"),
+)
+
+
+def flatten(variables: Variables) -> dict[Path, Any]:
+    """Every leaf by its path, the collection first.
+
+    Raises:
+      ValueError: if the variables are no dict.
+    """
+    if not isinstance(variables, dict | FrozenDict):
+        raise ValueError(
+            f"The variables are a {type(variables).__name__}, expected the dict that "
+            "model.init gives."
+        )
+    return flatten_dict(variables, keep_empty_nodes=True)
+
+
+def unflatten(flat: dict[Path, Any], like: Variables) -> dict[str, Any]:
+    """The tree of the leaves, a FrozenDict where `like` is one."""
+    tree = unflatten_dict(flat)
+    return freeze(tree) if isinstance(like, FrozenDict) else tree  # type: ignore
+
+
+def join(path: Sequence[str]) -> str:
+    """A path as it is written in messages and arguments."""
+    return "/".join(map(str, path))
+
+
+def find_norms(
+    flat: dict[Path, Any], mean_shape: tuple[str, ...], hint: str
+) -> list[Path]:
+    """Paths of the normalisations, in the tree's order, all of them in good shape.
+
+    Args:
+      flat: what `flatten` gives.
+      mean_shape: names of the dimensions expected of the statistics; "…" in front
+        stands for any number of them.
+      hint: how the message ends where they are not so many.
+
+    Raises:
+      ValueError: names the path of the first misfit.
+    """
+    norms = dict.fromkeys(
+        path[1:-1]
+        for path in flat
+        if path[0] == "batch_stats" and path[-1] in ("mean", "var")
+    )
+    if not norms:
+        raise ValueError(
+            "batch_stats holds no normalisation, expected nodes with 'mean' and 'var': "
+            "give all variables, {'params': …, 'batch_stats': …}, as model.init does."
+        )
+    named = [name for name in mean_shape if name != "…"]
+    for norm in norms:
+        mean = ("batch_stats", *norm, "mean")
+        shape = shape_at(flat, mean)
+        surplus = len(shape) - len(named)
+        if surplus < 0 or (surplus > 0 and "…" not in mean_shape):
+            raise ValueError(
+                f"{join(mean)} has shape {list(shape)}, expected "
+                f"[{', '.join(mean_shape)}]: {hint}"
+            )
+        shape_at(flat, ("batch_stats", *norm, "var"))
+        for path in norm_leaves(flat, norm):
+            shared = shape[:-2] + shape[-1:]
+            allowed = {shape} if path[0] == "batch_stats" else {shape, shared}
+            expect_shape(flat, path, *sorted(allowed))
+    return list(norms)
+
+
+def norm_leaves(flat: dict[Path, Any], norm: Path) -> list[Path]:
+    """Paths of what a normalisation holds: mean, var, and scale and bias, if any."""
+    paths = ((collection, *norm, name) for collection, name in _LEAVES)
+    return [path for path in paths if path in flat]
+
+
+def shape_at(flat: dict[Path, Any], path: Path) -> tuple[int, ...]:
+    """The shape of a leaf.
+
+    Raises:
+      ValueError: if there is no leaf at the path, or no array.
+    """
+    if path not in flat:
+        raise ValueError(
+            f"{join(path)} does not exist, expected it beside what else "
+            f"{join(path[:-1])} holds."
+        )
+    if not hasattr(flat[path], "shape"):
+        raise ValueError(
+            f"{join(path)} is a {type(flat[path]).__name__}, expected an array; "
+            "flax.core.meta.unbox takes arrays out of their metadata."
+        )
+    return tuple(flat[path].shape)
+
+
+def expect_shape(flat: dict[Path, Any], path: Path, *shapes: tuple[int, ...]) -> None:
+    """Refuses a leaf of none of the shapes.
+
+    Raises:
+      ValueError: names the path and the shapes.
+    """
+    shape = shape_at(flat, path)
+    if shape not in shapes:
+        raise ValueError(
+            f"{join(path)} has shape {list(shape)}, expected "
+            f"{' or '.join(str(list(shape)) for shape in shapes)}, like the "
+            "statistics of its normalisation."
+        )

@@ -1,0 +1,684 @@
+"""Conversions keep the function that a network computes; misfits are named."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax.core import freeze, unfreeze
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import PartitionSpec as P
+
+from mbn_jax import ModalityBatchNorm, convert
+from mbn_jax.models.reid import ReID
+
+IMAGES = np.random.default_rng(0).normal(size=(4, 32, 16, 3)).astype(np.float32)
+MODALITY = np.array([0, 1, 1, 0], np.int32)
+
+
+def reid(norm, share_affine=True):
+    return ReID(5, (32, 16), 18, norm, 1 / 16, share_affine=share_affine)
+
+
+def filled(shapes, seed=0):
+    """Random variables under which activations stay near one, no moment 0 or 1."""
+    rng = np.random.default_rng(seed)
+
+    def value(path, leaf):
+        size = leaf.shape
+        if path[-1].key == "kernel":
+            return rng.normal(size=size) * (2 / np.prod(size[:-1])) ** 0.5
+        if path[-1].key in ("mean", "bias"):
+            return rng.normal(size=size) * 0.3
+        return rng.uniform(0.5, 2, size=size)
+
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.asarray(value(path, leaf), leaf.dtype), shapes
+    )
+
+
+@functools.cache
+def shapes_of(norm, share_affine=True):
+    init = functools.partial(reid(norm, share_affine).init, train=False)
+    return jax.eval_shape(init, jax.random.key(0), IMAGES, MODALITY)
+
+
+@functools.cache
+def compiled(norm, share_affine=True):
+    """The network's evaluation, one program for all tests."""
+    apply = functools.partial(reid(norm, share_affine).apply, train=False)
+    arguments = shapes_of(norm, share_affine), IMAGES, MODALITY
+    return jax.jit(apply).lower(*arguments).compile()
+
+
+def evaluate(variables, norm, share_affine=True, modality=MODALITY):
+    return compiled(norm, share_affine)(variables, IMAGES, modality)
+
+
+def assert_same_outputs(actual, expected, tolerance=1e-5):
+    assert float(jnp.abs(expected.logits).max()) > 0.1
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, tolerance, tolerance),
+        actual,
+        expected,
+    )
+
+
+def assert_same_trees(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+class Net(nn.Module):
+    """Convolutions with and without normalisation, a neck and a head."""
+
+    kind: str = "mbn"  # "bn", "none"
+    num_modalities: int = 2
+    share_affine: bool = True
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x, modality, train=False):
+        def norm(x, name, **arguments):
+            arguments |= dict(name=name, epsilon=self.epsilon, momentum=0.0)
+            if self.kind != "mbn":
+                return nn.BatchNorm(**arguments)(x, not train)
+            table = self.num_modalities, self.share_affine
+            arguments |= dict(
+                zip(("num_modalities", "share_affine"), table, strict=True)
+            )
+            return ModalityBatchNorm(**arguments)(x, modality, not train)
+
+        merged = self.kind == "none"
+        x = nn.Conv(4, (3, 3), name="stem_conv", use_bias=merged)(x)
+        x = x if merged else norm(x, "stem_norm", use_scale=False)
+        x = nn.Conv(6, (3, 3), name="conv_b")(nn.relu(x))
+        x = x if merged else norm(x, "bn_b", use_bias=False)
+        x = nn.Conv(6, (1, 1), name="conv_alone")(nn.relu(x))
+        x = norm(x.mean((1, 2)), "last")
+        return nn.Dense(3, name="head")(x)
+
+
+SMALL = IMAGES[:, :6, :6]
+
+
+@functools.cache
+def small(**fields):
+    """Random variables of `Net` and its jitted evaluation."""
+    net = Net(**fields)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), SMALL, MODALITY)
+    return filled(shapes), jax.jit(lambda v, m=MODALITY: net.apply(v, SMALL, m))
+
+
+def changed(variables, path, value):
+    """The variables with one leaf replaced, or taken away by None."""
+    flat = flatten_dict(unfreeze(variables)) | {tuple(path.split("/")): value}
+    return unflatten_dict({k: v for k, v in flat.items() if v is not None})
+
+
+# ---------------------------------------------------------------- BatchNorm and back
+
+
+@pytest.mark.parametrize("share_affine", [True, False])
+def test_a_pretrained_network_becomes_an_mbn_network_of_the_same_function(share_affine):
+    variables = filled(shapes_of("bn"))
+    mbn = convert.from_batch_norm(variables, 2, share_affine=share_affine)
+    expected = shapes_of("mbn", share_affine)
+    assert jax.tree.map(jnp.shape, mbn) == jax.tree.map(jnp.shape, expected)
+    for modality in (MODALITY, 1 - MODALITY):
+        assert_same_outputs(
+            evaluate(mbn, "mbn", share_affine, modality), evaluate(variables, "bn")
+        )
+
+
+@pytest.mark.parametrize("share_affine", [True, False])
+def test_one_modality_is_a_batch_norm_network_of_the_same_outputs(share_affine):
+    variables = filled(shapes_of("mbn", share_affine))
+    for m in (0, 1):
+        plain = convert.to_batch_norm(variables, m)
+        expected = evaluate(variables, "mbn", share_affine, np.full_like(MODALITY, m))
+        assert_same_outputs(evaluate(plain, "bn"), expected)
+
+
+@pytest.mark.parametrize("share_affine", [True, False])
+def test_any_network_of_named_normalisations_is_converted_and_back(share_affine):
+    variables, plain = small(kind="bn")
+    _, mbn = small(num_modalities=3, share_affine=share_affine)
+    converted = convert.from_batch_norm(variables, 3, share_affine=share_affine)
+    actual = mbn(converted, np.array([0, 1, 2, 0], np.int32))
+    np.testing.assert_allclose(actual, plain(variables), 1e-5, 1e-5)
+    for m in range(3):
+        assert_same_trees(convert.to_batch_norm(converted, m), variables)
+
+
+def every_conversion(variables):
+    yield convert.from_batch_norm(convert.to_batch_norm(variables, 1), 2)
+    yield convert.to_batch_norm(variables, 1)
+    yield convert.fold(variables, 1)
+    yield convert.estimate_statistics(
+        functools.partial(Net().apply, train=True), variables, [(SMALL, MODALITY)]
+    )
+
+
+def test_what_is_no_normalisation_stays_as_it_is():
+    """Frozen or not; other collections, types and the input itself."""
+    variables = changed(
+        small()[0], "params/head/kernel", jnp.ones((6, 3), jnp.bfloat16)
+    )
+    variables["other"] = {"anything": {"count": np.arange(3)}, "empty": {}}
+    variables["batch_stats"]["spectral"] = {"sigma": np.ones(1)}
+    before = jax.tree.map(np.array, variables)
+    frozen = every_conversion(freeze(variables))
+    for result, from_frozen in zip(every_conversion(variables), frozen, strict=True):
+        assert_same_trees(result["other"], variables["other"])
+        assert_same_trees(result["params"]["head"], variables["params"]["head"])
+        assert result["params"]["head"]["kernel"].dtype == jnp.bfloat16
+        assert result["batch_stats"]["spectral"] == variables["batch_stats"]["spectral"]
+        assert isinstance(from_frozen, type(freeze({})))
+        assert_same_trees(unfreeze(from_frozen), result)
+    assert_same_trees(jax.tree.map(np.array, variables), before)
+
+
+def test_stacked_layers_are_converted_under_vmap():
+    trees = [
+        filled(jax.eval_shape(lambda: small(kind="bn")[0]), seed) for seed in (1, 2)
+    ]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    mbn = jax.vmap(convert.from_batch_norm)(stacked)
+    for i, tree in enumerate(trees):
+        one = jax.tree.map(lambda leaf, i=i: leaf[i], mbn)
+        assert_same_trees(one, convert.from_batch_norm(tree))
+
+
+ONES = np.ones((2, 6), np.float32)
+BOXED = nn.Partitioned(ONES[0], (None,))
+
+
+def refuses(conversion, path, value, message):
+    """That variables with one leaf replaced are refused with this message."""
+    kind = "bn" if conversion is convert.from_batch_norm else "mbn"
+    arguments = () if kind == "bn" else (1,)
+    variables = changed(small(kind=kind)[0], path, value)
+    with pytest.raises(ValueError, match="^" + re.escape(f"{path} {message}")):
+        conversion(variables, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            "batch_stats/bn_b/mean",
+            ONES,
+            "has shape [2, 6], expected [C]: is this an MBN network already?",
+        ),
+        ("batch_stats/bn_b/var", ONES, "has shape [2, 6], expected [6]"),
+        ("batch_stats/bn_b/var", None, "does not exist"),
+        ("batch_stats/bn_b/mean", None, "does not exist"),
+        ("params/bn_b/scale", ONES, "has shape [2, 6], expected [6]"),
+        ("params/last/bias", BOXED, "is a Partitioned, expected an array; flax.core"),
+    ],
+)
+def test_a_tree_that_is_no_batch_norm_network_is_refused(path, value, message):
+    refuses(convert.from_batch_norm, path, value, message)
+
+
+@pytest.mark.parametrize("conversion", [convert.to_batch_norm, convert.fold])
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            "batch_stats/last/mean",
+            ONES[0],
+            "has shape [6], expected [num_modalities, C]: is this a BatchNorm network",
+        ),
+        ("batch_stats/last/mean", ONES[None], "has shape [1, 2, 6], expected [num_"),
+        ("batch_stats/last/var", ONES[:, :5], "has shape [2, 5], expected [2, 6]"),
+        ("params/last/scale", ONES[:, :5], "has shape [2, 5], expected [2, 6] or [6]"),
+    ],
+)
+def test_a_tree_that_is_no_mbn_network_is_refused(conversion, path, value, message):
+    refuses(conversion, path, value, message)
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "message"),
+    [
+        (
+            "params/conv_b/kernel",
+            (3, 3, 4, 5),
+            "has shape [3, 3, 4, 5], expected […, 6] like batch_stats/bn_b",
+        ),
+        ("params/conv_b/bias", (2, 6), "has shape [2, 6], expected [6]"),
+    ],
+)
+def test_a_convolution_that_does_not_fit_is_refused(path, shape, message):
+    refuses(convert.fold, path, np.ones(shape), message)
+
+
+def test_the_first_misfit_is_the_one_that_is_named():
+    with pytest.raises(ValueError, match=r"^batch_stats/bn_b/mean has"):
+        convert.from_batch_norm(small()[0])
+
+
+@pytest.mark.parametrize("modality", [-1, 2])
+def test_a_modality_that_does_not_exist_is_refused(modality):
+    for conversion in (convert.to_batch_norm, convert.fold):
+        with pytest.raises(
+            ValueError, match=f"modality is {modality}, expected 0 to 1"
+        ):
+            conversion(small()[0], modality)
+
+
+def test_arguments_of_other_kinds_are_refused():
+    variables = small(kind="bn")[0]
+    with pytest.raises(ValueError, match="num_modalities is 0, expected 1 or more"):
+        convert.from_batch_norm(variables, 0)
+    with pytest.raises(
+        ValueError, match="num_modalities is 'two', expected an integer"
+    ):
+        convert.from_batch_norm(variables, "two")
+    with pytest.raises(ValueError, match="variables are a list, expected the dict"):
+        convert.from_batch_norm([])
+    for tree in (variables["params"], {"params": variables["params"]}, {}):
+        with pytest.raises(ValueError, match="batch_stats holds no normalisation"):
+            convert.from_batch_norm(tree)
+
+
+# ------------------------------------------------------------------------------ fold
+
+
+@pytest.mark.parametrize("share_affine", [True, False])
+@pytest.mark.parametrize("modality", [0, 1])
+def test_the_folded_network_has_the_same_outputs(share_affine, modality):
+    variables = filled(shapes_of("mbn", share_affine))
+    folded = convert.fold(variables, modality)
+    shapes = functools.partial(jax.tree.map, lambda leaf: (leaf.shape, leaf.dtype))
+    assert shapes(folded) == shapes(shapes_of("none"))
+    whole = np.full_like(MODALITY, modality)
+    expected = evaluate(variables, "mbn", share_affine, whole)
+    assert_same_outputs(evaluate(folded, "none"), expected, 1e-4)
+
+
+def test_the_folded_network_takes_fewer_bytes_and_operations():
+    cost = {norm: compiled(norm).cost_analysis() for norm in ("mbn", "bn", "none")}
+    for key in ("bytes accessed", "flops"):
+        assert cost["none"][key] < min(cost["bn"][key], cost["mbn"][key]), key
+
+
+@pytest.mark.parametrize("share_affine", [True, False])
+@pytest.mark.parametrize("modality", [0, 1])
+def test_biases_missing_affines_and_epsilon_are_folded(share_affine, modality):
+    """And a convolution and a neck of their own stay as they are."""
+    variables, mbn = small(share_affine=share_affine, epsilon=0.1)
+    _, merged = small(kind="none", epsilon=0.1)
+    folded = convert.fold(variables, modality, epsilon=0.1)
+    assert set(folded["batch_stats"]) == {"last"}
+    alone = "conv_alone"
+    assert_same_trees(folded["params"][alone], variables["params"][alone])
+    expected = mbn(variables, np.full_like(MODALITY, modality))
+    np.testing.assert_allclose(merged(folded), expected, 1e-4, 1e-5)
+
+
+def test_a_batch_norm_network_is_folded_by_way_of_one_modality():
+    variables, plain = small(kind="bn")
+    folded = convert.fold(convert.from_batch_norm(variables, 1), 0)
+    actual = small(kind="none")[1](folded)
+    np.testing.assert_allclose(actual, plain(variables), 1e-4, 1e-5)
+
+
+def test_folding_keeps_the_type_of_kernels():
+    variables = small()[0]
+    kernel = variables["params"]["conv_b"]["kernel"]
+    for cast in (np.asarray, lambda leaf: leaf.astype(jnp.bfloat16)):
+        half = convert.fold(changed(variables, "params/conv_b/kernel", cast(kernel)), 0)
+        assert half["params"]["conv_b"]["kernel"].dtype == cast(kernel).dtype
+        assert half["params"]["conv_b"]["bias"].dtype == np.float32
+
+
+class Automatic(nn.Module):
+    """Automatic names, by which Conv_1 and the second normalisation seem to belong."""
+
+    folded: bool = False
+
+    @nn.compact
+    def __call__(self, x, modality):
+        def norm(x):
+            return ModalityBatchNorm(use_running_average=True)(x, modality)
+
+        maybe = (lambda x: x) if self.folded else norm
+        x = maybe(nn.Conv(4, (3, 3))(x))
+        x = nn.relu(nn.Conv(4, (3, 3))(x))
+        return maybe(nn.Dense(4)(x))
+
+
+def test_convolutions_are_given_or_found_where_names_do_not_tell():
+    shapes = jax.eval_shape(Automatic().init, jax.random.key(0), SMALL, MODALITY)
+    variables = filled(shapes)
+    with pytest.raises(
+        ValueError, match=r"batch_stats/ModalityBatchNorm_0, has a conv"
+    ):
+        convert.fold(variables, 1)
+    found = convert.find_convolutions(Automatic().apply, variables, SMALL, MODALITY)
+    assert found == {"ModalityBatchNorm_0": "Conv_0", "ModalityBatchNorm_1": "Dense_0"}
+    whole = np.ones_like(MODALITY)
+    expected = Automatic().apply(variables, SMALL, whole)
+    for given in (found, found.get):
+        folded = convert.fold(variables, 1, convolutions=given)
+        actual = Automatic(folded=True).apply(folded, SMALL, whole)
+        np.testing.assert_allclose(actual, expected, 1e-4, 1e-5)
+    partly = convert.fold(variables, 1, convolutions={"ModalityBatchNorm_1": "Dense_0"})
+    assert set(partly["batch_stats"]) == {"ModalityBatchNorm_0"}
+
+
+def test_finding_agrees_with_the_names_of_this_library():
+    for norm in ("mbn", "bn"):
+        apply = functools.partial(reid(norm).apply, train=False)
+        found = convert.find_convolutions(apply, shapes_of(norm), IMAGES, MODALITY)
+        assert len(found) == 20
+        assert all(value == key.replace("norm", "conv") for key, value in found.items())
+
+
+class Tempting(nn.Module):
+    """Where merging would be wrong although shapes and names fit."""
+
+    @nn.compact
+    def __call__(self, x, modality):
+        def norm(x, name):
+            return ModalityBatchNorm(use_running_average=True, name=name)(x, modality)
+
+        class Scaled(nn.Conv):
+            pass
+
+        x = nn.Conv(3, (1, 1), name="conv1")(norm(x, "norm1"))  # normalised before
+        shared = nn.Conv(3, (1, 1), name="conv2")
+        x = norm(shared(x), "norm2") + shared(x + 1.0)
+        x = norm(Scaled(3, (1, 1), name="conv3")(x), "norm3")
+        x = norm(nn.relu(nn.Conv(3, (1, 1), name="conv4")(x)), "norm4")
+        twice = ModalityBatchNorm(use_running_average=True, name="norm5")
+        x = twice(nn.Conv(3, (1, 1), name="conv5")(x), modality)
+        x = twice(nn.Conv(3, (1, 1), name="conv6")(x), modality)
+        x = nn.ConvTranspose(3, (1, 1), transpose_kernel=True, name="conv7")(x)
+        x = norm(x, "norm7")
+        return norm(nn.ConvTranspose(3, (1, 1), name="conv8")(x), "norm8")
+
+
+def test_only_what_directly_follows_a_convolution_of_its_own_is_found():
+    shapes = jax.eval_shape(Tempting().init, jax.random.key(0), SMALL, MODALITY)
+    found = convert.find_convolutions(Tempting().apply, shapes, SMALL, MODALITY)
+    assert found == {"norm8": "conv8"}
+
+
+@pytest.mark.parametrize(
+    ("convolutions", "message"),
+    [
+        ({"bn_c": "conv_b"}, "names 'bn_c', which is no normalisation .* bn_b, last"),
+        ({"bn_b": "conv_c"}, "params/conv_c/kernel does not exist"),
+        ({"bn_b": "conv_b", "last": "conv_b"}, "conv_b/kernel .* of its own"),
+        ({}, "No normalisation, such as batch_stats/.*, has a convolution"),
+    ],
+)
+def test_convolutions_that_do_not_fit_are_refused(convolutions, message):
+    with pytest.raises(ValueError, match=message):
+        convert.fold(small()[0], 0, convolutions=convolutions)
+
+
+# --------------------------------------------------------------- estimate_statistics
+
+
+def moments(x, modality, m):
+    """The definition, over all samples at once, in float64."""
+    values = np.concatenate(x).astype(np.float64)[np.concatenate(modality) == m]
+    values = values.reshape(-1, values.shape[-1])
+    return values.mean(0), values.var(0)
+
+
+def batches_of(sizes, seed=0, offset=0.0, scale=1.0):
+    """Batches of unequal sizes and shares of the modalities, which differ."""
+    rng = np.random.default_rng(seed)
+    for i, size in enumerate(sizes):
+        modality = (rng.random(size) < (0.2, 0.7, 0.5)[i % 3]).astype(np.int32)
+        x = rng.normal(size=(size, 3, 2, 4)) * (1 + modality[:, None, None, None]) + i
+        yield (offset + scale * x).astype(np.float32), modality
+
+
+def layer_and_variables(**attributes):
+    layer = ModalityBatchNorm(**attributes)
+    x, modality = next(batches_of([2]))
+    shapes = jax.eval_shape(
+        functools.partial(layer.init, use_running_average=True),
+        jax.random.key(0),
+        x,
+        modality,
+    )
+    return (
+        layer,
+        functools.partial(layer.apply, use_running_average=False),
+        filled(shapes),
+    )
+
+
+@pytest.mark.parametrize("offset", [0.0, 10_000.0])
+def test_unequal_batches_give_the_moments_of_all_images_at_once(offset):
+    _, apply, variables = layer_and_variables()
+    batches = list(batches_of([5, 1, 8, 2], offset=offset))
+    result = convert.estimate_statistics(apply, variables, iter(batches))
+    assert_same_trees(result["params"], variables["params"])
+    statistics = result["batch_stats"]
+    for m in (0, 1):
+        mean, var = moments(*zip(*batches, strict=True), m)
+        np.testing.assert_allclose(statistics["mean"][m], mean, 1e-6, 1e-6)
+        np.testing.assert_allclose(statistics["var"][m], var, 2e-5)
+    assert {leaf.dtype for leaf in statistics.values()} == {np.dtype(np.float32)}
+
+
+def test_the_order_of_the_batches_does_not_matter():
+    _, apply, variables = layer_and_variables()
+    batches = list(batches_of([4, 1, 4]))
+    one, other = (
+        convert.estimate_statistics(apply, variables, order)["batch_stats"]
+        for order in (batches, batches[::-1])
+    )
+    np.testing.assert_allclose(other["mean"], one["mean"], 1e-6)
+    np.testing.assert_allclose(other["var"], one["var"], 1e-6)
+
+
+def test_a_modality_that_never_occurs_keeps_its_statistics():
+    _, apply, variables = layer_and_variables()
+    batches = [(x, np.zeros_like(modality)) for x, modality in batches_of([3, 2])]
+    after = convert.estimate_statistics(apply, variables, batches)["batch_stats"]
+    for name, before in variables["batch_stats"].items():
+        np.testing.assert_array_equal(after[name][1], before[1])
+        assert np.all(after[name][0] != before[0])
+
+
+def test_a_network_adapts_to_a_camera_of_another_gain_and_offset():
+    layer, apply, variables = layer_and_variables()
+    batches = list(batches_of([4, 4]))
+    old = convert.estimate_statistics(apply, variables, batches)
+    other_camera = [(3 * x + 1, modality) for x, modality in batches]
+    new = convert.estimate_statistics(apply, variables, other_camera)
+    for (x, modality), (seen, _) in zip(batches, other_camera, strict=True):
+        expected = layer.apply(old, x, modality, True)
+        actual = layer.apply(new, seen, modality, True)
+        np.testing.assert_allclose(actual, expected, 1e-4, 1e-4)
+
+
+def test_masked_samples_do_not_count():
+    _, apply, variables = layer_and_variables()
+    x, modality = next(batches_of([6]))
+    mask = np.array([1, 1, 0, 1, 0, 1], bool)
+    bad, outside = x.copy(), modality.copy()
+    bad[~mask], outside[~mask] = np.nan, -1
+
+    def masked(v, x, modality, mask, mutable):
+        return apply(v, x, modality, mask=mask, mutable=mutable)
+
+    per_position = np.broadcast_to(mask[:, None, None, None], (6, 3, 1, 1))
+    expected = convert.estimate_statistics(
+        apply, variables, [(x[mask], modality[mask])]
+    )
+    for m in (mask, per_position):
+        actual = convert.estimate_statistics(masked, variables, [(bad, outside, m)])
+        for name, leaf in expected["batch_stats"].items():
+            np.testing.assert_allclose(actual["batch_stats"][name], leaf, 1e-5, 1e-6)
+
+
+def test_one_batch_leaves_every_layer_with_the_moments_of_that_batch():
+    """As training does with momentum 0, which keeps nothing of before."""
+    variables, _ = small()
+    train = functools.partial(Net().apply, train=True)
+    step = jax.jit(functools.partial(train, mutable=["batch_stats"]))
+    _, updates = step(variables, SMALL, MODALITY)
+    result = convert.estimate_statistics(train, variables, [(SMALL, MODALITY)])
+    assert jax.tree.structure(result) == jax.tree.structure(variables)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5),
+        result["batch_stats"],
+        updates["batch_stats"],
+    )
+
+
+class Repeated(nn.Module):
+    """One layer called twice, alone or, by `lift`, as two layers in a row."""
+
+    lift: str = ""
+
+    @nn.compact
+    def __call__(self, x, modality, train):
+        if self.lift == "scan":
+            stacked = nn.scan(
+                lambda norm, x, _: (norm(x, modality, not train), None),
+                variable_axes={"params": 0, "batch_stats": 0},
+                split_rngs={"params": True},
+                length=2,
+            )
+            return stacked(ModalityBatchNorm(name="norm"), x, None)[0]
+        cls = nn.remat(ModalityBatchNorm, static_argnums=(3,)) if self.lift else None
+        norm = (cls or ModalityBatchNorm)(name="norm")
+        y = norm(x, modality, not train)
+        return y if self.lift else norm(2 * x + 1, modality, not train)
+
+
+def repeated(lift):
+    model, (x, modality) = Repeated(lift), next(batches_of([5]))
+    init = functools.partial(model.init, train=False)
+    variables = filled(jax.eval_shape(init, jax.random.key(0), x, modality))
+    apply = functools.partial(model.apply, train=True)
+    result = convert.estimate_statistics(apply, variables, [(x, modality)])
+    return x, modality, result["batch_stats"]["norm"]
+
+
+def test_every_call_of_a_shared_layer_counts():
+    x, modality, statistics = repeated("")
+    for m in (0, 1):
+        mean, var = moments([x, 2 * x + 1], [modality, modality], m)
+        np.testing.assert_allclose(statistics["mean"][m], mean, 1e-5, 1e-6)
+        np.testing.assert_allclose(statistics["var"][m], var, 1e-5)
+
+
+@pytest.mark.parametrize("lift", ["scan", "remat"])
+def test_lifted_layers_are_estimated(lift):
+    x, modality, statistics = repeated(lift)
+    first = jax.tree.map(lambda leaf: leaf.reshape(-1, 2, 4)[0], statistics)
+    for m in (0, 1):
+        mean, var = moments([x], [modality], m)
+        np.testing.assert_allclose(first["mean"][m], mean, 1e-5, 1e-6)
+        np.testing.assert_allclose(first["var"][m], var, 1e-5)
+
+
+def test_a_network_is_compiled_once_for_every_shape():
+    _, apply, variables = layer_and_variables()
+    traces = []
+
+    def counting(*arguments, **keywords):
+        traces.append(1)
+        return apply(*arguments, **keywords)
+
+    convert.estimate_statistics(counting, variables, batches_of([4, 4, 4, 3]))
+    assert len(traces) == 2
+
+
+@pytest.mark.parametrize("axis_name", [None, "data"])
+def test_batches_on_many_devices_are_estimated_as_on_one(axis_name):
+    """The infrared samples are on two of the eight devices."""
+    (x, _), modality = next(batches_of([8])), np.arange(8) // 6
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.sharding.NamedSharding(mesh, P("data"))
+    layer, apply, variables = layer_and_variables(axis_name=axis_name)
+    if axis_name is not None:
+        per_device = jax.shard_map(
+            lambda *a: layer.apply(*a, False, mutable=["batch_stats"]),
+            mesh=mesh,
+            in_specs=(P(), P("data"), P("data")),
+            out_specs=(P("data"), P()),
+        )
+
+        def apply(v, x, modality, mutable):
+            return per_device(v, x, modality)
+
+    batches = [jax.device_put((x, modality), rows)] * 2
+    statistics = convert.estimate_statistics(apply, variables, batches)["batch_stats"]
+    for m in (0, 1):
+        mean, var = moments([x], [modality], m)
+        np.testing.assert_allclose(statistics["mean"][m], mean, 1e-5, 1e-6)
+        np.testing.assert_allclose(statistics["var"][m], var, 1e-5)
+
+
+class Pair(nn.Module):
+    first: bool = True
+    second: bool = True
+
+    @nn.compact
+    def __call__(self, x, modality, train=True):
+        for name, called in (("first", self.first), ("second", self.second)):
+            if called:
+                x = ModalityBatchNorm(name=name)(x, modality, not train)
+        return x
+
+
+def test_estimation_that_would_go_wrong_is_refused():
+    x, modality = next(batches_of([3]))
+    both = functools.partial(Pair().apply, train=True)
+    init = functools.partial(Pair().init, train=False)
+    variables = filled(jax.eval_shape(init, jax.random.key(0), x, modality))
+    good = (x, modality)
+
+    def refused(message, batches=(good,), apply=both, variables=variables):
+        with pytest.raises(ValueError, match=message):
+            convert.estimate_statistics(apply, variables, batches)
+
+    refused("There are no batches", [])
+    refused("Batch 0 is a ndarray, expected a tuple", x)
+    refused("Batch 1 is a dict, expected a tuple", [good, {"images": x}])
+    evaluation = functools.partial(Pair().apply, train=False)
+    refused("batch_stats/first is in evaluation mode", apply=evaluation)
+    refused(
+        "batch_stats/second is a normalisation that apply did not call",
+        apply=Pair(second=False).apply,
+    )
+    lacking = jax.tree.map(lambda leaf: leaf, variables)
+    del lacking["batch_stats"]["second"]
+    refused(
+        r"batch_stats/second holds nothing, expected .* \[2, 4\]", variables=lacking
+    )
+    three = jax.tree.map(lambda leaf: jnp.ones((3, 4)), variables["batch_stats"])
+    refused(
+        r"batch_stats/first holds mean of shape \[3, 4\], expected .* \[2, 4\]",
+        variables=variables | {"batch_stats": three},
+    )
+    refused(
+        r"batch_stats/first/mean has shape \[4\], expected \[…, num_modalities, C\]",
+        variables=convert.to_batch_norm(variables, 0),
+    )
+    refused(
+        "Batch 1 brings 3 samples of a modality outside 0 to 1 to batch_stats/first",
+        [good, (x, modality + 2)],
+    )
+    broken = np.where(np.arange(3)[:, None, None, None] == 1, np.nan, x)
+    refused(
+        "Batch 1 gives batch_stats/first moments that are not finite",
+        [good, (broken, modality)],
+    )
