@@ -1,0 +1,390 @@
+"""ModalityBatchNorm against its peers, on the normalisations of a ResNet-50.
+
+    python benchmarks/norm.py
+    python benchmarks/norm.py --network --rounds=3
+
+The first measures every normalisation of the network by itself, in all forms in turn,
+and adds up; PyTorch takes part where it is installed. The second measures a whole
+training step with ModalityBatchNorm and with BatchNorm. Both print Markdown tables;
+docs/benchmarks.md keeps those that we measured.
+"""
+
+import argparse
+import collections
+import ctypes
+import datetime
+import importlib.util
+import math
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from rich.progress import track
+
+from mbn_jax import ModalityBatchNorm, losses
+from mbn_jax.models.reid import ReID
+
+Shape = tuple[int, ...]
+OURS, REFERENCE = "ModalityBatchNorm", "nn.BatchNorm"
+MODES = ("forward", "forward + backward")
+
+
+class Candidate(NamedTuple):
+    """Something to time.
+
+    Attributes:
+      run: does the work once and waits for the end.
+      cost: bytes accessed, operations, temporary bytes, as far as XLA tells.
+    """
+
+    run: Callable[[], None]
+    cost: tuple[float, float, float]
+
+
+class Masked(nn.Module):
+    """One BatchNorm per modality over a mask, then a selection: right and slow."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, modality: jax.Array) -> jax.Array:
+        """Normalises `x` (B, …, C)."""
+        visible = (modality == 0).reshape(-1, *[1] * (x.ndim - 1))
+        norms = [nn.BatchNorm(False, dtype=x.dtype) for _ in range(2)]
+        return jnp.where(visible, norms[0](x, mask=visible), norms[1](x, mask=~visible))
+
+
+class Split(nn.Module):
+    """One BatchNorm per half of the batch: needs the modalities in fixed places."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, modality: jax.Array) -> jax.Array:
+        """Normalises `x` (B, …, C), whose first half is one modality."""
+        del modality
+        return jnp.concatenate(
+            [nn.BatchNorm(False, dtype=x.dtype)(half) for half in jnp.split(x, 2)]
+        )
+
+
+class Plain(nn.Module):
+    """BatchNorm over the mixed batch, which is not the same function."""
+
+    use_fast_variance: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, modality: jax.Array) -> jax.Array:
+        """Normalises `x` (B, …, C)."""
+        del modality
+        return nn.BatchNorm(
+            False, dtype=x.dtype, use_fast_variance=self.use_fast_variance
+        )(x)
+
+
+def flax_forms(dtype: jnp.dtype) -> dict[str, nn.Module]:
+    """The layers to compare, by the names of the tables."""
+    return {
+        OURS: ModalityBatchNorm(False, dtype=dtype),
+        REFERENCE: Plain(),
+        "nn.BatchNorm, two-pass": Plain(use_fast_variance=False),
+        "masked nn.BatchNorm each": Masked(),
+        "split + two nn.BatchNorm": Split(),
+    }
+
+
+def flax_candidate(layer: nn.Module, x: jax.Array, mode: str) -> Candidate:
+    """A layer with its updated statistics, compiled for an input."""
+    modality = jnp.arange(len(x)) // (len(x) // 2)
+    variables = layer.init(jax.random.key(0), x, modality)
+
+    def forward(params: Any, x: jax.Array) -> Any:
+        return layer.apply(
+            {**variables, "params": params}, x, modality, mutable=["batch_stats"]
+        )
+
+    def both(params: Any, x: jax.Array, cotangent: jax.Array) -> Any:
+        y, backward, updates = jax.vjp(forward, params, x, has_aux=True)
+        return y, backward(cotangent), updates
+
+    arguments: tuple[Any, ...] = (variables["params"], x)
+    if mode == "forward":
+        compiled = jax.jit(forward).lower(*arguments).compile()
+    else:
+        arguments = (*arguments, jax.random.normal(jax.random.key(1), x.shape, x.dtype))
+        compiled = jax.jit(both).lower(*arguments).compile()
+    return Candidate(
+        lambda: jax.block_until_ready(compiled(*arguments)), cost(compiled)
+    )
+
+
+def torch_candidate(x: jax.Array, mode: str) -> Candidate:
+    """PyTorch's split form, in the memory layout that it is fastest in."""
+    # Threads of OpenMP that wait by spinning fight with XLA's for the same cores: a
+    # normalisation of 0.1 ms took 90 ms.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    import torch
+
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[x.dtype.name]
+    values = torch.from_numpy(np.array(x, np.float32)).to(dtype)
+    if values.ndim == 4:  # (B, H, W, C) in memory, (B, C, H, W) to PyTorch
+        values = values.permute(0, 3, 1, 2)
+        norm_type = torch.nn.BatchNorm2d
+    else:
+        norm_type = torch.nn.BatchNorm1d
+    norms = torch.nn.ModuleList(
+        norm_type(values.shape[1], momentum=0.01) for _ in range(2)
+    )
+    if torch.cuda.is_available():
+        values, norms = values.cuda(), norms.cuda()
+    cotangent = torch.randn_like(values)
+    values.requires_grad_(mode != "forward")
+
+    def run() -> None:
+        with torch.set_grad_enabled(mode != "forward"):
+            halves = torch.chunk(values, 2)
+            y = torch.cat(
+                [norm(half) for norm, half in zip(norms, halves, strict=True)]
+            )
+            if mode != "forward":
+                torch.autograd.grad(y, [values, *norms.parameters()], cotangent)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return Candidate(run, (math.nan,) * 3)
+
+
+def cost(compiled: Any) -> tuple[float, float, float]:
+    """Bytes accessed, operations and temporary bytes of a compiled program."""
+    analysis = compiled.cost_analysis()
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    return analysis["bytes accessed"], analysis["flops"], temporary
+
+
+def norm_shapes(batch: int, image_size: tuple[int, int]) -> dict[Shape, int]:
+    """Input shapes of the normalisations of a ResNet-50, and how many have each."""
+    shapes: collections.Counter[Shape] = collections.Counter()
+
+    def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if isinstance(context.module, ModalityBatchNorm):
+            shapes[args[0].shape] += 1
+        return call(*args, **kwargs)
+
+    model = ReID(num_identities=395, image_size=image_size)
+    images = jax.ShapeDtypeStruct((batch, *image_size, 3), jnp.float32)
+    modality = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    with nn.intercept_methods(record):
+        jax.eval_shape(
+            lambda x, m: model.init(jax.random.key(0), x, m, train=True),
+            images,
+            modality,
+        )
+    return dict(shapes)
+
+
+def in_turn(candidates: dict[str, Candidate], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every candidate in every round, after one that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds + 1):
+        for name, candidate in candidates.items():
+            start = time.perf_counter()
+            candidate.run()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: values[1:] for name, values in seconds.items()}
+
+
+def ratio(ours: list[float], theirs: list[float]) -> str:
+    """Median and range of the ratios round by round, which drift does not touch."""
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+
+
+def compare_layers(
+    shapes: dict[Shape, int], dtype: jnp.dtype, mode: str, rounds: int
+) -> None:
+    """Prints what all normalisations of the network cost, and ours shape by shape."""
+    seconds: dict[str, list[float]] = {}
+    costs: dict[str, list[float]] = {}
+    lines = []
+    for shape, count in track(
+        shapes.items(),
+        f"{dtype} {mode}",
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    ):
+        x = jax.random.normal(jax.random.key(0), shape, dtype)
+        candidates = {
+            name: flax_candidate(layer, x, mode)
+            for name, layer in flax_forms(dtype).items()
+        }
+        if importlib.util.find_spec("torch"):
+            candidates["PyTorch, split"] = torch_candidate(x, mode)
+        measured = in_turn(candidates, rounds)
+        for name, candidate in candidates.items():
+            weighted = [count * s for s in measured[name]]
+            before = seconds.setdefault(name, [0.0] * rounds)
+            seconds[name] = [a + b for a, b in zip(before, weighted, strict=True)]
+            total = costs.setdefault(name, [0.0, 0.0, 0.0])
+            read, operations, temporary = candidate.cost
+            costs[name] = [
+                total[0] + count * read,
+                total[1] + count * operations,
+                max(total[2], temporary),
+            ]
+        ours, theirs = candidates[OURS], candidates[REFERENCE]
+        lines.append(
+            f"| {'×'.join(map(str, shape))} | {count} "
+            f"| {ratio(measured[OURS], measured[REFERENCE])} "
+            f"| {ours.cost[0] / theirs.cost[0]:.2f} |"
+        )
+
+    print(f"\n### {dtype}, {mode}: all {sum(shapes.values())} normalisations\n")
+    print(
+        f"| form | time, ms | time / {REFERENCE} | bytes accessed, GB "
+        f"| bytes / {REFERENCE} | operations, G | largest temporary, MB |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for name in seconds:
+        read, operations, temporary = costs[name]
+        figures = [
+            f"{1e3 * statistics.median(seconds[name]):.0f}",
+            ratio(seconds[name], seconds[REFERENCE]),
+            f"{read / 1e9:.2f}",
+            f"{read / costs[REFERENCE][0]:.2f}",
+            f"{operations / 1e9:.1f}",
+            f"{temporary / 1e6:.1f}",
+        ]
+        print("| " + " | ".join([name, *figures]).replace("nan", "–") + " |")
+    print(f"\n| input | layers | time / {REFERENCE} | bytes / {REFERENCE} |")
+    print("|---|---|---|---|")
+    print("\n".join(lines))
+
+
+def compare_networks(
+    batch: int, image_size: tuple[int, int], dtype: jnp.dtype, rounds: int
+) -> None:
+    """Prints what a training step of a ResNet-50 costs with each normalisation."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    images = jax.random.normal(keys[0], (batch, *image_size, 3))
+    modality, identity = jnp.arange(batch) % 2, jnp.arange(batch) // 8
+
+    def candidate(norm: str) -> Candidate:
+        model = ReID(395, image_size, norm=norm, dtype=dtype)
+        variables = jax.jit(
+            lambda: model.init(keys[1], images[:2], modality[:2], train=True)
+        )()
+
+        def step(variables: Any, images: jax.Array) -> Any:
+            def loss(params: Any) -> Any:
+                output, updates = model.apply(
+                    {**variables, "params": params},
+                    images,
+                    modality,
+                    train=True,
+                    mutable=["batch_stats"],
+                )
+                total = losses.identity_loss(output.logits, identity)
+                total += losses.weighted_regularised_triplet(output.pooled, identity)
+                return total, updates
+
+            (value, updates), gradients = jax.value_and_grad(loss, has_aux=True)(
+                variables["params"]
+            )
+            params = jax.tree.map(
+                lambda p, g: p - 1e-3 * g, variables["params"], gradients
+            )
+            return value, {"params": params, **updates}
+
+        compiled = jax.jit(step).lower(variables, images).compile()
+        return Candidate(
+            lambda: jax.block_until_ready(compiled(variables, images)), cost(compiled)
+        )
+
+    candidates = {OURS: candidate("mbn"), REFERENCE: candidate("bn")}
+    seconds = in_turn(candidates, rounds)
+    print(f"\n### {dtype}: a training step of ResNet-50\n")
+    print(
+        "| normalisation | time, s | images/s | time ratio | bytes accessed, GB "
+        "| operations, G | temporary memory, MB |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for name, (_, (read, operations, temporary)) in candidates.items():
+        median = statistics.median(seconds[name])
+        print(
+            f"| {name} | {median:.2f} | {batch / median:.1f} "
+            f"| {ratio(seconds[name], seconds[REFERENCE])} | {read / 1e9:.1f} "
+            f"| {operations / 1e9:.0f} | {temporary / 1e6:.0f} |"
+        )
+
+
+def keep_freed_memory() -> None:
+    """Tells the C library to hand freed memory out again instead of returning it.
+
+    The results of one call are hundreds of megabytes. To get fresh pages for them from
+    the system costs more than the arithmetic, and not the same in every round.
+    """
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        no_trim, no_mmap = (-1, 2**31 - 1), (-4, 0)  # M_TRIM_THRESHOLD, M_MMAP_MAX
+        libc.mallopt(*no_trim)
+        libc.mallopt(*no_mmap)
+
+
+def processor() -> str:
+    """The name of the processor or of the accelerator."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return device.device_kind
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
+    return f"{len(names)} cores of {names[0]}" if names else platform.processor()
+
+
+def main() -> None:
+    """Measures what the flags say."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--batch", type=int, default=64, help="images (default 64)")
+    parser.add_argument("--height", type=int, default=288, help="pixels (default 288)")
+    parser.add_argument("--width", type=int, default=144, help="pixels (default 144)")
+    parser.add_argument("--rounds", type=int, default=11, help="counted (default 11)")
+    parser.add_argument(
+        "--dtypes",
+        nargs="+",
+        default=["float32", "bfloat16"],
+        choices=["float32", "bfloat16"],
+        help="of the computation (default both)",
+    )
+    parser.add_argument(
+        "--network", action="store_true", help="whole training steps instead"
+    )
+    flags = parser.parse_args()
+    if flags.batch < 2 or flags.batch % 2:
+        parser.error(f"--batch is {flags.batch}, expected an even number")
+    keep_freed_memory()
+    image_size = flags.height, flags.width
+    print(
+        f"{processor()}, {datetime.date.today()}, Python {platform.python_version()}, "
+        f"jax {jax.__version__}, ResNet-50, {flags.batch} images of "
+        f"{flags.height}×{flags.width}, {flags.rounds} rounds, median (range)"
+    )
+    for name in flags.dtypes:
+        dtype = jnp.dtype(name)
+        if flags.network:
+            compare_networks(flags.batch, image_size, dtype, flags.rounds)
+            continue
+        for mode in MODES:
+            compare_layers(
+                norm_shapes(flags.batch, image_size), dtype, mode, flags.rounds
+            )
+
+
+if __name__ == "__main__":
+    main()
