@@ -12,9 +12,16 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import lax
 
+from mbn_jax.convert.trees import (
+    Path,
+    Variables,
+    find_norms,
+    flatten,
+    join,
+    unflatten,
+)
 from mbn_jax.functional import Moments, modality_moments
 from mbn_jax.norm import ModalityBatchNorm
-from mbn_jax.trees import Path, Variables, find_norms, flatten, join, unflatten
 
 _RECORD = "moments_of_one_pass"
 _LAYER_CALL: Callable[..., Any] = inspect.unwrap(ModalityBatchNorm.__call__)

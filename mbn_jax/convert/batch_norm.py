@@ -1,0 +1,115 @@
+"""Between networks of `nn.BatchNorm` and of `ModalityBatchNorm`."""
+
+import operator
+from typing import Any
+
+from mbn_jax.convert.trees import (
+    Variables,
+    find_norms,
+    flatten,
+    join,
+    norm_leaves,
+    unflatten,
+)
+
+
+def from_batch_norm(
+    variables: Variables, num_modalities: int = 2, *, share_affine: bool = True
+) -> dict[str, Any]:
+    """Copies the statistics of a `nn.BatchNorm` network to every modality.
+
+    The MBN network computes the same function in evaluation mode, whatever the
+    modality, and is where fine-tuning of pretrained weights starts.
+
+    ```python
+    >>> import jax, jax.numpy as jnp
+    >>> from flax import linen as nn
+    >>> from mbn_jax import ModalityBatchNorm, convert
+    >>> x, modality = jnp.ones((2, 3)), jnp.array([0, 1])
+    >>> plain = nn.BatchNorm(use_running_average=True)
+    >>> variables = plain.init(jax.random.key(0), x)
+    >>> mbn = convert.from_batch_norm(variables)
+    >>> jax.tree.map(jnp.shape, mbn["batch_stats"])
+    {'mean': (2, 3), 'var': (2, 3)}
+    >>> y = ModalityBatchNorm(use_running_average=True).apply(mbn, x, modality)
+    >>> bool(jnp.array_equal(y, plain.apply(variables, x)))
+    True
+
+    ```
+
+    Args:
+      variables: of a network of `nn.BatchNorm`, statistics of shape `(C,)`.
+      num_modalities: of the MBN network.
+      share_affine: as in `ModalityBatchNorm`: scale and bias stay `(C,)`, or are copied
+        to every modality, too.
+
+    Returns:
+      The variables of the MBN network: statistics, and scale and bias where they are
+      separate, of shape `(num_modalities, C)`.
+
+    Raises:
+      ValueError: if there is no normalisation, if the statistics, scale or bias of one
+        have another shape, or if `num_modalities` is not a positive integer.
+    """
+    number = _integer("num_modalities", num_modalities)
+    if number < 1:
+        raise ValueError(f"num_modalities is {number}, expected 1 or more.")
+    flat = flatten(variables)
+    for norm in find_norms(flat, ("C",), "is this an MBN network already?"):
+        for path in norm_leaves(flat, norm):
+            if path[0] == "batch_stats" or not share_affine:
+                flat[path] = flat[path][None].repeat(number, axis=0)
+    return unflatten(flat, variables)
+
+
+def to_batch_norm(variables: Variables, modality: int) -> dict[str, Any]:
+    """Takes one modality's network out, as a network of plain `nn.BatchNorm`.
+
+    It gives, without being told the modality, the evaluation-mode outputs that the MBN
+    network gives that modality: for exporting, or for cameras of one kind.
+
+    ```python
+    >>> import jax, jax.numpy as jnp
+    >>> from mbn_jax import ModalityBatchNorm, convert
+    >>> layer = ModalityBatchNorm(use_running_average=True)
+    >>> variables = layer.init(jax.random.key(0), jnp.ones((2, 3)), jnp.array([0, 1]))
+    >>> infrared = convert.to_batch_norm(variables, modality=1)
+    >>> jax.tree.map(jnp.shape, infrared["batch_stats"])
+    {'mean': (3,), 'var': (3,)}
+
+    ```
+
+    Args:
+      variables: of an MBN network, statistics of shape `(num_modalities, C)`, scale and
+        bias of shape `(C,)` or `(num_modalities, C)`.
+      modality: which one.
+
+    Returns:
+      The variables of a network of the same names with `nn.BatchNorm`; all of shape
+      `(C,)`.
+
+    Raises:
+      ValueError: if there is no normalisation, if the statistics, scale or bias of one
+        have another shape, or if there is no such modality.
+    """
+    modality = _integer("modality", modality)
+    flat = flatten(variables)
+    hint = "is this a BatchNorm network already? from_batch_norm makes an MBN one."
+    for norm in find_norms(flat, ("num_modalities", "C"), hint):
+        mean = ("batch_stats", *norm, "mean")
+        if not 0 <= modality < len(flat[mean]):
+            raise ValueError(
+                f"modality is {modality}, expected 0 to {len(flat[mean]) - 1}, since "
+                f"{join(mean)} has shape {list(flat[mean].shape)}."
+            )
+        for path in norm_leaves(flat, norm):
+            if flat[path].ndim == 2:
+                flat[path] = flat[path][modality]
+    return unflatten(flat, variables)
+
+
+def _integer(name: str, value: int) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} is {value!r}, expected an integer.") from None
