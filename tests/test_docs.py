@@ -1,16 +1,13 @@
 """The code that readers will copy runs, and what the pages point to exists."""
 
-import functools
 import re
+import subprocess
+import sys
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
+import cv2
 import pytest
-from flax import linen as nn
-from jax.sharding import PartitionSpec as P
 
-from mbn_jax import ModalityBatchNorm
 from mbn_jax.training.config import default_config, flatten
 
 ROOT = Path(__file__).parents[1]
@@ -28,21 +25,11 @@ def test_the_layer_in_the_readme_runs():
     assert namespace["updates"]["batch_stats"]["mean"].shape == (2, 64)
 
 
-def test_the_network_and_the_mapped_step_in_the_layers_page_run():
-    _, block, mapped = code_blocks("docs/layer.md")
-    namespace = dict(
-        jax=jax, nn=nn, P=P, functools=functools, ModalityBatchNorm=ModalityBatchNorm
-    )
-    exec(block, namespace)
-    x, modality = jnp.ones((16, 4, 4, 3)), jnp.arange(16) % 2
-    model = namespace["Block"](features=5)
-    variables = model.init(jax.random.key(0), x, modality, train=True)
-    assert model.apply(variables, x, modality, train=False).shape == (16, 4, 4, 5)
-    exec(mapped, namespace)
-    variables = namespace["layer"].init(jax.random.key(0), x, modality, False)
-    y, updates = namespace["train_forward"](variables, x, modality)
-    assert y.shape == x.shape
-    assert updates["batch_stats"]["mean"].shape == (2, 3)
+def test_the_picture_of_the_two_gaps_is_drawn_by_its_script(tmp_path):
+    script = ROOT / "docs" / "pictures" / "two_gaps.py"
+    drawn = tmp_path / "gaps.png"
+    subprocess.run([sys.executable, script, f"--output={drawn}"], check=True)
+    assert cv2.imread(drawn).shape == cv2.imread(script.with_suffix(".png")).shape
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
