@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 import mbn_jax.nnx
+from mbn_jax.functional import modality_moments
 from mbn_jax.norm import ModalityBatchNorm
 
 
@@ -43,21 +44,20 @@ class Layer:
 
 
 class Linen(Layer):
-    @property
     def module(self):
         return ModalityBatchNorm(**dict(self.attributes))
 
     def train(self, variables, x, modality, mask=None):
-        y, updates = self.module.apply(
+        y, updates = self.module().apply(
             variables, x, modality, False, mask, mutable=["batch_stats"]
         )
         return y, {**variables, **updates}
 
     def evaluate(self, variables, x, modality, mask=None):
-        return self.module.apply(variables, x, modality, True, mask)
+        return self.module().apply(variables, x, modality, True, mask)
 
     def initialise(self, x, modality):
-        init = partial(self.module.init, use_running_average=False)
+        init = partial(self.module().init, use_running_average=False)
         return jax.jit(init)(jax.random.key(0), x, modality)
 
 
@@ -120,6 +120,11 @@ def random_variables(layer, seed=0, dtype=np.float32):
 def random_input(shape, seed=0):
     x = np.random.default_rng([seed, 2]).normal(2.0, 3.0, shape)
     return x.astype(np.float32)
+
+
+moments_of = jax.jit(
+    modality_moments, static_argnames=("num_modalities", "force_float32_reductions")
+)
 
 
 @partial(jax.jit, static_argnums=0)

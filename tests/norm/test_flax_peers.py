@@ -81,7 +81,7 @@ def test_attributes_and_defaults_are_those_of_flax(kind):
     names = ["use_running_average", "axis", "momentum", "epsilon", "dtype", "axis_name"]
     names += ["axis_index_groups"]
     if kind == "linen":
-        ours, theirs = make(kind).module, nn.BatchNorm()
+        ours, theirs = make(kind).module(), nn.BatchNorm()
         names += ["force_float32_reductions", "param_dtype", "use_bias", "use_scale"]
     else:
         ours, theirs = make(kind).module(), nnx.BatchNorm(3, rngs=nnx.Rngs(0))

@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 
-from mbn_jax.functional import modality_moments
-
 from .layers import (
     evaluate,
     gradients,
     make,
+    moments_of,
     random_input,
     random_variables,
     train,
@@ -81,7 +80,7 @@ def test_masked_positions_are_exact_far_from_zero():
     x = np.random.default_rng(0).normal(1e3, 1.0, (4, 6, 5, 3)).astype(np.float32)
     modality = np.array([0, 1, 0, 1])
     mask = np.random.default_rng(1).random((4, 6, 5, 1)) < 0.1
-    moments = modality_moments(x, modality, mask=mask)
+    moments = moments_of(x, modality, mask=mask)
     for m in (0, 1):
         values = x[modality == m][mask[modality == m][..., 0]].astype(np.float64)
         assert_close(moments.mean[m], values.mean(0), rtol=1e-6)

@@ -59,7 +59,7 @@ def test_which_statistics_to_use_must_be_said():
     x, modality = random_input((4, 3)), np.zeros(4, int)
     linen = make("linen")
     with pytest.raises(ValueError, match="use_running_average"):
-        linen.module.apply(random_variables(linen), x, modality)
+        linen.module().apply(random_variables(linen), x, modality)
     with pytest.raises(ValueError, match="use_running_average is None"):
         make("nnx", use_running_average=None).module()(x, modality)
 
