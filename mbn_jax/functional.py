@@ -314,10 +314,12 @@ def _sums_of_powers(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
 def _sums_of_powers_jvp(axis: int, primals: Any, tangents: Any) -> Any:
     (x,), (tangent,) = primals, tangents
     positions = _positions(x, axis)
-    return _sums_of_powers(x, axis), (
-        jnp.sum(tangent, positions),
-        jnp.sum(2 * x * tangent, positions),
-    )
+    # In this order, so that in reverse mode the larger term is added to the gradient
+    # last. Where the last addition is of a row per sample only, XLA for CPU takes the
+    # gradient for cheap and computes it again in every consumer, in a convolution's
+    # order of the axes: a step of a ResNet-50 took 1.1 times as long.
+    of_squares = jnp.sum(2 * x * tangent, positions)
+    return _sums_of_powers(x, axis), (jnp.sum(tangent, positions), of_squares)
 
 
 @jax.custom_jvp
