@@ -15,7 +15,7 @@ from .test_flax_peers import FlaxLayer
 
 # The same command gives the same result; the first example of a shape compiles.
 settings.register_profile(
-    "norm", derandomize=True, deadline=None, max_examples=30, database=None
+    "norm", derandomize=True, deadline=None, max_examples=20, database=None
 )
 small = settings.get_profile("norm")
 
