@@ -276,7 +276,7 @@ def _shifted_moments(
     total, count = across_samples(
         jnp.sum(sample, _positions(sample, axis)), counts(sample, seen)
     )
-    pivot = total / jnp.maximum(count, 1)
+    pivot = (total / jnp.maximum(count, 1)).astype(x.dtype)
 
     shifted = x - _per_sample(pivot, member, x.ndim, axis)
     if mask is not None:

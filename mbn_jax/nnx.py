@@ -177,8 +177,7 @@ class ModalityBatchNorm(nnx.Module):
             force_float32_reductions=self.force_float32_reductions,
         )
         if not use_running_average:
-            # Under nnx.grad the variables are changed in place: tracers of the
-            # derivative must not end up in them.
+            # They are state: no gradient flows into the statistics of the next call.
             self.mean[...], self.var[...] = lax.stop_gradient((mean, var))
         return y
 

@@ -7,6 +7,8 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
+from mbn_jax import modality_moments
+
 from .layers import (
     evaluate,
     gradients,
@@ -93,6 +95,14 @@ def test_moments_of_bfloat16_are_those_of_its_values():
         values = np.asarray(x, np.float64)[m == MODALITY]
         assert_close(moments.mean[m], values.mean((0, 1, 2)), rtol=1e-5)
         assert_close(moments.var[m], values.var((0, 1, 2)), rtol=1e-5)
+
+
+def test_sums_are_in_the_type_of_the_input_where_float32_is_not_forced():
+    x = random_input((8, 16, 3)).astype(jnp.bfloat16)
+    fine = modality_moments(x, MODALITY)
+    coarse = modality_moments(x, MODALITY, force_float32_reductions=False)
+    assert np.abs(coarse.var / fine.var - 1).max() > 1e-4
+    np.testing.assert_allclose(coarse.var, fine.var, rtol=0.03)
 
 
 def test_float16_counts_more_than_it_can_represent():
