@@ -111,6 +111,7 @@ def modality_batch_norm(
     axis_name: str | None = None,
     axis_index_groups: Sequence[Sequence[int]] | None = None,
     force_float32_reductions: bool = True,
+    forward_mode: bool = False,
 ) -> Normalised:
     """`mbn_jax.ModalityBatchNorm` without a module: statistics in, statistics out.
 
@@ -144,6 +145,9 @@ def modality_batch_norm(
       axis_name: mapped axis to reduce over, under pmap and shard_map.
       axis_index_groups: groups of indices within that axis.
       force_float32_reductions: accumulate in float32 at least.
+      forward_mode: allow forward-mode differentiation (`jax.jvp`, `jax.linearize`) with
+        the statistics of the batch, at the price of a slower gradient on CPUs. With
+        running statistics it always works.
 
     Returns:
       `Normalised`: the result and the running statistics after this batch.
@@ -192,10 +196,13 @@ def modality_batch_norm(
         constant = constant + jnp.broadcast_to(bias, constant.shape)
 
     # One multiply-add in coordinates whose origin is near the mean: exact where
-    # mean/std is large, where x * a + b would cancel, and two reductions in the
-    # gradient, where (x - mean) * a + b takes three.
+    # mean/std is large, where x * a + b would cancel.
     per_sample = partial(_per_sample, member=member, ndim=x.ndim, axis=axis)
-    y = _multiply_add(x, *map(per_sample, (pivot, multiplier, constant)))
+    rows = map(per_sample, (pivot, multiplier, constant))
+    if use_running_average or forward_mode:
+        y = _multiply_add(x, *rows)
+    else:
+        y = _multiply_add_in_training(axis, x, *rows)
     if hidden is not None:
         y = jnp.where(hidden, jnp.nan, y)
     return Normalised(y.astype(dtype), mean, var)
@@ -244,10 +251,9 @@ def _shifted_moments(
       that multiplies matrices in reduced precision, deterministic in the gradient (no
       scatter), and a NaN of one modality stays out of the other's statistics.
     """
-    if force_float32:
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     # A float16 cannot count beyond 65,504.
     count_dtype = jnp.promote_types(x.dtype, jnp.float32)
+    dtype = count_dtype if force_float32 else x.dtype
 
     def across_samples(*per_sample: jax.Array) -> jax.Array:
         """K arrays (B, C) to (K, M, C), over all devices."""
@@ -269,20 +275,18 @@ def _shifted_moments(
     # looks at; then every position is looked at, which costs a second pass.
     hides_positions = mask is not None and mask.size > mask.shape[0]
     few = (slice(None),) * x.ndim if hides_positions else _few_positions(x.shape, axis)
-    sample = lax.stop_gradient(x[few])
+    sample = lax.stop_gradient(x[few]).astype(dtype)
     seen = None if mask is None else mask[few] if hides_positions else mask
     if seen is not None:
         sample = jnp.where(seen, sample, 0)
     total, count = across_samples(
         jnp.sum(sample, _positions(sample, axis)), counts(sample, seen)
     )
-    pivot = (total / jnp.maximum(count, 1)).astype(x.dtype)
+    pivot = (total / jnp.maximum(count, 1)).astype(dtype)
 
-    shifted = x - _per_sample(pivot, member, x.ndim, axis)
-    if mask is not None:
-        shifted = jnp.where(mask, shifted, 0)
+    origin = _per_sample(pivot, member, x.ndim, axis)
     first, second, count = across_samples(
-        *_sums_of_powers(shifted, axis), counts(x, mask)
+        *_shifted_sums(x, origin, mask, axis, dtype), counts(x, mask)
     )
     first, second = first / jnp.maximum(count, 1), second / jnp.maximum(count, 1)
     # Rounding can leave a variance of zero a little below it.
@@ -290,9 +294,22 @@ def _shifted_moments(
     return pivot, first, var, count
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _sums_of_powers(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Σx and Σx² of every sample and channel, `(B, C)` each, in one pass.
+# The backward pass computes the shift again, so that between the passes the input is
+# kept as it is, and no float32 copy of a bfloat16 one.
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=(3, 4))
+def _shifted_sums(
+    x: jax.Array, origin: jax.Array, mask: jax.Array | None, axis: int, dtype: Dtype
+) -> tuple[jax.Array, jax.Array]:
+    """Σd and Σd² with d = x − origin, of every sample and channel, `(B, C)` each."""
+    shifted = x.astype(dtype) - origin
+    if mask is not None:
+        shifted = jnp.where(mask, shifted, 0)
+    return _sum_pair(shifted, lax.square(shifted), axis)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _sum_pair(a: jax.Array, b: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """Sums over the positions of every sample and channel, `(B, C)` each, in one pass.
 
     * One reduction of a pair, since on a CPU two reductions are two passes, with what
       they have in common written to memory in between.
@@ -301,45 +318,52 @@ def _sums_of_powers(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     * JAX has no derivative for such a reduction. The rule below serves forward and
       reverse mode, and any order.
     """
-    zero = jnp.zeros((), x.dtype)
-    sums = x, lax.square(x)
-    for position in reversed(_positions(x, axis)):
+    zero = jnp.zeros((), a.dtype)
+    sums = a, b
+    for position in reversed(_positions(a, axis)):
         sums = lax.reduce(
             sums, (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), (position,)
         )
     return sums
 
 
-@_sums_of_powers.defjvp
-def _sums_of_powers_jvp(axis: int, primals: Any, tangents: Any) -> Any:
-    (x,), (tangent,) = primals, tangents
-    positions = _positions(x, axis)
-    # In this order, so that in reverse mode the larger term is added to the gradient
-    # last. Where the last addition is of a row per sample only, XLA for CPU takes the
-    # gradient for cheap and computes it again in every consumer, in a convolution's
-    # order of the axes: a step of a ResNet-50 took 1.1 times as long.
-    of_squares = jnp.sum(2 * x * tangent, positions)
-    return _sums_of_powers(x, axis), (jnp.sum(tangent, positions), of_squares)
+@_sum_pair.defjvp
+def _sum_pair_jvp(axis: int, primals: Any, tangents: Any) -> Any:
+    sums = [jnp.sum(tangent, _positions(tangent, axis)) for tangent in tangents]
+    return _sum_pair(*primals, axis), tuple(sums)
 
 
-@jax.custom_jvp
 def _multiply_add(
     x: jax.Array, pivot: jax.Array, multiplier: jax.Array, constant: jax.Array
 ) -> jax.Array:
-    """(x − pivot) · multiplier + constant."""
+    """(x − pivot) · multiplier + constant, the last three one row per sample."""
     return (x - pivot) * multiplier + constant
 
 
-@_multiply_add.defjvp
-def _multiply_add_jvp(primals: Any, tangents: Any) -> Any:
-    x, pivot, multiplier, _ = primals
-    d_x, d_pivot, d_multiplier, d_constant = tangents
-    # What JAX would derive itself, but for the barrier. Without it, x − pivot here and
-    # x − pivot in the forward pass are one value, which XLA for CPU writes to memory
-    # and reads again where computing it twice would be free.
-    shifted = x - lax.optimization_barrier(pivot)
-    tangent = (d_x - d_pivot) * multiplier + shifted * d_multiplier + d_constant
-    return _multiply_add(*primals), tangent
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _multiply_add_in_training(axis: int, *arguments: jax.Array) -> jax.Array:
+    """`_multiply_add` whose gradient takes both its sums in one pass.
+
+    JAX would take them one by one, on a CPU with a float32 copy of bfloat16 arrays for
+    each. The price is forward-mode differentiation, which JAX has only for functions
+    without a gradient of their own.
+    """
+    return _multiply_add(*arguments)
+
+
+def _multiply_add_forward(axis: int, *arguments: jax.Array) -> Any:
+    return _multiply_add(*arguments), arguments[:3]
+
+
+def _multiply_add_backward(axis: int, saved: Any, gradient: jax.Array) -> Any:
+    x, pivot, multiplier = saved
+    sums = _sum_pair(gradient, gradient * (x - pivot), axis)
+    of_constant, of_multiplier = (rows.reshape(pivot.shape) for rows in sums)
+    of_x = (gradient * multiplier).astype(x.dtype)
+    return of_x, -of_constant * multiplier, of_multiplier, of_constant
+
+
+_multiply_add_in_training.defvjp(_multiply_add_forward, _multiply_add_backward)
 
 
 def _positions(x: jax.Array, axis: int) -> tuple[int, ...]:
@@ -387,8 +411,12 @@ def _expand_mask(x: jax.Array, mask: jax.Array) -> jax.Array:
 
 def _per_sample(table: jax.Array, member: jax.Array, ndim: int, axis: int) -> jax.Array:
     """Table (M, C) to one row per sample, shaped to broadcast against the input."""
+    # NaN is one more row of the table and not selected afterwards, so that what the
+    # large arrays meet is a finished small one.
+    nowhere = ~member.any(1, keepdims=True)
+    member = jnp.concatenate([member, nowhere], 1)
+    table = jnp.concatenate([table, jnp.full_like(table[:1], jnp.nan)])
     rows = jnp.where(member[:, :, None], table[None], 0).sum(1)
-    rows = jnp.where(member.any(1, keepdims=True), rows, jnp.nan)
     shape = [1] * ndim
     shape[0], shape[axis] = rows.shape
     return rows.reshape(shape)

@@ -71,6 +71,7 @@ class ModalityBatchNorm(nnx.Module):
         axis_name: str | None = None,
         axis_index_groups: Sequence[Sequence[int]] | None = None,
         force_float32_reductions: bool = True,
+        forward_mode: bool = False,
         rngs: nnx.Rngs,
     ):
         """Creates the variables.
@@ -93,6 +94,8 @@ class ModalityBatchNorm(nnx.Module):
           axis_name: mapped axis to reduce over, for pmap and shard_map only.
           axis_index_groups: groups of indices within that axis.
           force_float32_reductions: accumulate in float32 at least.
+          forward_mode: allow forward-mode differentiation (`jax.jvp`) with the
+            statistics of the batch, at the price of a slower gradient on CPUs.
           rngs: its `params` stream initialises scale and bias.
         """
         table_shape = (num_modalities, num_features)
@@ -120,6 +123,7 @@ class ModalityBatchNorm(nnx.Module):
         self.axis_name = axis_name
         self.axis_index_groups = axis_index_groups
         self.force_float32_reductions = force_float32_reductions
+        self.forward_mode = forward_mode
 
     def __call__(
         self,
@@ -175,6 +179,7 @@ class ModalityBatchNorm(nnx.Module):
             axis_name=self.axis_name,
             axis_index_groups=self.axis_index_groups,
             force_float32_reductions=self.force_float32_reductions,
+            forward_mode=self.forward_mode,
         )
         if not use_running_average:
             # They are state: no gradient flows into the statistics of the next call.

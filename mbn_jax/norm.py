@@ -73,6 +73,10 @@ class ModalityBatchNorm(nn.Module):
       axis_index_groups: groups of indices within that axis to reduce over separately.
       force_float32_reductions: accumulate in float32 at least. If false, sums are in
         the type of the input.
+      forward_mode: allow forward-mode differentiation (`jax.jvp`, `jax.linearize`) with
+        the statistics of the batch, at the price of a slower gradient on CPUs. Reverse
+        mode of any order, forward over reverse (`jax.hessian`), and both modes with
+        running statistics work without it.
       num_modalities: number of modalities.
       share_affine: one $\gamma$ and $\beta$ of shape `(C,)` for all modalities, or one
         per modality, `(num_modalities, C)`.
@@ -91,6 +95,7 @@ class ModalityBatchNorm(nn.Module):
     axis_name: str | None = None
     axis_index_groups: Any = None
     force_float32_reductions: bool = True
+    forward_mode: bool = False
     num_modalities: int = 2
     share_affine: bool = True
 
@@ -151,6 +156,7 @@ class ModalityBatchNorm(nn.Module):
             axis_name=None if self.is_initializing() else self.axis_name,
             axis_index_groups=self.axis_index_groups,
             force_float32_reductions=self.force_float32_reductions,
+            forward_mode=self.forward_mode,
         )
         if not use_running_average and not self.is_initializing():
             ra_mean.value, ra_var.value = mean, var

@@ -95,11 +95,12 @@ def test_absent_modality_gives_finite_gradients_even_without_epsilon(kind):
     np.testing.assert_array_equal(result[0]["bias"][1], np.zeros(3))
 
 
+@pytest.mark.parametrize("forward_mode", [True, False])
 @pytest.mark.parametrize(("share_affine", "order"), [(True, 1), (False, 2)])
-def test_derivatives_equal_finite_differences(kind, share_affine, order):
-    """In forward and in reverse mode, and each over the other."""
+def test_derivatives_equal_finite_differences(kind, share_affine, order, forward_mode):
+    """In reverse mode, or in both and each over the other."""
     with jax.enable_x64(True):
-        layer = make(kind, share_affine=share_affine)
+        layer = make(kind, share_affine=share_affine, forward_mode=forward_mode)
         variables = random_variables(layer, dtype=np.float64)
         x = random_input((4, 2, 3)).astype(np.float64)
         modality = np.array([0, 1, 1, 0])
@@ -109,7 +110,30 @@ def test_derivatives_equal_finite_differences(kind, share_affine, order):
             new = {**variables, "params": params}
             return objective(layer, new, x, modality, jnp.sin(x))[0]
 
-        check_grads(loss, (variables["params"], x), order=order, atol=1e-6, rtol=1e-6)
+        check_grads(
+            loss,
+            (variables["params"], x),
+            order=order,
+            modes=["fwd", "rev"] if forward_mode else ["rev"],
+            atol=1e-6,
+            rtol=1e-6,
+        )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_gradient_keeps_the_input_and_rows_per_sample_only(kind, dtype):
+    """No second array as large as the input, no float32 copy of a bfloat16 one."""
+    layer = make(kind)
+    variables, x = random_variables(layer), random_input((6, 32, 32, 3)).astype(dtype)
+    x = jnp.asarray(x)
+
+    def apply(params, x):
+        return layer.train({**variables, "params": params}, x, MODALITY)[0]
+
+    _, backward = jax.vjp(apply, variables["params"], x)
+    kept = {id(leaf): leaf for leaf in jax.tree.leaves(backward)}.values()
+    assert sum(leaf.size >= x.size for leaf in kept) == 1
+    assert sum(leaf.nbytes for leaf in kept) < 1.1 * x.nbytes
 
 
 def test_running_statistics_are_differentiable_in_linen_and_constant_in_nnx(kind):

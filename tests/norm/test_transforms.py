@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from .layers import evaluate, make, random_input, random_variables, train
 from .reference import assert_close, reference
@@ -95,9 +96,15 @@ def test_scan_over_steps_is_a_loop_over_steps(kind):
     assert_close(after["batch_stats"], expected.batch_stats, rtol=1e-5)
 
 
-def test_forward_mode_agrees_with_reverse_mode(kind):
-    layer, variables, x = setting(kind)
+@pytest.mark.parametrize("evaluating", [True, False])
+def test_forward_mode_agrees_with_reverse_mode(kind, evaluating):
+    layer, variables, x = setting(kind, forward_mode=not evaluating)
     loss = cubes(layer, variables)
+    if evaluating:
+
+        def loss(x):
+            return jnp.sum(layer.evaluate(variables, x, MODALITY) ** 3)
+
     direction = random_input(SHAPE, seed=5)
 
     @jax.jit
@@ -110,6 +117,12 @@ def test_forward_mode_agrees_with_reverse_mode(kind):
     expected = value, np.vdot(gradient, direction)
     for actual in directional(x):
         assert_close(actual, expected, rtol=1e-4)
+
+
+def test_forward_mode_with_the_batch_is_asked_for(kind):
+    layer, variables, x = setting(kind)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(cubes(layer, variables), (x,), (x,))
 
 
 def test_second_derivatives_are_the_finite_differences_of_gradients(kind):
