@@ -155,7 +155,7 @@ def modality_batch_norm(
     Raises:
       ValueError: if shapes or types do not fit, or `axis` is the sample axis.
     """
-    x = jnp.asarray(x)
+    x, mean, var = map(jnp.asarray, (x, mean, var))
     axis = channel_axis(x, axis)
     member = _membership(x, modality, mean.shape[0])
     if dtype is None:
@@ -197,8 +197,7 @@ def modality_batch_norm(
 
     # One multiply-add in coordinates whose origin is near the mean: exact where
     # mean/std is large, where x * a + b would cancel.
-    per_sample = partial(_per_sample, member=member, ndim=x.ndim, axis=axis)
-    rows = map(per_sample, (pivot, multiplier, constant))
+    rows = _per_sample(member, x, axis, pivot, multiplier, constant)
     if use_running_average or forward_mode:
         y = _multiply_add(x, *rows)
     else:
@@ -284,7 +283,7 @@ def _shifted_moments(
     )
     pivot = (total / jnp.maximum(count, 1)).astype(dtype)
 
-    origin = _per_sample(pivot, member, x.ndim, axis)
+    (origin,) = _per_sample(member, x, axis, pivot)
     first, second, count = across_samples(
         *_shifted_sums(x, origin, mask, axis, dtype), counts(x, mask)
     )
@@ -294,43 +293,41 @@ def _shifted_moments(
     return pivot, first, var, count
 
 
-# The backward pass computes the shift again, so that between the passes the input is
-# kept as it is, and no float32 copy of a bfloat16 one.
+# The backward pass computes the shift again, so that between the passes the input alone
+# is kept: not the shifted one as well, nor a float32 copy of a bfloat16 one.
 @partial(jax.checkpoint, prevent_cse=False, static_argnums=(3, 4))
 def _shifted_sums(
     x: jax.Array, origin: jax.Array, mask: jax.Array | None, axis: int, dtype: Dtype
-) -> tuple[jax.Array, jax.Array]:
+) -> list[jax.Array]:
     """Σd and Σd² with d = x − origin, of every sample and channel, `(B, C)` each."""
     shifted = x.astype(dtype) - origin
     if mask is not None:
         shifted = jnp.where(mask, shifted, 0)
-    return _sum_pair(shifted, lax.square(shifted), axis)
+    return _sums([shifted, lax.square(shifted)], _positions(x, axis))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _sum_pair(a: jax.Array, b: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Sums over the positions of every sample and channel, `(B, C)` each, in one pass.
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _sums(arrays: Sequence[jax.Array], axes: Sequence[int]) -> list[jax.Array]:
+    """Sums over `axes` of arrays of one shape, in one pass over all of them.
 
-    * One reduction of a pair, since on a CPU two reductions are two passes, with what
-      they have in common written to memory in between.
-    * One axis after the other, the innermost first, so that what is added up lies close
+    * One reduction of a tuple, since on a CPU several reductions are several passes,
+      with what they have in common written to memory in between.
+    * One axis after the other, the last first, so that what is added up lies close
       together in memory.
     * JAX has no derivative for such a reduction. The rule below serves forward and
       reverse mode, and any order.
     """
-    zero = jnp.zeros((), a.dtype)
-    sums = a, b
-    for position in reversed(_positions(a, axis)):
-        sums = lax.reduce(
-            sums, (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), (position,)
+    zeros = tuple(jnp.zeros((), a.dtype) for a in arrays)
+    for axis in reversed(axes):
+        arrays = lax.reduce(
+            tuple(arrays), zeros, lambda a, b: tuple(map(lax.add, a, b)), (axis,)
         )
-    return sums
+    return list(arrays)
 
 
-@_sum_pair.defjvp
-def _sum_pair_jvp(axis: int, primals: Any, tangents: Any) -> Any:
-    sums = [jnp.sum(tangent, _positions(tangent, axis)) for tangent in tangents]
-    return _sum_pair(*primals, axis), tuple(sums)
+@_sums.defjvp
+def _sums_jvp(axes: Sequence[int], primals: Any, tangents: Any) -> Any:
+    return _sums(*primals, axes), [jnp.sum(t, axes) for t in tangents[0]]
 
 
 def _multiply_add(
@@ -357,7 +354,7 @@ def _multiply_add_forward(axis: int, *arguments: jax.Array) -> Any:
 
 def _multiply_add_backward(axis: int, saved: Any, gradient: jax.Array) -> Any:
     x, pivot, multiplier = saved
-    sums = _sum_pair(gradient, gradient * (x - pivot), axis)
+    sums = _sums([gradient, gradient * (x - pivot)], _positions(x, axis))
     of_constant, of_multiplier = (rows.reshape(pivot.shape) for rows in sums)
     of_x = (gradient * multiplier).astype(x.dtype)
     return of_x, -of_constant * multiplier, of_multiplier, of_constant
@@ -409,17 +406,38 @@ def _expand_mask(x: jax.Array, mask: jax.Array) -> jax.Array:
     return mask.reshape(-1, *[1] * (x.ndim - 1))
 
 
-def _per_sample(table: jax.Array, member: jax.Array, ndim: int, axis: int) -> jax.Array:
-    """Table (M, C) to one row per sample, shaped to broadcast against the input."""
-    # NaN is one more row of the table and not selected afterwards, so that what the
-    # large arrays meet is a finished small one.
+def _per_sample(
+    member: jax.Array, x: jax.Array, axis: int, *tables: jax.Array
+) -> list[jax.Array]:
+    """Tables (M, C) to one row per sample each, shaped to broadcast against x.
+
+    Without a modality a row is NaN.
+
+    * Of two modalities, a selection that XLA does where it uses the row: it costs next
+      to nothing, and least where a convolution's gradient computes the normalisation
+      again in another order of the axes.
+    * Of more, finished rows, whose cost does not grow with their number. All in one
+      reduction: XLA for CPU would hand a single one to a library that writes the row
+      out for every position.
+    """
+    num_modalities = member.shape[1]
+    if num_modalities <= 2:
+        wide, tall = [1] * x.ndim, [1] * x.ndim
+        wide[axis], tall[0] = x.shape[axis], x.shape[0]
+        rows = [jnp.full(wide, jnp.nan, table.dtype) for table in tables]
+        for m in range(num_modalities):
+            here = member[:, m].reshape(tall)
+            rows = [
+                jnp.where(here, table[m].reshape(wide), row)
+                for table, row in zip(tables, rows, strict=True)
+            ]
+        return rows
+    shape = [1] * x.ndim
+    shape[0], shape[axis] = x.shape[0], x.shape[axis]
+    selected = [jnp.where(member[:, :, None], table[None], 0) for table in tables]
+    rows = _sums(selected, (1,))
     nowhere = ~member.any(1, keepdims=True)
-    member = jnp.concatenate([member, nowhere], 1)
-    table = jnp.concatenate([table, jnp.full_like(table[:1], jnp.nan)])
-    rows = jnp.where(member[:, :, None], table[None], 0).sum(1)
-    shape = [1] * ndim
-    shape[0], shape[axis] = rows.shape
-    return rows.reshape(shape)
+    return [jnp.where(nowhere, jnp.nan, row).reshape(shape) for row in rows]
 
 
 def _blend(keep: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
