@@ -103,16 +103,20 @@ def flax_candidate(layer: nn.Module, x: jax.Array, mode: str) -> Candidate:
     modality = jnp.arange(len(x)) // (len(x) // 2)
     variables = layer.init(jax.random.key(0), x, modality)
 
-    def forward(params: Any, x: jax.Array) -> Any:
+    def forward(params: Any, x: jax.Array, modality: jax.Array) -> Any:
         return layer.apply(
             {**variables, "params": params}, x, modality, mutable=["batch_stats"]
         )
 
-    def both(params: Any, x: jax.Array, cotangent: jax.Array) -> Any:
-        y, backward, updates = jax.vjp(forward, params, x, has_aux=True)
+    def both(
+        params: Any, x: jax.Array, modality: jax.Array, cotangent: jax.Array
+    ) -> Any:
+        y, backward, updates = jax.vjp(
+            lambda params, x: forward(params, x, modality), params, x, has_aux=True
+        )
         return y, backward(cotangent), updates
 
-    arguments: tuple[Any, ...] = (variables["params"], x)
+    arguments: tuple[Any, ...] = (variables["params"], x, modality)
     if mode == "forward":
         compiled = jax.jit(forward).lower(*arguments).compile()
     else:
