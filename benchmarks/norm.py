@@ -238,7 +238,7 @@ def compare_layers(
             costs[name] = [
                 total[0] + count * read,
                 total[1] + count * operations,
-                max(total[2], temporary),
+                float(np.maximum(total[2], temporary)),  # NaN where unknown
             ]
         ours, theirs = candidates[OURS], candidates[REFERENCE]
         lines.append(
