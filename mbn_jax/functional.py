@@ -157,6 +157,12 @@ def modality_batch_norm(
     """
     x, mean, var = map(jnp.asarray, (x, mean, var))
     axis = channel_axis(x, axis)
+    if mean.shape[1:] != (x.shape[axis],) or var.shape != mean.shape:
+        raise ValueError(
+            f"mean and var have shapes {list(mean.shape)} and {list(var.shape)}, "
+            f"expected [num_modalities, {x.shape[axis]}] for an input of shape "
+            f"{list(x.shape)} with channels on axis {axis}."
+        )
     member = _membership(x, modality, mean.shape[0])
     if dtype is None:
         dtype = jnp.result_type(x, *(a for a in (scale, bias) if a is not None))
@@ -201,6 +207,11 @@ def modality_batch_norm(
     if use_running_average or forward_mode:
         y = _multiply_add(x, *rows)
     else:
+        # Under shard_map the arguments of a function with a gradient of its own must
+        # vary over devices alike; rows do not where the modalities are the same on all.
+        # Of a selection between equals XLA keeps nothing.
+        corner = x[(slice(None), *[slice(1)] * (x.ndim - 1))] == 0
+        rows = [jnp.where(corner, row, row) for row in rows]
         y = _multiply_add_in_training(axis, x, *rows)
     if hidden is not None:
         y = jnp.where(hidden, jnp.nan, y)

@@ -112,7 +112,7 @@ class ModalityBatchNorm(nn.Module):
         Args:
           x: `(B, …, C)`, floating point, channels at `axis`.
           modality: `(B,)`, integer.
-          use_running_average: overrides the attribute; one of the two must be given.
+          use_running_average: as the attribute; exactly one of the two must be given.
           mask: bool, `(B,)` or broadcastable to `x` with the rank of `x`; False keeps
             a sample, or a position, out of the statistics.
 
@@ -120,7 +120,8 @@ class ModalityBatchNorm(nn.Module):
           An array of the shape of `x`.
 
         Raises:
-          ValueError: if shapes or types do not fit, or `axis` is the sample axis.
+          ValueError: if shapes or types do not fit, stored statistics included, or
+            `axis` is the sample axis.
         """
         use_running_average = nn.merge_param(
             "use_running_average", self.use_running_average, use_running_average
@@ -134,6 +135,14 @@ class ModalityBatchNorm(nn.Module):
             "batch_stats", "mean", jnp.zeros, table_shape, jnp.float32
         )
         ra_var = self.variable("batch_stats", "var", jnp.ones, table_shape, jnp.float32)
+        for name, table in (("mean", ra_mean.value), ("var", ra_var.value)):
+            if jnp.shape(table) != table_shape:
+                raise ValueError(
+                    f"batch_stats/{'/'.join((*self.path, name))} has shape "
+                    f"{list(jnp.shape(table))}, expected {list(table_shape)}: "
+                    "[num_modalities, C]; mbn_jax.convert.from_batch_norm makes such "
+                    "variables of those of a BatchNorm network."
+                )
         scale = bias = None
         if self.use_scale:
             scale = self.param("scale", self.scale_init, affine_shape, self.param_dtype)

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mbn_jax import ModalityBatchNorm
 from mbn_jax.functional import modality_batch_norm, modality_moments
 
 from .layers import make, random_input, random_variables
@@ -67,3 +68,22 @@ def test_which_statistics_to_use_must_be_said():
 def test_nnx_says_how_many_channels_it_has():
     with pytest.raises(ValueError, match="has 4 channels on axis -1, expected 3"):
         make("nnx", features=3).module()(random_input((2, 4)), np.zeros(2, int))
+
+
+@pytest.mark.parametrize("evaluating", [True, False])
+@pytest.mark.parametrize("shape", [(3,), (3, 3), (2, 1)], ids=str)
+def test_statistics_of_another_network_are_refused(shape, evaluating):
+    """Those of a BatchNorm network would broadcast, and go unnoticed."""
+    layer = ModalityBatchNorm(use_running_average=evaluating)
+    stats = {"mean": np.zeros(shape, np.float32), "var": np.ones(shape, np.float32)}
+    variables = {
+        "params": {"scale": np.ones(3, np.float32), "bias": np.zeros(3, np.float32)},
+        "batch_stats": stats,
+    }
+    x, modality = np.ones((4, 3), np.float32), np.array([0, 1, 1, 0])
+    with pytest.raises(ValueError, match=r"expected \[2, 3\].*from_batch_norm"):
+        layer.apply(variables, x, modality, mutable=["batch_stats"])
+    with pytest.raises(ValueError, match=r"expected \[num_modalities, 3\]"):
+        modality_batch_norm(
+            x, modality, np.zeros(shape[:1]), np.ones(shape), use_running_average=True
+        )
