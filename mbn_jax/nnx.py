@@ -17,11 +17,17 @@ class ModalityBatchNorm(nnx.Module):
     A sample $x$ of modality $m$ becomes, channel by channel,
     $\gamma (x - \mu_m) / \sqrt{\sigma_m^2 + \epsilon} + \beta$ with the mean and the
     biased variance over the samples of modality $m$ alone. Arguments are those of
-    `flax.nnx.BatchNorm`, by the same names and defaults, and `num_modalities` and
-    `share_affine`; `model.train()`, `model.eval()` and `nnx.view` switch between the
-    statistics of the batch and the running ones. All rules of
-    `mbn_jax.ModalityBatchNorm`, the Linen module, hold here: masks, absent modalities,
-    wrong indices, several devices.
+    `flax.nnx.BatchNorm`, by the same names and defaults, without `use_fast_variance`,
+    `promote_dtype` and the metadata, and with `num_modalities`, `share_affine`,
+    `force_float32_reductions` and `forward_mode`; `model.train()`, `model.eval()` and
+    `nnx.view` switch between the statistics of the batch and the running ones.
+
+    * Masked samples stay out of the statistics and are normalised like the others; what
+      is not finite in them reaches nothing else.
+    * A modality that is absent from the (global) batch keeps its running statistics.
+    * A modality index outside `[0, num_modalities)` gives NaN in that sample's output.
+    * Under `jax.jit` with sharded arrays statistics are global; under `jax.pmap` and
+      `jax.shard_map` give `axis_name`.
 
     The running statistics are `nnx.BatchStat` variables in float32 whatever `dtype`,
     so that a bfloat16 network evaluates with exact ones.
@@ -92,7 +98,7 @@ class ModalityBatchNorm(nnx.Module):
           bias_init: initialiser of $\\beta$.
           scale_init: initialiser of $\\gamma$.
           axis_name: mapped axis to reduce over, for pmap and shard_map only.
-          axis_index_groups: groups of indices within that axis.
+          axis_index_groups: groups of indices within that axis, for pmap only.
           force_float32_reductions: accumulate in float32 at least.
           forward_mode: allow forward-mode differentiation (`jax.jvp`) with the
             statistics of the batch, at the price of a slower gradient on CPUs.

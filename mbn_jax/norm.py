@@ -70,7 +70,8 @@ class ModalityBatchNorm(nn.Module):
       bias_init: initialiser of $\beta$.
       scale_init: initialiser of $\gamma$.
       axis_name: mapped axis to reduce over, for pmap and shard_map only.
-      axis_index_groups: groups of indices within that axis to reduce over separately.
+      axis_index_groups: groups of indices within that axis to reduce over separately,
+        for pmap only.
       force_float32_reductions: accumulate in float32 at least. If false, sums are in
         the type of the input.
       forward_mode: allow forward-mode differentiation (`jax.jvp`, `jax.linearize`) with

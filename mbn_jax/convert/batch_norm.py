@@ -55,7 +55,11 @@ def from_batch_norm(
     if number < 1:
         raise ValueError(f"num_modalities is {number}, expected 1 or more.")
     flat = flatten(variables)
-    for norm in find_norms(flat, ("C",), "is this an MBN network already?"):
+    for norm in find_norms(
+        flat,
+        ("C",),
+        "is this an MBN network already, or stacked by nn.scan (then use jax.vmap)?",
+    ):
         for path in norm_leaves(flat, norm):
             if path[0] == "batch_stats" or not share_affine:
                 flat[path] = flat[path][None].repeat(number, axis=0)

@@ -208,7 +208,7 @@ def refuses(conversion, path, value, message):
         (
             "batch_stats/bn_b/mean",
             ONES,
-            "has shape [2, 6], expected [C]: is this an MBN network already?",
+            "has shape [2, 6], expected [C]: is this an MBN network already",
         ),
         ("batch_stats/bn_b/var", ONES, "has shape [2, 6], expected [6]"),
         ("batch_stats/bn_b/var", None, "does not exist"),

@@ -134,3 +134,28 @@ def test_flax_batch_norm_with_a_mask_fails_the_same_comparison(style):
     assert np.isfinite(expected["y"]).all()
     assert np.isnan(result["y"]).all()
     assert np.isnan(result["batch_stats"]["mean"]).all()
+
+
+def test_shard_map_takes_modalities_that_are_the_same_on_every_device(kind):
+    layer = make(kind, features=4)
+    variables, modality = random_variables(layer), np.array([0, 1], np.int32)
+    x = random_input((16, 3, 4))
+    named = layer.copy(axis_name=AXIS)
+
+    def gradient(layer, x, total):
+        def loss(params, x):
+            new = {**variables, "params": params}
+            y, _ = layer.train(new, x, np.tile(modality, len(x) // 2))
+            return total(jnp.sum(jnp.sin(y)))
+
+        return jax.grad(loss, argnums=(0, 1))(variables["params"], x)
+
+    mesh = jax.make_mesh((8,), (AXIS,), axis_types=(AxisType.Auto,))
+    mapped = jax.shard_map(
+        lambda x: gradient(named, x, lambda loss: jax.lax.psum(loss, AXIS)),
+        mesh=mesh,
+        in_specs=P(AXIS),
+        out_specs=(P(), P(AXIS)),
+    )
+    expected = jax.jit(lambda x: gradient(layer, x, lambda loss: loss))(x)
+    same(jax.jit(mapped)(x), expected)

@@ -18,7 +18,7 @@ from .styles import one_device
 from .worker import CASES
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 120
+TIMEOUT_S = 300
 SETTINGS = {
     "JAX_NUMPY_RANK_PROMOTION": "raise",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
