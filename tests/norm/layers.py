@@ -21,7 +21,12 @@ from mbn_jax.norm import ModalityBatchNorm
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A configured layer; `attributes` are sorted pairs of name and value."""
+    """A configured layer; `attributes` are sorted pairs of name and value.
+
+    Each kind has `initialise(x, modality)`, giving variables, `train(variables, x,
+    modality, mask)`, giving the output and the variables afterwards, and `evaluate`,
+    giving the output by the running statistics.
+    """
 
     features: int
     attributes: tuple[tuple[str, Any], ...]
@@ -29,18 +34,6 @@ class Layer:
     def copy(self, **attributes):
         pairs = {**dict(self.attributes), **attributes}
         return dataclasses.replace(self, attributes=tuple(sorted(pairs.items())))
-
-    def train(self, variables, x, modality, mask=None):
-        """Normalised by the batch: output, and the variables afterwards."""
-        raise NotImplementedError
-
-    def evaluate(self, variables, x, modality, mask=None):
-        """Normalised by the running statistics."""
-        raise NotImplementedError
-
-    def initialise(self, x, modality):
-        """Fresh variables, as the layer itself makes them."""
-        raise NotImplementedError
 
 
 class Linen(Layer):

@@ -1,9 +1,9 @@
 """One process of two, with four devices: `python -m tests.norm.worker PORT ID OUT`."""
 
-import pickle
 import sys
 
 import jax
+import numpy as np
 
 
 def main(port, process_id, out):
@@ -17,13 +17,14 @@ def main(port, process_id, out):
     from .spreads import batch
     from .styles import run
 
-    results = {}
+    leaves = {}
     for case in CASES:
         kind, style, spread = case
         layer = make(kind, features=4, share_affine=False)
-        results[case] = run(style, layer, random_variables(layer), batch(spread))
-    with open(out, "wb") as file:
-        pickle.dump(results, file)
+        result = run(style, layer, random_variables(layer), batch(spread))
+        for i, leaf in enumerate(jax.tree.leaves(result)):
+            leaves["-".join((*case, str(i)))] = leaf
+    np.savez(out, **leaves)
     jax.distributed.shutdown()
 
 
