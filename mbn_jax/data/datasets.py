@@ -10,39 +10,27 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
+from mbn_jax.data.records import Records
+from mbn_jax.data.source import open_source
 from mbn_jax.errors import InputError
 
 DATASETS = ("synthetic_vireid/nir", "synthetic_vireid/thermal")
 SPLITS = ("train", "val", "test")
 
 
-@dataclasses.dataclass(frozen=True)
-class Split:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Split(Records):
     """One split of a data set: its labels in memory, its images where they are stored.
 
     Attributes:
         dataset: for example "synthetic_vireid/nir".
-        name: "train", "val" or "test".
+        split: "train", "val" or "test".
         source: ``source[i]["image"]`` is the encoded image of record i, as bytes.
-        identity: the data set's own numbers, (N,) int32.
-        camera: the data set's own numbers, (N,) int32.
-        modality: 0 visible, 1 infrared, (N,) int32.
-        image_name: for people to find the image by, (N,) str.
     """
 
     dataset: str
-    name: str
+    split: str
     source: Sequence[Any]
-    identity: np.ndarray
-    camera: np.ndarray
-    modality: np.ndarray
-    image_name: np.ndarray
-
-    def __len__(self) -> int:
-        """Returns the number of records."""
-        return len(self.identity)
 
     def encoded_image(self, index: int) -> bytes:
         """Returns the image file of a record."""
@@ -85,22 +73,8 @@ def load_split(dataset: str, split: str, data_dir: str | os.PathLike) -> Split:
         )
     builder = _prepared_builder(dataset, data_dir)
 
-    import tensorflow_datasets as tfds
-
-    source = builder.as_data_source(
-        split, decoders={"image": tfds.decode.SkipDecoding()}
-    )
-    labels = ("identity", "camera", "modality", "name")
-    records = [{name: record[name] for name in labels} for record in source]
-    return Split(
-        dataset=dataset,
-        name=split,
-        source=source,
-        identity=np.array([r["identity"] for r in records], np.int32),
-        camera=np.array([r["camera"] for r in records], np.int32),
-        modality=np.array([r["modality"] for r in records], np.int32),
-        image_name=np.array([_text(r["name"]) for r in records], str),
-    )
+    source, records = open_source(builder, split)
+    return Split(dataset=dataset, split=split, source=source, **vars(records))
 
 
 def _prepared_builder(dataset: str, data_dir: str | os.PathLike) -> Any:
@@ -159,7 +133,3 @@ def _check_writable(directory: pathlib.Path) -> None:
             f"The data directory {directory} cannot be written to ({existing} is"
             f" {'read-only' if existing.is_dir() else 'a file'}); give one that can."
         )
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

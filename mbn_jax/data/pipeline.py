@@ -166,7 +166,7 @@ def _read_images(
 ) -> np.ndarray:
     images = np.empty((len(indices), *image_size, 3), np.uint8)
     for row, index in enumerate(indices):
-        name = f"{split.image_name[index]} of {split.dataset}/{split.name}"
+        name = f"{split.name[index]} of {split.dataset}/{split.split}"
         images[row] = decode(split.encoded_image(index), image_size, name)
     return images
 

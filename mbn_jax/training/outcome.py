@@ -55,7 +55,7 @@ def write_outcome(
     labels = split.identity, split.camera, split.modality
     results = make_results(
         dataset=split.dataset,
-        split=split.name,
+        split=split.split,
         selection=SELECTION,
         last=(last[0], evaluate(last[1], *labels)),
         best=(best[0], evaluate(best[1], *labels)),

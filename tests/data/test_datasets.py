@@ -31,8 +31,8 @@ def test_split_has_its_labels_and_its_images(data_dir, split, identities):
         assert labels.shape == (len(loaded),)
         assert labels.dtype == np.int32
     np.testing.assert_array_equal(np.unique(loaded.modality), [0, 1])
-    assert loaded.image_name.dtype.kind == "U"
-    assert np.unique(loaded.image_name).size == len(loaded)
+    assert loaded.name.dtype.kind == "U"
+    assert np.unique(loaded.name).size == len(loaded)
     images = load_images(loaded, np.arange(len(loaded)), (32, 16))
     assert images.std((1, 2, 3)).min() > 0
     assert loaded.encoded_image(0).startswith(b"\xff\xd8")
@@ -46,7 +46,7 @@ def test_splits_share_no_identity(data_dir):
 
 def test_order_of_the_records_is_that_of_their_labels(data_dir):
     split = load_split(TINY, "train", data_dir)
-    for i, name in enumerate(split.image_name):
+    for i, name in enumerate(split.name):
         camera, identity, _ = name.split("/")
         assert camera == f"cam{split.camera[i]}"
         assert int(identity) == split.identity[i]
@@ -120,7 +120,7 @@ def test_check_images_names_a_damaged_image(data_dir):
     records = [dict(record) for record in split.source]
     records[-1]["image"] = b"damaged"
     damaged = Split(**{**vars(split), "source": records})
-    with pytest.raises(InputError, match=split.image_name[-1]):
+    with pytest.raises(InputError, match=split.name[-1]):
         check_images(damaged)
 
 

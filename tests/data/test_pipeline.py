@@ -38,12 +38,12 @@ def split():
     index = np.arange(n, dtype=np.int32)
     return Split(
         dataset="colours",
-        name="train",
+        split="train",
         source=RecordingSource({"image": png(image)} for image in images),
         identity=100 + index // 6,
         camera=1 + index % 3,
         modality=index // 3 % 2,
-        image_name=np.array([f"{i:04d}.png" for i in range(n)]),
+        name=np.array([f"{i:04d}.png" for i in range(n)]),
     )
 
 

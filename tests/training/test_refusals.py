@@ -104,7 +104,7 @@ def test_an_image_that_cannot_be_decoded(config, tmp_path, monkeypatch):
         return loaded
 
     monkeypatch.setattr("mbn_jax.training.loop.load_split", load_damaged)
-    name = load_split(config.data.dataset, "train", config.data.data_dir).image_name[5]
+    name = load_split(config.data.dataset, "train", config.data.data_dir).name[5]
     refused(config, tmp_path / "run", name)
 
 

@@ -1,0 +1,26 @@
+"""What is known of every image of a set, without the images."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Records:
+    """Who was seen, by which camera, in which modality, and in which file.
+
+    Attributes:
+        identity: the data set's own numbers, (N,) int32.
+        camera: the data set's own numbers, (N,) int32.
+        modality: 0 visible, 1 infrared, (N,) int32.
+        name: path in the data set's tree, (N,) str.
+    """
+
+    identity: np.ndarray
+    camera: np.ndarray
+    modality: np.ndarray
+    name: np.ndarray
+
+    def __len__(self) -> int:
+        """Returns the number of records."""
+        return len(self.identity)
