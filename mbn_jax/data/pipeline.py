@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 import cv2
 import grain
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mbn_jax.data.datasets import Split
 from mbn_jax.data.sampling import BalancedSampler
 from mbn_jax.errors import InputError
 
-# Images that `load_images` hands to a thread at once.
+# Images that are handed to a thread at once where the caller does not say.
 _CHUNK = 64
 
 
@@ -108,14 +109,49 @@ def train_batches(
     return _in_order(read, stop - start, num_threads)
 
 
+def image_batches(
+    split: Split,
+    indices: ArrayLike,
+    image_size: tuple[int, int],
+    batch_size: int,
+    *,
+    num_threads: int = 2,
+) -> Iterator[np.ndarray]:
+    """Yields images in the order asked for, read ahead in threads, for evaluation.
+
+    A few batches are in memory at a time, however many images there are. The threads
+    end with the iterator: when it is exhausted, closed, or dropped.
+
+    Args:
+        split: the records.
+        indices: which records, (n,) integers.
+        image_size: (height, width) in pixels.
+        batch_size: b, at least 1.
+        num_threads: 0 reads in the caller's thread.
+
+    Yields:
+        (b, H, W, 3) uint8; the last has the rest of the images and may be shorter.
+
+    Raises:
+        InputError: an image cannot be decoded; raised where its batch is asked for.
+    """
+    indices = np.asarray(indices)
+
+    def read(index: int) -> np.ndarray:
+        batch = indices[index * batch_size : (index + 1) * batch_size]
+        return _read_images(split, batch, image_size)
+
+    return _in_order(read, -(-len(indices) // batch_size), num_threads)
+
+
 def load_images(
     split: Split,
-    indices: np.ndarray,
+    indices: ArrayLike,
     image_size: tuple[int, int],
     *,
     num_threads: int = 2,
 ) -> np.ndarray:
-    """Reads, decodes and resizes many images, for evaluation.
+    """Reads, decodes and resizes images into one array; they must fit into memory.
 
     Args:
         split: the records.
@@ -131,14 +167,9 @@ def load_images(
     """
     indices = np.asarray(indices)
     images = np.empty((len(indices), *image_size, 3), np.uint8)
-
-    def read(index: int) -> np.ndarray:
-        chunk = indices[index * _CHUNK : (index + 1) * _CHUNK]
-        return _read_images(split, chunk, image_size)
-
-    num_chunks = -(-len(indices) // _CHUNK)
-    for index, chunk in enumerate(_in_order(read, num_chunks, num_threads)):
-        images[index * _CHUNK :][: len(chunk)] = chunk
+    batches = image_batches(split, indices, image_size, _CHUNK, num_threads=num_threads)
+    for index, batch in enumerate(batches):
+        images[index * _CHUNK :][: len(batch)] = batch
     return images
 
 
@@ -152,12 +183,9 @@ def check_images(split: Split, *, num_threads: int = 2) -> None:
     Raises:
         InputError: an image cannot be decoded; names it.
     """
-
-    def read(index: int) -> int:
-        records = range(index * _CHUNK, min((index + 1) * _CHUNK, len(split)))
-        return len(_read_images(split, np.array(records), (16, 16)))
-
-    for _ in _in_order(read, -(-len(split) // _CHUNK), num_threads):
+    for _ in image_batches(
+        split, np.arange(len(split)), (16, 16), _CHUNK, num_threads=num_threads
+    ):
         pass
 
 

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from mbn_jax.data.datasets import Split
-from mbn_jax.data.pipeline import decode, load_images, resize, train_batches
+from mbn_jax.data.pipeline import (
+    decode,
+    image_batches,
+    load_images,
+    resize,
+    train_batches,
+)
 from mbn_jax.data.sampling import BalancedSampler
 from mbn_jax.errors import InputError
 
@@ -153,6 +159,41 @@ def test_reading_ahead_is_bounded(split, sampler):
     time.sleep(0.1)
     assert max(asked) < 3 + 4 + 1
     reader.close()
+
+
+@pytest.mark.parametrize("num_threads", [0, 1, 3])
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 30])
+def test_image_batches_are_in_order_and_the_last_is_shorter(split, count, num_threads):
+    indices = np.random.default_rng(0).integers(0, len(split), count)
+    got = list(image_batches(split, indices, SIZE, 8, num_threads=num_threads))
+    assert [len(batch) for batch in got] == [8] * (count // 8) + [count % 8] * (
+        count % 8 > 0
+    )
+    assert all(batch.shape[1:] == (*SIZE, 3) for batch in got)
+    assert all(batch.dtype == np.uint8 for batch in got)
+    colours = [image[3, 3, 1] for batch in got for image in batch]
+    np.testing.assert_array_equal(colours, indices)
+
+
+def test_image_batches_read_ahead_is_bounded(split):
+    reader = image_batches(split, np.arange(24), SIZE, 1, num_threads=2)
+    for _ in range(3):
+        next(reader)
+    time.sleep(0.1)
+    assert max(split.source.read) < 3 + 4 + 1
+    reader.close()
+    assert_reading_threads_end()
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_image_batches_name_the_undecodable_image_where_it_is(split, num_threads):
+    split.source[13]["image"] = b"not an image"
+    reader = image_batches(split, np.arange(24), SIZE, 4, num_threads=num_threads)
+    for first in (0, 4, 8):
+        assert next(reader)[0, 0, 0, 0] == first
+    with pytest.raises(InputError, match=r"0013\.png of colours/train"):
+        next(reader)
+    assert_reading_threads_end()
 
 
 def test_load_images_keeps_the_order_over_many_chunks(split):
