@@ -11,11 +11,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mbn_jax.evaluation.table import TITLES
-
 # Told apart in light and in dark pages, and by those who see no red or no green.
 BLUE, ORANGE, PURPLE, GREY = "#3b82d6", "#e08214", "#a05bc8", "#8c8c8c"
-_DIRECTION_COLOURS = (BLUE, ORANGE)
+_PROTOCOL_COLOURS = (BLUE, ORANGE)
 # Drawn in a colour that nothing else has, and then replaced by CSS's currentColor.
 _INK = "#010203"
 _MOST_POINTS = 800
@@ -51,15 +49,21 @@ def training_curves(lines: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def validation_curve(
-    lines: Sequence[Mapping[str, Any]], best_step: int | None
+    lines: Sequence[Mapping[str, Any]],
+    titles: Mapping[str, str],
+    best_step: int | None,
 ) -> list[str]:
-    """Validation mAP in both directions, with the step that was kept as best."""
+    """Validation mAP by each protocol, with the step that was kept as best.
+
+    Args:
+        lines: objects of ``metrics.jsonl`` in the order of their steps.
+        titles: of the protocols, by their names.
+        best_step: None if there was no validation.
+    """
     figure, axes = _chart("Validation mAP", "step", "mAP, %")
     found = False
-    for (direction, title), colour in zip(
-        TITLES.items(), _DIRECTION_COLOURS, strict=True
-    ):
-        steps, values = _series(lines, f"val/{direction}/mAP")
+    for (name, title), colour in zip(titles.items(), _PROTOCOL_COLOURS, strict=True):
+        steps, values = _series(lines, f"val/{name}/mAP")
         found |= len(steps) > 0
         axes.plot(steps, 100 * values, "o-", ms=3, color=colour, label=title)
     if not found:
@@ -71,11 +75,14 @@ def validation_curve(
     return [_svg(figure)]
 
 
-def cmc_curves(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """One chart per direction: trained, untrained, and chance as a dashed line.
+def cmc_curves(
+    figures: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str]
+) -> list[str]:
+    """One chart per protocol: trained, untrained, and chance as a dashed line.
 
     Args:
         figures: ``results.json``'s object of that name.
+        titles: of the protocols, by their names.
     """
     styles: dict[str, dict[str, Any]] = {
         "last": {"color": BLUE, "label": "last step", "lw": 2},
@@ -84,11 +91,11 @@ def cmc_curves(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
         "chance": {"color": GREY, "label": "chance", "ls": "--"},
     }
     charts = []
-    for direction, title in TITLES.items():
+    for name, title in titles.items():
         figure, axes = _chart(f"CMC, {title}", "rank k", "found by rank k, %")
         for row, style in styles.items():
-            if row in figures and direction in figures[row]:
-                cmc = 100 * np.asarray(figures[row][direction]["cmc"])
+            if row in figures and name in figures[row]:
+                cmc = 100 * np.asarray(figures[row][name]["cmc"])
                 axes.plot(np.arange(1, len(cmc) + 1), cmc, **style)
         axes.set_ylim(0, 101)
         axes.set_xlim(left=1)

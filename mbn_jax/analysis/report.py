@@ -11,7 +11,7 @@ from mbn_jax.analysis.page import image_tag, page, table
 from mbn_jax.analysis.ranked_lists import RankedList, draw_ranked_lists, verdict
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.ranking import SELECTION
-from mbn_jax.evaluation.table import COLUMNS, TITLES, row_title
+from mbn_jax.evaluation.table import COLUMNS, cells, counts, row_title
 from mbn_jax.files import read_json, write_atomically
 
 __all__ = ["RankedList", "draw_ranked_lists", "write_report"]
@@ -74,12 +74,12 @@ def _headline(title: str, results: Mapping[str, Any]) -> Iterator[str]:
         f"network never saw; step {figures['last']['step']}, the last one.</p>"
     )
     yield '<div class="tiles">'
-    for direction in results["protocols"]:
+    for name, protocol in results["protocols"].items():
         last, untrained, chance = (
-            figures[row][direction] for row in ("last", "untrained", "chance")
+            figures[row][name] for row in ("last", "untrained", "chance")
         )
         yield (
-            f'<div class="tile">{html.escape(_title(direction))}'
+            f'<div class="tile">{html.escape(protocol["title"])}'
             f"<b>mAP {_percent(last['mAP'])}&thinsp;%</b>"
             f"rank-1 {_percent(last['rank1'])}&thinsp;%"
             f'<div class="dim">mAP untrained {_percent(untrained["mAP"])}&thinsp;%, '
@@ -93,18 +93,13 @@ def _figures(results: Mapping[str, Any]) -> Iterator[str]:
     names = {row: row_title(row, figures) for row in figures}
     yield "<h2>Figures</h2>"
     yield f"<p>{html.escape(_which_step(results))}</p>"
-    for direction, description in results["protocols"].items():
-        counts = figures["last"][direction]
-        yield f"<h3>{html.escape(_title(direction))}, in per cent</h3>"
-        rows = (
-            (name, [_percent(figures[row][direction][key]) for key in COLUMNS])
-            for row, name in names.items()
-        )
+    for protocol, words in results["protocols"].items():
+        yield f"<h3>{html.escape(words['title'])}, in per cent</h3>"
+        rows = ((name, cells(figures[row][protocol])) for row, name in names.items())
         yield table(["", *COLUMNS.values()], rows, main=names["last"])
         yield (
-            f'<p class="dim">{html.escape(description)} Here: '
-            f"{counts['num_valid_queries']} of {counts['num_queries']} queries scored, "
-            f"{counts['gallery_size']} gallery images.</p>"
+            f'<p class="dim">{html.escape(words["description"])} Here: '
+            f"{counts(figures['last'][protocol])}.</p>"
         )
     yield '<h3>What the figures mean</h3><dl class="terms">'
     for term, meaning in _EXPLANATIONS.items():
@@ -114,28 +109,31 @@ def _figures(results: Mapping[str, Any]) -> Iterator[str]:
 
 def _which_step(results: Mapping[str, Any]) -> str:
     """Says which step is the last, which the best, and how the best was chosen."""
-    last, best = (results["figures"][row]["step"] for row in ("last", "best"))
-    same = ", here the last one too" if last == best else ""
-    return (
-        f"The last step is {last}. Best on validation is step {best}{same}: "
-        f"{results['selection']}"
-    )
+    figures = results["figures"]
+    steps = f"The last step is {figures['last']['step']}. "
+    if "best" in figures:
+        best = figures["best"]["step"]
+        same = ", here the last one too" * (best == figures["last"]["step"])
+        steps += f"Best on validation is step {best}{same}. "
+    return steps + results["selection"]
 
 
 def _curves(
     results: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
     figures = results["figures"]
+    titles = {name: words["title"] for name, words in results["protocols"].items()}
     charts = {
         "Training": training_curves(lines)
-        + validation_curve(lines, figures["best"]["step"]),
-        "Cumulative matching (CMC)": cmc_curves(figures),
+        + validation_curve(lines, titles, figures.get("best", {}).get("step")),
+        "Cumulative matching (CMC)": cmc_curves(figures, titles),
     }
     notes = {
         "Training": "Faint: as measured; clear: moving average. The accuracy is on "
         "the training identities, in the batches as they were trained on.",
         "Cumulative matching (CMC)": "For each k, the share of queries whose person "
-        "is among the first k images. Dashed: chance.",
+        "is among the first k images, or identities where the protocol counts these. "
+        "Dashed: chance.",
     }
     for heading, drawn in charts.items():
         if drawn:
@@ -157,8 +155,8 @@ def _ranked_lists(
         "green and ✓ where the person is right, red and ✗ where wrong. "
         f"{html.escape(SELECTION)}</p>"
     )
-    for direction, lists in rankings.items():
-        yield f"<h3>{html.escape(_title(direction))}</h3>"
+    for name, lists in rankings.items():
+        yield f"<h3>{html.escape(results['protocols'][name]['title'])}</h3>"
         for ranked in lists:
             yield _ranked_list(ranked)
 
@@ -199,10 +197,6 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
         else:
             text = value if isinstance(value, str) else json.dumps(value)
             yield f"{prefix}{key}", text
-
-
-def _title(direction: str) -> str:
-    return TITLES.get(direction, direction)
 
 
 def _percent(fraction: float) -> str:

@@ -1,16 +1,33 @@
 """Features, distances, CMC, mAP and mINP, and what chance would score."""
 
 from mbn_jax.evaluation.chance import chance_level
+from mbn_jax.evaluation.distances import (
+    cosine_distances,
+    euclidean_distances,
+    l2_normalise,
+)
 from mbn_jax.evaluation.features import embed, extract
-from mbn_jax.evaluation.metrics import cosine_distances, retrieval_metrics
+from mbn_jax.evaluation.galleries import read_permutations
+from mbn_jax.evaluation.metrics import feature_metrics, retrieval_metrics
 from mbn_jax.evaluation.protocols import (
     EMBEDDED_PROTOCOLS,
     INFRARED_TO_VISIBLE,
     VISIBLE_TO_INFRARED,
     Protocol,
+    Trial,
+    embedded,
+    llcm,
+    regdb,
+    standard_protocols,
+    sysu_mm01,
 )
 from mbn_jax.evaluation.ranking import Ranking, ranked_list
-from mbn_jax.evaluation.results import evaluate, evaluate_chance, make_results
+from mbn_jax.evaluation.results import (
+    evaluate,
+    evaluate_chance,
+    make_results,
+    mean_over_trials,
+)
 from mbn_jax.evaluation.table import format_table
 
 __all__ = [
@@ -19,14 +36,25 @@ __all__ = [
     "VISIBLE_TO_INFRARED",
     "Protocol",
     "Ranking",
+    "Trial",
     "chance_level",
     "cosine_distances",
     "embed",
+    "embedded",
+    "euclidean_distances",
     "evaluate",
     "evaluate_chance",
     "extract",
+    "feature_metrics",
     "format_table",
+    "l2_normalise",
+    "llcm",
     "make_results",
+    "mean_over_trials",
     "ranked_list",
+    "read_permutations",
+    "regdb",
     "retrieval_metrics",
+    "standard_protocols",
+    "sysu_mm01",
 ]

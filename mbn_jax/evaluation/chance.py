@@ -5,7 +5,9 @@ would give. That depends only on how many gallery images a query sees and how ma
 them match, so it is computed, not simulated.
 """
 
+import functools
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,7 @@ def chance_level(
         gallery_ids: (G,) identities.
         query_cameras: (Q,) cameras.
         gallery_cameras: (G,) cameras.
-        protocol: its ``remove_same_camera`` is applied.
+        protocol: what it removes and what its CMC counts are applied.
 
     Returns:
         The dictionary of `retrieval_metrics`.
@@ -38,32 +40,100 @@ def chance_level(
     Raises:
         InputError: no query has a match in the gallery.
     """
-    queries = list(zip(np.asarray(query_ids), np.asarray(query_cameras), strict=True))
-    gallery = list(
-        zip(np.asarray(gallery_ids), np.asarray(gallery_cameras), strict=True)
-    )
-    same_identity = Counter(identity for identity, _ in gallery)
-    same_camera = Counter(gallery) if protocol.remove_same_camera else Counter()
+    queries = Counter(_pairs(query_ids, query_cameras))
+    gallery = Counter(_pairs(gallery_ids, gallery_cameras))
+    num_queries, gallery_size = queries.total(), gallery.total()
 
-    # The expectation depends on (N, R) alone, and few such pairs occur.
-    sizes: Counter[tuple[int, int]] = Counter()
-    for identity, camera in queries:
-        removed = same_camera[identity, camera]
-        sizes[len(gallery) - removed, same_identity[identity] - removed] += 1
-    scored = {size: count for size, count in sizes.items() if size[1] > 0}
-    if not scored:
-        raise no_match(protocol, len(queries), len(gallery))
+    # The expectation depends on a few sizes alone, and few combinations occur.
+    combinations: Counter[tuple[tuple[int, ...], int]] = Counter()
+    for (identity, camera), count in queries.items():
+        seen = _sizes_by_identity(gallery, camera, protocol)
+        matches = seen.pop(identity, 0)
+        if protocol.remove_same_camera and (camera, camera) not in (
+            protocol.removed_cameras
+        ):
+            matches -= gallery[identity, camera]
+        if matches > 0:
+            combinations[tuple(sorted(seen.values())), matches] += count
+    if not combinations:
+        raise no_match(protocol, num_queries, gallery_size)
 
-    weights = list(scored.values())
-    length = min(CMC_LENGTH, len(gallery))
+    length = min(CMC_LENGTH, gallery_size)
+    expected = []
+    for others, matches in combinations:
+        size = sum(others) + matches
+        if protocol.cmc == "identities":
+            cmc = expected_identity_cmc(matches, others, length)
+        else:
+            cmc = expected_cmc(size, matches, length)
+        expected.append((cmc, expected_ap(size, matches), expected_inp(size, matches)))
+    weights = list(combinations.values())
+    cmcs, precisions, penalties = zip(*expected, strict=True)
     return as_figures(
-        cmc=np.average([expected_cmc(*s, length) for s in scored], 0, weights),
-        mean_ap=np.average([expected_ap(*s) for s in scored], weights=weights),
-        mean_inp=np.average([expected_inp(*s) for s in scored], weights=weights),
-        num_queries=len(queries),
+        cmc=np.average(cmcs, 0, weights),
+        mean_ap=np.average(precisions, weights=weights),
+        mean_inp=np.average(penalties, weights=weights),
+        num_queries=num_queries,
         num_valid_queries=sum(weights),
-        gallery_size=len(gallery),
+        gallery_size=gallery_size,
     )
+
+
+def _pairs(ids: ArrayLike, cameras: ArrayLike) -> Iterator[tuple[Any, Any]]:
+    return zip(np.asarray(ids).tolist(), np.asarray(cameras).tolist(), strict=True)
+
+
+def _sizes_by_identity(
+    gallery: Counter[tuple[Any, Any]], camera: Any, protocol: Protocol
+) -> Counter[Any]:
+    """Gallery images of each identity that a query of a camera may find."""
+    sizes: Counter[Any] = Counter()
+    for (identity, seen_by), count in gallery.items():
+        if (camera, seen_by) not in protocol.removed_cameras:
+            sizes[identity] += count
+    return sizes
+
+
+@functools.cache
+def expected_identity_cmc(
+    matches: int, others: tuple[int, ...], length: int
+) -> np.ndarray:
+    r"""Probability that the query's identity is among the first k of the gallery's.
+
+    Identities rank by their first images. Let every image arrive at a time that is
+    uniform in [0, 1]. The first of R matches arrives after :math:`1 - u` with
+    probability :math:`u^R`, and each other identity j, with :math:`n_j` images, has
+    arrived by then with probability :math:`1 - u^{n_j}`, one independently of the
+    other, so
+
+    .. math:: \mathrm{CMC}(k) = \int_0^1 R u^{R-1} \;
+       P\Bigl(\sum_j \mathrm{Bernoulli}(1 - u^{n_j}) < k\Bigr) \, du .
+
+    The integrand is a polynomial of degree N - 1 for N images, which Gauss-Legendre
+    quadrature with N / 2 nodes integrates exactly. With 256 nodes the error stays
+    below 1e-9 for larger galleries, too.
+
+    Args:
+        matches: R, images of the query's identity, at least one.
+        others: :math:`n_j`, images of each of the other identities.
+        length: number of ranks.
+
+    Returns:
+        (length,) float64, for k = 1 ... length.
+    """
+    num_nodes = min((matches + sum(others)) // 2 + 1, 256)
+    nodes, weights = np.polynomial.legendre.leggauss(num_nodes)
+    u = (nodes + 1) / 2
+    weights = weights / 2 * matches * u ** (matches - 1)
+    # How many of the other identities have arrived: row by row of nodes, up to length.
+    arrived = np.zeros((num_nodes, length))
+    arrived[:, 0] = 1
+    for size, count in Counter(others).items():
+        waits = (u**size)[:, None]
+        for _ in range(count):
+            arrives = np.pad(arrived[:, :-1], ((0, 0), (1, 0)))
+            arrived = waits * arrived + (1 - waits) * arrives
+    return np.cumsum(weights @ arrived)
 
 
 def expected_cmc(size: int, matches: int, length: int) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Features of images: the embedding after the neck, L2-normalised."""
+"""Features of images: the embedding after the neck."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -11,13 +11,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import ArrayLike
 
 from mbn_jax.errors import InputError
+from mbn_jax.evaluation.distances import l2_normalise
 
 _EMBED_BATCH = 64
 
 
 def extract(
     apply_fn: Callable[[jax.Array, jax.Array], jax.Array],
-    images: np.ndarray,
+    images: Iterable[np.ndarray],
     modality: np.ndarray,
     *,
     batch_size: int,
@@ -25,24 +26,25 @@ def extract(
 ) -> np.ndarray:
     """Applies a network to many images, batch by batch, in evaluation mode.
 
-    Every batch has the same size, so that the network is compiled once: the last one
-    is filled up with its first image, and what that gives is dropped.
+    Every batch has the same size on the device, so that the network is compiled once:
+    what is missing is filled up with the first image, and what that gives is dropped.
 
     Args:
         apply_fn: ``apply_fn(images uint8 (b, H, W, 3), modality int32 (b,))`` ->
           (b, D), jitted, without an effect of one image on another.
-        images: (N, H, W, 3) uint8.
-        modality: (N,) int.
-        batch_size: b; with a mesh it is rounded up to a multiple of its devices.
+        images: batches (b, H, W, 3) uint8 of at most ``batch_size`` images, as
+          `mbn_jax.data.pipeline.image_batches` yields them.
+        modality: (N,) int, of all the images in their order.
+        batch_size: rounded up to a multiple of the mesh's devices.
         mesh: the batch is sharded over its axis ``data``; on one device if None.
 
     Returns:
-        (N, D) float32, rows of length one.
+        (N, D) float32, as the network gives them.
 
     Raises:
         InputError: there is no image.
     """
-    if len(images) == 0:
+    if len(modality) == 0:
         raise InputError("There is no image to embed: give at least one.")
     sharding = None
     if mesh is not None:
@@ -50,23 +52,20 @@ def extract(
         batch_size += -batch_size % mesh.shape["data"]
     modality = np.asarray(modality, np.int32)
 
-    features = []
-    for start in range(0, len(images), batch_size):
-        rows = np.arange(start, start + batch_size)
-        rows[rows >= len(images)] = start
-        batch = jax.device_put((images[rows], modality[rows]), sharding)
-        features.append(apply_fn(*batch))
+    features: list[Any] = []
+    sizes: list[int] = []
+    for batch in images:
+        rows = np.arange(batch_size)
+        rows[len(batch) :] = 0
+        labels = modality[sum(sizes) :][: len(batch)]
+        arguments = jax.device_put((batch[rows], labels[rows]), sharding)
+        features.append(apply_fn(*arguments))
+        sizes.append(len(batch))
         # The device works on this batch while the host fetches the one before it;
         # without the wait all batches would be queued in device memory.
         features[-2:-1] = jax.device_get(features[-2:-1])
-    return l2_normalise(np.concatenate(jax.device_get(features))[: len(images)])
-
-
-def l2_normalise(features: np.ndarray) -> np.ndarray:
-    """Divides (N, D) rows by their length, in float32; a zero row stays zero."""
-    features = np.asarray(features, np.float32)
-    length = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.maximum(length, np.finfo(np.float32).tiny)
+    whole = zip(jax.device_get(features), sizes, strict=True)
+    return np.concatenate([rows[:size] for rows, size in whole]).astype(np.float32)
 
 
 def embed(
@@ -100,13 +99,16 @@ def embed(
 
         size = tuple(model.image_size)
         images = np.stack([resize(image, size) for image in images])
-    return extract(
-        functools.partial(_embedding, model, variables),
-        images,
-        modality,
-        # A power of two: one picture does not pay for 64, and calls with different
-        # numbers of pictures share at most seven compilations.
-        batch_size=min(_EMBED_BATCH, 1 << (len(images) - 1).bit_length()),
+    # A power of two: one picture does not pay for 64, and calls with different numbers
+    # of pictures share at most seven compilations.
+    batch_size = min(_EMBED_BATCH, 1 << (len(images) - 1).bit_length())
+    return l2_normalise(
+        extract(
+            functools.partial(_embedding, model, variables),
+            (images[i : i + batch_size] for i in range(0, len(images), batch_size)),
+            modality,
+            batch_size=batch_size,
+        )
     )
 
 

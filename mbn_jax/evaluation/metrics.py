@@ -1,15 +1,12 @@
-"""CMC, mAP and mINP of a matrix of distances, one device call for all the queries.
+"""CMC, mAP and mINP, from distances or from features.
 
-* The gallery is sorted once per query, by (removed, distance) and stably: what the
-  protocol removes comes last, so the ranks of all others are right, and equal
-  distances stay in gallery order.
-* Queries go through ``lax.map`` in chunks: beyond the distances themselves the memory
-  is that of one chunk, so 10,000 x 10,000 fits.
-* Distances are float32. Ranks and counts are integers. The mean over the queries is
-  taken in float64 on the host, so that it does not depend on the chunks.
+* The ranks of the matches come from the device (`search.py`), exact integers; the means
+  are taken on the host in float64, so that they do not depend on chunks or devices.
+* Queries are taken in chunks, those with equally many matches together. Beyond its
+  arguments the memory is that of one chunk, so 10,000 x 100,000 fits.
 """
 
-import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -18,28 +15,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mbn_jax.errors import InputError
+from mbn_jax.evaluation.distances import Distance, distance_function
 from mbn_jax.evaluation.protocols import Protocol
+from mbn_jax.evaluation.search import Search
 
 REPORTED_RANKS = (1, 5, 10, 20)
 CMC_LENGTH = 50
-_QUERIES_PER_CHUNK = 64
-
-
-def cosine_distances(query: ArrayLike, gallery: ArrayLike) -> jax.Array:
-    """1 - cosine of the angle between L2-normalised features.
-
-    Args:
-        query: (Q, D) float32, rows of length one.
-        gallery: (G, D) float32, rows of length one.
-
-    Returns:
-        (Q, G) float32.
-    """
-    query = jnp.asarray(query, jnp.float32)
-    gallery = jnp.asarray(gallery, jnp.float32)
-    # At the default precision a GPU or TPU would round the features to 10 or 8 bits,
-    # which makes ties and so changes ranks.
-    return 1.0 - jnp.matmul(query, gallery.T, precision=jax.lax.Precision.HIGHEST)
+# Distances in a chunk of queries: 64 MiB of float32.
+_CHUNK = 2**24
 
 
 def retrieval_metrics(
@@ -51,7 +34,7 @@ def retrieval_metrics(
     *,
     protocol: Protocol,
 ) -> dict[str, Any]:
-    r"""Image-level CMC, mAP and mINP.
+    r"""CMC, mAP and mINP of a matrix of distances, by the rules of a protocol.
 
     With the matches of a query at the ranks :math:`r_1 < \dots < r_R` of its gallery,
 
@@ -61,7 +44,9 @@ def retrieval_metrics(
 
     and each figure is the mean over the queries that have a match (Zheng et al.,
     "Scalable Person Re-identification", ICCV 2015, for CMC and mAP; Ye et al., "Deep
-    Learning for Person Re-identification", TPAMI 2021, for mINP).
+    Learning for Person Re-identification", TPAMI 2021, for mINP). Where the protocol
+    counts identities, :math:`r_1` in the CMC, and there only, is the rank of the
+    identity among the gallery's identities in the order of their first images.
 
     Args:
         distances: (Q, G), smaller is more alike; used as float32.
@@ -69,7 +54,9 @@ def retrieval_metrics(
         gallery_ids: (G,) identities.
         query_cameras: (Q,) cameras.
         gallery_cameras: (G,) cameras.
-        protocol: its ``remove_same_camera`` is applied.
+        protocol: what it removes and what its CMC counts are applied; the images given
+            are its queries and the gallery of one trial. Ties are broken by the order
+            of the gallery.
 
     Returns:
         ``rank1``, ``rank5``, ``rank10``, ``rank20``, ``mAP``, ``mINP`` as fractions;
@@ -80,83 +67,125 @@ def retrieval_metrics(
     Raises:
         InputError: shapes do not fit, a distance is not finite, or there is no match.
     """
-    _check_labels("query", query_ids, query_cameras)
-    _check_labels("gallery", gallery_ids, gallery_cameras)
-    query_ids, gallery_ids = _codes(query_ids, gallery_ids)
-    query_cameras, gallery_cameras = _codes(query_cameras, gallery_cameras)
-    distances = jnp.asarray(distances, jnp.float32)
-    expected = (len(query_ids), len(gallery_ids))
+    if not isinstance(distances, jax.Array):
+        distances = np.asarray(distances)
+    expected = (np.size(query_ids), np.size(gallery_ids))
     if distances.shape != expected:
         raise InputError(
             f"The distances have shape {distances.shape}, but there are {expected[0]} "
             f"queries and {expected[1]} gallery images: give one row per query and one "
             "column per gallery image."
         )
-    if 0 in expected:
-        raise no_match(protocol, *expected)
-    finite, first, precision, inverse_penalty = jax.device_get(
-        _score_queries(
-            distances,
-            query_ids,
-            query_cameras,
-            gallery_ids,
-            gallery_cameras,
-            remove_same_camera=protocol.remove_same_camera,
-        )
-    )
-    if not finite:
-        raise InputError(
-            f"The distances of {protocol.title} hold NaN or infinity: the features are "
-            "not finite, so look at the training loss or at what wrote the features."
-        )
-    valid = first > 0
-    if not valid.any():
-        raise no_match(protocol, *expected)
-    ranks = np.arange(1, min(CMC_LENGTH, expected[1]) + 1)
-    cmc = np.mean(first[valid][:, None] <= ranks[None, :], axis=0)
-    return as_figures(
-        cmc=cmc,
-        mean_ap=np.mean(precision[valid], dtype=np.float64),
-        mean_inp=np.mean(inverse_penalty[valid], dtype=np.float64),
-        num_queries=expected[0],
-        num_valid_queries=int(valid.sum()),
-        gallery_size=expected[1],
+    return _metrics(
+        lambda rows: jnp.asarray(distances[rows], jnp.float32),
+        (query_ids, gallery_ids, query_cameras, gallery_cameras),
+        protocol,
     )
 
 
-@functools.partial(jax.jit, static_argnames="remove_same_camera")
-def _score_queries(
-    distances: jax.Array,
-    query_ids: jax.Array,
-    query_cameras: jax.Array,
-    gallery_ids: jax.Array,
-    gallery_cameras: jax.Array,
+def feature_metrics(
+    query_features: ArrayLike,
+    gallery_features: ArrayLike,
+    query_ids: ArrayLike,
+    gallery_ids: ArrayLike,
+    query_cameras: ArrayLike,
+    gallery_cameras: ArrayLike,
     *,
-    remove_same_camera: bool,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Whether all is finite, and (Q,) first matching rank (0: none), AP and INP."""
-    rank = jnp.arange(1, distances.shape[1] + 1)
+    protocol: Protocol,
+    distance: Distance = "cosine",
+) -> dict[str, Any]:
+    """`retrieval_metrics` of features, whose distances are never held all at once.
 
-    def score(query: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        distance, identity, camera = query
-        same_identity = gallery_ids == identity
-        if remove_same_camera:
-            removed = same_identity & (gallery_cameras == camera)
-        else:
-            removed = jnp.zeros_like(same_identity)
-        _, _, match = jax.lax.sort(
-            (removed, distance, same_identity & ~removed), num_keys=2, is_stable=True
+    Args:
+        query_features: (Q, D) floating.
+        gallery_features: (G, D) floating.
+        query_ids: (Q,) identities.
+        gallery_ids: (G,) identities.
+        query_cameras: (Q,) cameras.
+        gallery_cameras: (G,) cameras.
+        protocol: as in `retrieval_metrics`.
+        distance: "cosine" or "euclidean".
+
+    Returns:
+        The dictionary of `retrieval_metrics`.
+
+    Raises:
+        InputError: as `retrieval_metrics` does, or there is no such distance.
+    """
+    function = jax.jit(distance_function(distance))
+    query_features = np.asarray(query_features, np.float32)
+    gallery = jnp.asarray(gallery_features, jnp.float32)
+    rows = (len(query_features), len(gallery))
+    if rows != (np.size(query_ids), np.size(gallery_ids)):
+        raise InputError(
+            f"There are features of {rows[0]} queries and {rows[1]} gallery images, "
+            f"but identities of {np.size(query_ids)} and {np.size(gallery_ids)}: give one "
+            "row for each."
         )
-        hits = jnp.cumsum(match)
-        first = jnp.where(match.any(), jnp.argmax(match) + 1, 0)
-        last = jnp.max(jnp.where(match, rank, 1))
-        precision = jnp.sum(jnp.where(match, hits / rank, 0.0))
-        return first, precision / jnp.maximum(hits[-1], 1), hits[-1] / last
-
-    first, average_precision, inverse_penalty = jax.lax.map(
-        score, (distances, query_ids, query_cameras), batch_size=_QUERIES_PER_CHUNK
+    return _metrics(
+        lambda chosen: function(query_features[chosen], gallery),
+        (query_ids, gallery_ids, query_cameras, gallery_cameras),
+        protocol,
     )
-    return jnp.isfinite(distances).all(), first, average_precision, inverse_penalty
+
+
+def _metrics(
+    distances_of: Callable[[np.ndarray], jax.Array],
+    labels: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike],
+    protocol: Protocol,
+) -> dict[str, Any]:
+    """The figures, where ``distances_of(query indices)`` are rows of distances."""
+    search = Search(*map(np.asarray, labels), protocol=protocol)
+    if 0 in search.shape:
+        raise no_match(protocol, *search.shape)
+    num_queries, gallery_size = search.shape
+    shown = np.zeros(num_queries, np.int64)  # the rank that the CMC counts; 0: no match
+    precision, inverse_penalty = np.zeros((2, num_queries))
+    for rows, padded in _chunks(search):
+        finite, ranks, first = search.ranks(distances_of(padded), padded)
+        if not finite:
+            raise InputError(
+                f"The distances of {protocol.title} hold NaN or infinity: the features "
+                "are not finite, so look at the training loss or at what wrote the "
+                "features."
+            )
+        ranks, shown[rows] = ranks[: len(rows)], first[: len(rows)]
+        precision[rows], inverse_penalty[rows] = _precision_and_penalty(ranks)
+
+    valid = shown > 0
+    if not valid.any():
+        raise no_match(protocol, *search.shape)
+    depths = np.arange(1, min(CMC_LENGTH, gallery_size) + 1)
+    return as_figures(
+        cmc=np.mean(shown[valid][:, None] <= depths[None, :], axis=0),
+        mean_ap=precision[valid].mean(),
+        mean_inp=inverse_penalty[valid].mean(),
+        num_queries=num_queries,
+        num_valid_queries=int(valid.sum()),
+        gallery_size=gallery_size,
+    )
+
+
+def _chunks(search: Search) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Indices of queries, and the same filled up so that all chunks have one shape."""
+    # The work on a chunk is that of its query with the most matches.
+    order = np.argsort(search.num_candidates, kind="stable")
+    size = max(1, min(len(order), _CHUNK // search.shape[1]))
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        yield rows, np.resize(rows, size)
+
+
+def _precision_and_penalty(ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Average precision and inverse penalty, (q,) float64, of ranks (q, R), 0: none."""
+    count = np.count_nonzero(ranks, axis=1)
+    ranks = np.sort(np.where(ranks > 0, ranks, np.iinfo(ranks.dtype).max), axis=1)
+    found = np.arange(1, ranks.shape[1] + 1)
+    # A query without a match is not scored; the ones keep it from dividing by zero.
+    share = np.where(found[None, :] <= count[:, None], found[None, :] / ranks, 0.0)
+    divisor = np.maximum(count, 1)
+    last = np.take_along_axis(ranks, divisor[:, None] - 1, axis=1)[:, 0]
+    return share.sum(axis=1) / divisor, count / last
 
 
 def as_figures(
@@ -188,19 +217,3 @@ def no_match(protocol: Protocol, num_queries: int, gallery_size: int) -> InputEr
         f"images ({num_queries} queries): check that the split holds both modalities "
         "of the same identities."
     )
-
-
-def _check_labels(side: str, ids: ArrayLike, cameras: ArrayLike) -> None:
-    """Raises `InputError` unless there is one identity and one camera per image."""
-    if np.ndim(ids) != 1 or np.shape(ids) != np.shape(cameras):
-        raise InputError(
-            f"The {side} identities have shape {np.shape(ids)} and its cameras shape "
-            f"{np.shape(cameras)}: give one of each for every {side} image."
-        )
-
-
-def _codes(query: ArrayLike, gallery: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Labels as int32 codes: names, or numbers beyond int32, would not fit a device."""
-    labels = np.concatenate([np.asarray(query), np.asarray(gallery)])
-    codes = np.unique(labels, return_inverse=True)[1].astype(np.int32)
-    return codes[: np.size(query)], codes[np.size(query) :]

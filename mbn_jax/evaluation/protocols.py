@@ -1,56 +1,304 @@
-"""Who is query, who is gallery, and which gallery images a query may find."""
+"""Who is query, who is gallery, and which gallery images a query may find.
+
+A `Protocol` is data. The field's own are made by functions: `embedded`, `sysu_mm01`,
+`regdb` and `llcm`; `standard_protocols` gives those that a data set is reported by.
+docs/protocols.md tells them apart for a person.
+"""
 
 import dataclasses
+from collections.abc import Hashable
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+
+from mbn_jax.data.records import Records
+from mbn_jax.errors import InputError
+from mbn_jax.evaluation.galleries import Draw, OfficialDraw, Permutations, SeededDraw
 
 VISIBLE, INFRARED = 0, 1
+_WORDS = ("visible", "infrared")
+
+Direction = Literal["infrared_to_visible", "visible_to_infrared"]
+Search = Literal["all", "indoor"]
+Gallery = Literal["agw", "official"]
+Variant = Literal["plain", "swapped"]
 
 
-@dataclasses.dataclass(frozen=True)
+class Trial(NamedTuple):
+    """One gallery and the queries against it, as indices into the records.
+
+    Attributes:
+        query: (Q,) int64.
+        gallery: (G,) int64; equal distances are ranked in this order.
+    """
+
+    query: np.ndarray
+    gallery: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
     """One way to ask the question "can this person be found again?".
 
     Attributes:
         name: key in ``results.json``.
         title: the same for a person to read.
+        description: the rules in a few clauses; printed with every figure.
         query_modality: modality of the query images, 0 visible or 1 infrared.
         gallery_modality: modality of the gallery images.
-        description: the rules in one sentence; it is printed with every figure.
+        gallery_cameras: the only cameras that the gallery is taken from; None for all.
+        draw: draws the gallery of every trial; None for one trial with all images.
+        queries_are_drawn: what `draw` gives from the other side's images is the query
+            set instead, and all images of the gallery's modality are the gallery.
         remove_same_camera: whether the gallery images that share both the identity and
-          the camera of a query are removed for that query. Finding the next frame of
-          the same camera is tracking, not re-identification.
+            the camera of a query are removed for that query. Finding the next frame of
+            the same camera is tracking, not re-identification.
+        removed_cameras: pairs (query camera, gallery camera): for a query of the first
+            every gallery image of the second is removed, of whatever identity.
+        cmc: "images" counts ranks in gallery images; "identities" in the gallery
+            identities in the order of their first images. Rank 1 is the same.
+        published_queries: their number in the complete data set, if it is known.
+        published_gallery: the number of gallery images in it, if it is known.
     """
 
     name: str
     title: str
+    description: str
     query_modality: int
     gallery_modality: int
-    description: str
-    remove_same_camera: bool = True
+    gallery_cameras: tuple[int, ...] | None = None
+    draw: Draw | None = None
+    queries_are_drawn: bool = False
+    remove_same_camera: bool = False
+    removed_cameras: tuple[tuple[int, int], ...] = ()
+    cmc: Literal["images", "identities"] = "images"
+    published_queries: int | None = None
+    published_gallery: int | None = None
+
+    def trials(self, records: Records) -> list[Trial]:
+        """The queries and the galleries among the records of a test set.
+
+        Raises:
+            InputError: an official gallery asks for an image that is not there.
+        """
+        query = np.flatnonzero(records.modality == self.query_modality)
+        in_gallery = records.modality == self.gallery_modality
+        if self.gallery_cameras is not None:
+            in_gallery &= np.isin(records.camera, self.gallery_cameras)
+        gallery = np.flatnonzero(in_gallery)
+        if self.draw is None:
+            return [Trial(query, gallery)]
+        if self.queries_are_drawn:
+            return [Trial(drawn, gallery) for drawn in self.draw(records, query)]
+        return [Trial(query, drawn) for drawn in self.draw(records, gallery)]
+
+    def removed(
+        self,
+        query_id: Hashable,
+        query_camera: Hashable,
+        gallery_ids: np.ndarray,
+        gallery_cameras: np.ndarray,
+    ) -> np.ndarray:
+        """Which gallery images one query must not find, (G,) bool."""
+        hidden = [to for of, to in self.removed_cameras if of == query_camera]
+        removed = np.isin(gallery_cameras, hidden)
+        if self.remove_same_camera:
+            removed |= (gallery_ids == query_id) & (gallery_cameras == query_camera)
+        return removed
 
 
-def _embedded(name: str, title: str, query: int, gallery: int) -> Protocol:
-    words = ("visible", "infrared")
+def embedded(direction: Direction) -> Protocol:
+    """Every image of one modality against every image of the other."""
+    query, gallery = _modalities(direction)
     return Protocol(
-        name=name,
-        title=title,
-        query_modality=query,
-        gallery_modality=gallery,
+        name=direction,
+        title=f"{_WORDS[query]} → {_WORDS[gallery]}",
         description=(
-            f"Every {words[query]} image of the split is a query against every "
-            f"{words[gallery]} image of it (one gallery, no sampling); gallery images "
+            f"Every {_WORDS[query]} image of the split is a query against every "
+            f"{_WORDS[gallery]} image of it (one gallery, no sampling); gallery images "
             "with both the identity and the camera of a query are removed for that "
             "query, queries left without a match are not scored, and the CMC counts "
             "images, not identities."
         ),
+        query_modality=query,
+        gallery_modality=gallery,
+        remove_same_camera=True,
     )
 
 
-INFRARED_TO_VISIBLE = _embedded(
-    "infrared_to_visible", "infrared → visible", INFRARED, VISIBLE
-)
-VISIBLE_TO_INFRARED = _embedded(
-    "visible_to_infrared", "visible → infrared", VISIBLE, INFRARED
-)
+def sysu_mm01(
+    search: Search = "all",
+    shots: int = 1,
+    gallery: Gallery = "agw",
+    permutations: Permutations | None = None,
+) -> Protocol:
+    """SYSU-MM01 (Wu et al., ICCV 2017): infrared queries, drawn visible galleries.
+
+    Args:
+        search: "all" takes the gallery from cameras 1, 2, 4 and 5, "indoor" from 1, 2.
+        shots: gallery images of each identity in each camera; all of them where there
+            are fewer.
+        gallery: "agw" draws it by the seeds 0 to 9, as most published figures do;
+            "official" by the authors' permutations.
+        permutations: from `read_permutations`, for "official".
+
+    Raises:
+        InputError: an option is not one of the above.
+    """
+    _check_choice("search", search, Search)
+    _check_choice("gallery", gallery, Gallery)
+    if shots < 1:
+        raise InputError(f"shots is {shots}, but at least 1 gallery image is needed.")
+    draw: Draw
+    if gallery == "official":
+        if permutations is None:
+            raise InputError(
+                "The official galleries need the authors' rand_perm_cam.mat, which "
+                "comes with SYSU-MM01: give its path (--rand_perm_cam)."
+            )
+        draw = OfficialDraw(shots, permutations)
+        how = "by the authors' permutations, trials 1 to 10"
+    else:
+        draw = SeededDraw(shots)
+        how = "by Python's random with the seeds 0 to 9, as AGW does"
+    cameras = (1, 2, 4, 5) if search == "all" else (1, 2)
+    # 301 and 112 pairs of an identity and a camera; every one has at least ten images.
+    pairs = 301 if search == "all" else 112
+    return Protocol(
+        name=f"sysu_mm01_{search}_{shots}shot_{gallery}",
+        title=(
+            f"{search}-search, {'single' if shots == 1 else shots}-shot, "
+            f"{gallery} galleries"
+        ),
+        description=(
+            f"Every infrared image is a query; the gallery holds {shots} visible "
+            f"image{'s' * (shots > 1)} of each identity in each of the cameras "
+            f"{', '.join(map(str, cameras))}, drawn {how}; a query of camera 3 skips "
+            "camera 2 (the same room), queries left without a match are not scored, "
+            "and the CMC counts identities."
+        ),
+        query_modality=INFRARED,
+        gallery_modality=VISIBLE,
+        gallery_cameras=cameras,
+        draw=draw,
+        removed_cameras=((3, 2),),
+        cmc="identities",
+        published_queries=3803,
+        published_gallery=pairs * shots if shots <= 10 else None,
+    )
+
+
+def regdb(direction: Direction = "visible_to_infrared") -> Protocol:
+    """RegDB (Nguyen et al., Sensors 2017), one of its ten splits."""
+    query, gallery = _modalities(direction)
+    words = ("visible", "thermal")
+    return Protocol(
+        name=f"regdb_{direction}",
+        title=f"{words[query]} → {words[gallery]}",
+        description=(
+            f"Every {words[query]} image of the split's test identities is a query "
+            f"against every {words[gallery]} image of them; nothing is removed, and "
+            "the CMC counts images. Published figures are means over the ten splits, "
+            "each with a network of its own."
+        ),
+        query_modality=query,
+        gallery_modality=gallery,
+        published_queries=2060,
+        published_gallery=2060,
+    )
+
+
+def llcm(
+    direction: Direction = "visible_to_infrared", variant: Variant = "plain"
+) -> Protocol:
+    """LLCM (Zhang and Wang, CVPR 2023), in either of two incompatible readings.
+
+    Args:
+        direction: which modality is looked for in which.
+        variant: "plain" draws the gallery. "swapped" exchanges the roles afterwards, as
+            the authors' test script does for visible → infrared: the drawn images
+            are the queries and all images of the other modality the gallery.
+
+    Raises:
+        InputError: an option is not one of the above.
+    """
+    _check_choice("variant", variant, Variant)
+    whole, drawn = _modalities(direction)
+    title = f"{_WORDS[whole]} → {_WORDS[drawn]}, {variant}"
+    rest = (
+        "drawn by Python's random with the seeds 0 to 9; gallery images with both the "
+        "identity and the camera of a query are removed for that query, queries left "
+        "without a match are not scored, and the CMC counts identities."
+    )
+    one_each = f"one {_WORDS[drawn]} image of each identity in each camera"
+    if variant == "plain":
+        rule = f"Every {_WORDS[whole]} image is a query; the gallery holds {one_each}"
+        query, gallery = whole, drawn
+    else:
+        rule = (
+            f"Every {_WORDS[whole]} image is in the gallery, although the figure is "
+            f"published as {_WORDS[whole]} → {_WORDS[drawn]}; the queries are "
+            f"{one_each}"
+        )
+        query, gallery = drawn, whole
+    num_whole = {VISIBLE: 8680, INFRARED: 7166}[whole]
+    return Protocol(
+        name=f"llcm_{direction}_{variant}",
+        title=title,
+        description=f"{rule}, {rest}",
+        query_modality=query,
+        gallery_modality=gallery,
+        draw=SeededDraw(1),
+        queries_are_drawn=variant == "swapped",
+        remove_same_camera=True,
+        cmc="identities",
+        published_queries=num_whole if variant == "plain" else None,
+        published_gallery=num_whole if variant == "swapped" else None,
+    )
+
+
+def standard_protocols(dataset: str) -> tuple[Protocol, ...]:
+    """The protocols that a data set is reported by, the usual one first.
+
+    Args:
+        dataset: its name, for example "sysu_mm01", "regdb/split3".
+
+    Raises:
+        InputError: the data set is not known.
+    """
+    directions: tuple[Direction, ...] = get_args(Direction)
+    match dataset.partition("/")[0]:
+        case "synthetic_vireid":
+            return EMBEDDED_PROTOCOLS
+        case "sysu_mm01":
+            return sysu_mm01("all"), sysu_mm01("indoor")
+        case "regdb":
+            return tuple(regdb(direction) for direction in reversed(directions))
+        case "llcm":
+            return tuple(llcm(direction) for direction in directions)
+    raise InputError(
+        f"There is no protocol for the data set {dataset!r}; there are protocols for "
+        "synthetic_vireid, sysu_mm01, regdb and llcm."
+    )
+
+
+def _modalities(direction: Direction) -> tuple[int, int]:
+    _check_choice("direction", direction, Direction)
+    return {
+        "infrared_to_visible": (INFRARED, VISIBLE),
+        "visible_to_infrared": (VISIBLE, INFRARED),
+    }[direction]
+
+
+def _check_choice(option: str, value: str, choices: object) -> None:
+    if value not in get_args(choices):
+        raise InputError(
+            f"{option} is {value!r}, but one of {', '.join(get_args(choices))} is "
+            "expected."
+        )
+
 
 # The protocols of the embedded data sets, in the order in which they are shown.
+INFRARED_TO_VISIBLE = embedded("infrared_to_visible")
+VISIBLE_TO_INFRARED = embedded("visible_to_infrared")
 EMBEDDED_PROTOCOLS = (INFRARED_TO_VISIBLE, VISIBLE_TO_INFRARED)

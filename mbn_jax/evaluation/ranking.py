@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from mbn_jax.evaluation.metrics import cosine_distances
+from mbn_jax.data.records import Records
+from mbn_jax.evaluation.distances import cosine_distances
 from mbn_jax.evaluation.protocols import Protocol
-from mbn_jax.evaluation.results import sides
 
 # Printed beside the lists, because a reader must know that nobody picked the good ones.
 SELECTION = (
@@ -34,9 +34,7 @@ class Ranking:
 
 def ranked_list(
     features: np.ndarray,
-    identity: np.ndarray,
-    camera: np.ndarray,
-    modality: np.ndarray,
+    records: Records,
     *,
     protocol: Protocol,
     num_queries: int = 8,
@@ -45,25 +43,23 @@ def ranked_list(
     """Ranks the gallery for a few queries that are spread over the identities.
 
     The rules of the protocol hold: what it removes for a query is not in its list,
-    and queries without a match are not shown.
+    and queries without a match are not shown. Of several trials it is the first.
 
     Args:
-        features: (N, D) float32, L2-normalised.
-        identity: (N,) int.
-        camera: (N,) int.
-        modality: (N,) int, 0 visible or 1 infrared.
+        features: (N, D) floating.
+        records: N of them.
         protocol: who is query and who is gallery.
         num_queries: number of lists; fewer if there are fewer identities.
         length: number of gallery images in a list.
     """
-    query, gallery = sides(modality, protocol)
-    shown = _spread(query, gallery, identity, camera, protocol, num_queries)
+    query, gallery = protocol.trials(records)[0]
     rankings = []
-    for index in shown:
-        allowed = gallery[~_removed(index, gallery, identity, camera, protocol)]
+    for index in _spread(query, gallery, records, protocol, num_queries):
+        allowed = gallery[~_removed(index, gallery, records, protocol)]
         best = nearest(features[index], features[allowed], length)
         found = allowed[best]
-        rankings.append(Ranking(int(index), found, identity[found] == identity[index]))
+        correct = records.identity[found] == records.identity[index]
+        rankings.append(Ranking(int(index), found, correct))
     return rankings
 
 
@@ -74,28 +70,28 @@ def nearest(query: np.ndarray, gallery: np.ndarray, length: int = 10) -> np.ndar
 
 
 def _removed(
-    index: int,
-    gallery: np.ndarray,
-    identity: np.ndarray,
-    camera: np.ndarray,
-    protocol: Protocol,
+    index: int, gallery: np.ndarray, records: Records, protocol: Protocol
 ) -> np.ndarray:
-    same = (identity[gallery] == identity[index]) & (camera[gallery] == camera[index])
-    return same & protocol.remove_same_camera
+    return protocol.removed(
+        records.identity[index],
+        records.camera[index],
+        records.identity[gallery],
+        records.camera[gallery],
+    )
 
 
 def _spread(
     query: np.ndarray,
     gallery: np.ndarray,
-    identity: np.ndarray,
-    camera: np.ndarray,
+    records: Records,
     protocol: Protocol,
     num_queries: int,
 ) -> Sequence[int]:
     """One query of each of evenly spaced identities, at varying places in it."""
+    identity = records.identity
 
     def has_match(index: int) -> bool:
-        allowed = ~_removed(index, gallery, identity, camera, protocol)
+        allowed = ~_removed(index, gallery, records, protocol)
         return bool(np.any(identity[gallery[allowed]] == identity[index]))
 
     valid = np.array([index for index in query if has_match(index)], dtype=int)

@@ -1,77 +1,118 @@
 """From the features of a split to the content of ``results.json``."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from mbn_jax.data.records import Records
 from mbn_jax.evaluation.chance import chance_level
-from mbn_jax.evaluation.metrics import cosine_distances, retrieval_metrics
-from mbn_jax.evaluation.protocols import EMBEDDED_PROTOCOLS, Protocol
+from mbn_jax.evaluation.distances import Distance
+from mbn_jax.evaluation.metrics import feature_metrics
+from mbn_jax.evaluation.protocols import Protocol, Trial
 
+# By the names of the protocols.
 Figures = dict[str, dict[str, Any]]
 
 
 def evaluate(
     features: np.ndarray,
-    identity: np.ndarray,
-    camera: np.ndarray,
-    modality: np.ndarray,
+    records: Records,
+    protocols: Sequence[Protocol],
+    *,
+    distance: Distance = "cosine",
 ) -> Figures:
-    """Figures of one network on one split of an embedded data set, both directions.
+    """Figures of the features of one set of images, by each protocol.
 
     Args:
-        features: (N, D) float32, L2-normalised.
-        identity: (N,) int.
-        camera: (N,) int.
-        modality: (N,) int, 0 visible or 1 infrared.
+        features: (N, D) floating.
+        records: N of them.
+        protocols: who is query, who is gallery.
+        distance: "cosine" or "euclidean".
 
     Returns:
-        ``{"infrared_to_visible": {...}, "visible_to_infrared": {...}}``, each as
-        `retrieval_metrics` returns it.
+        For each protocol's name the dictionary of `retrieval_metrics`, its figures the
+        means over the trials; with ``trials``, a list of the dictionaries of the
+        trials (without ``cmc``), and ``protocol``, the name.
 
     Raises:
-        InputError: the features are not finite, or a direction has no match to find.
+        InputError: the features are not finite, or there is no match to find.
     """
 
-    def figures(protocol: Protocol) -> dict[str, Any]:
-        query, gallery = sides(modality, protocol)
-        return retrieval_metrics(
-            cosine_distances(features[query], features[gallery]),
-            identity[query],
-            identity[gallery],
-            camera[query],
-            camera[gallery],
+    def figures(trial: Trial, protocol: Protocol) -> dict[str, Any]:
+        query, gallery = trial
+        return feature_metrics(
+            features[query],
+            features[gallery],
+            *_labels(records, trial),
             protocol=protocol,
+            distance=distance,
         )
 
-    return {protocol.name: figures(protocol) for protocol in EMBEDDED_PROTOCOLS}
+    return _by_protocol(figures, records, protocols)
 
 
-def evaluate_chance(
-    identity: np.ndarray, camera: np.ndarray, modality: np.ndarray
-) -> Figures:
+def evaluate_chance(records: Records, protocols: Sequence[Protocol]) -> Figures:
     """The figures that guessing would have in `evaluate`, from the labels alone."""
 
-    def figures(protocol: Protocol) -> dict[str, Any]:
-        query, gallery = sides(modality, protocol)
-        return chance_level(
-            identity[query],
-            identity[gallery],
-            camera[query],
-            camera[gallery],
-            protocol=protocol,
+    def figures(trial: Trial, protocol: Protocol) -> dict[str, Any]:
+        return chance_level(*_labels(records, trial), protocol=protocol)
+
+    return _by_protocol(figures, records, protocols)
+
+
+def _by_protocol(
+    figures: Callable[[Trial, Protocol], dict[str, Any]],
+    records: Records,
+    protocols: Sequence[Protocol],
+) -> Figures:
+    return {
+        protocol.name: mean_over_trials(
+            [figures(trial, protocol) for trial in protocol.trials(records)]
         )
+        | {"protocol": protocol.name}
+        for protocol in protocols
+    }
 
-    return {protocol.name: figures(protocol) for protocol in EMBEDDED_PROTOCOLS}
 
-
-def sides(modality: np.ndarray, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the query images and of the gallery images, in the split's order."""
+def _labels(records: Records, trial: Trial) -> tuple[np.ndarray, ...]:
+    query, gallery = trial
     return (
-        np.flatnonzero(modality == protocol.query_modality),
-        np.flatnonzero(modality == protocol.gallery_modality),
+        records.identity[query],
+        records.identity[gallery],
+        records.camera[query],
+        records.camera[gallery],
     )
+
+
+def mean_over_trials(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means of the figures of several trials, and the trials themselves.
+
+    Args:
+        trials: at least one, each as `retrieval_metrics` returns it.
+
+    Returns:
+        The same keys; a count is a whole number where it is the same in all trials.
+        And ``trials``, the dictionaries without their ``cmc``.
+    """
+    mean: dict[str, Any] = {}
+    for key in trials[0]:
+        # A smaller gallery has a shorter CMC, whose end holds for all further ranks.
+        values = [trial[key] for trial in trials]
+        if key == "cmc":
+            length = max(map(len, values))
+            padded = [value + value[-1:] * (length - len(value)) for value in values]
+            mean[key] = np.mean(padded, axis=0).tolist()
+        elif all(value == values[0] for value in values):
+            mean[key] = values[0]
+        else:
+            mean[key] = float(np.mean(values))
+    return mean | {
+        "trials": [
+            {key: value for key, value in trial.items() if key != "cmc"}
+            for trial in trials
+        ]
+    }
 
 
 def make_results(
@@ -79,32 +120,29 @@ def make_results(
     dataset: str,
     split: str,
     selection: str,
-    last: tuple[int, Figures],
-    best: tuple[int, Figures],
-    untrained: Figures,
-    chance: Figures,
+    protocols: Sequence[Protocol],
+    figures: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """The content of ``results.json``: what was measured, how, and on which steps.
 
     Args:
         dataset: name of the data set.
         split: the split on which all the figures were measured.
-        selection: how the best step was chosen, to stand after a colon.
-        last: the last step and its figures.
-        best: the step that was best on validation, and its figures.
-        untrained: figures of the network before the first step.
-        chance: from `evaluate_chance`.
+        selection: what the network was trained on and how its step was chosen.
+        protocols: by which `figures` were measured.
+        figures: by the name of a row ("last", "best", "untrained", "chance"): its
+            `Figures`, and ``step`` where it is a network's.
     """
-    figures: Mapping[str, Mapping[str, Any]] = {
-        "last": {"step": last[0], **last[1]},
-        "best": {"step": best[0], **best[1]},
-        "untrained": {"step": 0, **untrained},
-        "chance": chance,
-    }
     return {
         "dataset": dataset,
         "split": split,
         "selection": selection,
-        "protocols": {p.name: p.description for p in EMBEDDED_PROTOCOLS},
+        "protocols": {
+            protocol.name: {
+                "title": protocol.title,
+                "description": protocol.description,
+            }
+            for protocol in protocols
+        },
         "figures": figures,
     }

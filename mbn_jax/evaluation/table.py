@@ -1,9 +1,9 @@
-"""The table of figures, as plain text for a terminal or a log."""
+"""Tables of figures, as plain text for a terminal or a log."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from mbn_jax.evaluation.protocols import EMBEDDED_PROTOCOLS
+import numpy as np
 
 COLUMNS = {
     "rank1": "rank-1",
@@ -19,7 +19,6 @@ ROWS = {
     "untrained": "untrained network",
     "chance": "chance",
 }
-TITLES = {protocol.name: protocol.title for protocol in EMBEDDED_PROTOCOLS}
 
 
 def row_title(row: str, figures: Mapping[str, Any]) -> str:
@@ -27,6 +26,47 @@ def row_title(row: str, figures: Mapping[str, Any]) -> str:
     step = figures[row].get("step")
     title = ROWS.get(row, row)
     return title if step is None or row == "untrained" else f"{title} ({step})"
+
+
+def cells(figures: Mapping[str, Any]) -> list[str]:
+    """The columns of one row in per cent: "47.5", or "47.5 ± 1.2" over trials.
+
+    The second number is the standard deviation over the trials, with n - 1.
+
+    Args:
+        figures: of one protocol, as `mbn_jax.evaluation.evaluate` returns them.
+    """
+    trials = figures.get("trials", ())
+    if len(trials) < 2:
+        return [f"{100 * figures[key]:.1f}" for key in COLUMNS]
+    spread = {key: np.std([trial[key] for trial in trials], ddof=1) for key in COLUMNS}
+    return [f"{100 * figures[key]:.1f} ± {100 * spread[key]:.1f}" for key in COLUMNS]
+
+
+def counts(figures: Mapping[str, Any]) -> str:
+    """How much was scored, in words."""
+    trials = len(figures.get("trials", ()))
+    over = f"; mean ± standard deviation over {trials} trials" if trials > 1 else ""
+    return (
+        f"{figures['num_valid_queries']:g} of {figures['num_queries']:g} queries "
+        f"scored, {figures['gallery_size']:g} gallery images{over}"
+    )
+
+
+def format_block(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A heading of columns, and a line for each row.
+
+    Args:
+        rows: by their names, figures as for `cells`.
+    """
+    lines = {name: cells(figures) for name, figures in rows.items()}
+    width = max(map(len, lines))
+    column = max(8, *(len(cell) for line in lines.values() for cell in line)) + 1
+    heading = " " * width + "".join(f"{title:>{column}}" for title in COLUMNS.values())
+    return [heading] + [
+        f"{name:<{width}}" + "".join(f"{cell:>{column}}" for cell in line)
+        for name, line in lines.items()
+    ]
 
 
 def format_table(results: Mapping[str, Any]) -> str:
@@ -39,21 +79,14 @@ def format_table(results: Mapping[str, Any]) -> str:
         Lines of at most 88 characters, except for the sentences on the rules.
     """
     figures = results["figures"]
-    names = {row: row_title(row, figures) for row in figures}
-    width = max(map(len, names.values()))
     lines = [f"{results['dataset']}, {results['split']} split; figures in per cent"]
-    for direction, description in results["protocols"].items():
-        counts = next(iter(figures.values()))[direction]
+    for name, protocol in results["protocols"].items():
+        some = next(iter(figures.values()))[name]
+        rows = {row_title(row, figures): figures[row][name] for row in figures}
         lines += [
             "",
-            f"{TITLES.get(direction, direction)}: {counts['num_valid_queries']} of "
-            f"{counts['num_queries']} queries scored, "
-            f"{counts['gallery_size']} gallery images",
-            " " * width + "".join(f"{title:>9}" for title in COLUMNS.values()),
+            f"{protocol['title']}: {counts(some)}",
+            *format_block(rows),
+            protocol["description"],
         ]
-        for row, name in names.items():
-            values = (100 * figures[row][direction][key] for key in COLUMNS)
-            lines.append(f"{name:<{width}}" + "".join(f"{v:9.1f}" for v in values))
-        lines.append(description)
-    lines += ["", f"Best on validation: {results['selection']}"]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", results["selection"]])

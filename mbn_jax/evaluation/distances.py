@@ -1,0 +1,85 @@
+"""Distances between features: the smaller, the more alike."""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mbn_jax.errors import InputError
+
+Distance = Literal["cosine", "euclidean"]
+
+
+def cosine_distances(query: ArrayLike, gallery: ArrayLike) -> jax.Array:
+    """1 - cosine of the angle between features.
+
+    Args:
+        query: (Q, D) floating.
+        gallery: (G, D) floating.
+
+    Returns:
+        (Q, G) float32; 1 for a feature of zeros.
+    """
+    return 1.0 - _products(_unit_rows(query), _unit_rows(gallery))
+
+
+def euclidean_distances(query: ArrayLike, gallery: ArrayLike) -> jax.Array:
+    """Lengths of the differences between features, as they are.
+
+    Args:
+        query: (Q, D) floating.
+        gallery: (G, D) floating.
+
+    Returns:
+        (Q, G) float32.
+    """
+    query, gallery = (jnp.asarray(side, jnp.float32) for side in (query, gallery))
+    # What all features have in common does not enter the distances, but would cost
+    # digits: the square of a length is the small difference of large numbers.
+    centre = jnp.mean(gallery, axis=0, keepdims=True)
+    query, gallery = query - centre, gallery - centre
+    squares = (
+        jnp.sum(query**2, axis=1)[:, None]
+        + jnp.sum(gallery**2, axis=1)[None, :]
+        - 2.0 * _products(query, gallery)
+    )
+    return jnp.sqrt(jnp.maximum(squares, 0.0))
+
+
+def distance_function(
+    name: Distance,
+) -> Callable[[ArrayLike, ArrayLike], jax.Array]:
+    """The function of a distance's name.
+
+    Raises:
+        InputError: there is no such distance.
+    """
+    functions = {"cosine": cosine_distances, "euclidean": euclidean_distances}
+    if name not in functions:
+        raise InputError(
+            f"The distance is {name!r}, but one of {', '.join(get_args(Distance))} is "
+            "expected."
+        )
+    return functions[name]
+
+
+def l2_normalise(features: ArrayLike) -> np.ndarray:
+    """Divides (N, D) rows by their length, in float32; a zero row stays zero."""
+    features = np.asarray(features, np.float32)
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.maximum(length, np.finfo(np.float32).tiny)
+
+
+def _unit_rows(features: ArrayLike) -> jax.Array:
+    features = jnp.asarray(features, jnp.float32)
+    length = jnp.linalg.norm(features, axis=1, keepdims=True)
+    return features / jnp.maximum(length, jnp.finfo(jnp.float32).tiny)
+
+
+def _products(query: jax.Array, gallery: jax.Array) -> jax.Array:
+    # At the default precision a GPU or TPU would round the features to 10 or 8 bits,
+    # which makes ties and so changes ranks.
+    return jnp.matmul(query, gallery.T, precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,182 @@
+"""Which images make up a gallery where a protocol does not take all of them.
+
+Published figures depend on it: one image of each identity in each camera is drawn, ten
+times over, and every code base draws its own. Two draws are in use, and both are here.
+"""
+
+import dataclasses
+import random
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+import numpy as np
+
+from mbn_jax.data.records import Records
+from mbn_jax.errors import InputError
+
+NUM_TRIALS = 10
+
+# By (camera, identity): row t - 1 is the order of the image numbers in trial t.
+Permutations = Mapping[tuple[int, int], np.ndarray]
+
+
+class Draw(Protocol):
+    """Draws a gallery for every trial out of the images that may be in it."""
+
+    def __call__(self, records: Records, indices: np.ndarray) -> list[np.ndarray]:
+        """Returns the drawn indices, one array for each trial."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SeededDraw:
+    """The galleries of AGW, used by most published figures.
+
+    For each trial Python's ``random`` is seeded with its number, 0 to 9; identities in
+    ascending order, cameras in ascending order within an identity, and the images are
+    drawn from the sorted file names. ``random.sample`` of one image takes the same one
+    as AGW's ``random.choice``; several are drawn as CM-NAS does. The sequence goes on
+    from identity to identity, so one missing image changes most of the gallery.
+
+    Attributes:
+        shots: images of an identity in a camera; all of them where there are fewer.
+    """
+
+    shots: int
+
+    def __call__(self, records: Records, indices: np.ndarray) -> list[np.ndarray]:
+        """Returns the drawn indices, one array for each trial."""
+        groups = [
+            group.tolist() for _, group in _by_identity_and_camera(records, indices)
+        ]
+        galleries = []
+        for seed in range(NUM_TRIALS):
+            generator = random.Random(seed)
+            drawn = [
+                index
+                for group in groups
+                for index in generator.sample(group, min(self.shots, len(group)))
+            ]
+            galleries.append(np.array(drawn, np.int64))
+        return galleries
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OfficialDraw:
+    """The galleries of the authors of SYSU-MM01, from their ``rand_perm_cam.mat``.
+
+    Attributes:
+        shots: images of an identity in a camera; all of them where there are fewer.
+        permutations: from `read_permutations`.
+    """
+
+    shots: int
+    permutations: Permutations
+
+    def __call__(self, records: Records, indices: np.ndarray) -> list[np.ndarray]:
+        """Returns the drawn indices, one array for each trial.
+
+        Raises:
+            InputError: an image that the permutations ask for is not there.
+        """
+        galleries: list[list[int]] = [[] for _ in range(NUM_TRIALS)]
+        for (identity, camera), group in _by_identity_and_camera(records, indices):
+            orders = self.permutations.get((camera, identity))
+            if orders is None:
+                raise InputError(
+                    f"rand_perm_cam.mat has no image of identity {identity} in camera "
+                    f"{camera}, but {records.name[group[0]]} is there; give the file "
+                    "that belongs to this data set, or leave that identity out."
+                )
+            by_number = {_image_number(records.name[i]): i for i in group}
+            for gallery, order in zip(galleries, orders, strict=True):
+                for number in order[: self.shots].tolist():
+                    if number not in by_number:
+                        raise InputError(
+                            f"The official gallery holds image {number} of identity "
+                            f"{identity} in camera {camera} "
+                            f"(cam{camera}/{identity:04d}/{number:04d}.jpg), which is "
+                            "missing; give the features of all test images."
+                        )
+                    gallery.append(by_number[number])
+        return [np.array(gallery, np.int64) for gallery in galleries]
+
+
+def read_permutations(path: str | Path) -> Permutations:
+    """Reads ``rand_perm_cam.mat``, which comes with SYSU-MM01.
+
+    Args:
+        path: of the file. Its variable of the same name is a cell array (6, 1) over
+            cameras, of cell arrays over identities, of (10, number of images) numbers
+            from 1: row t is the order of the images in trial t.
+
+    Returns:
+        The (10, n) integer arrays by (camera, identity), without the empty ones.
+
+    Raises:
+        InputError: the file is missing or is something else.
+    """
+    # Imported here: it takes a while, and few evaluations need it.
+    import scipy.io
+
+    try:
+        cameras = scipy.io.loadmat(path)["rand_perm_cam"]
+        orders = {
+            (camera, identity): np.asarray(order, np.int64)
+            for camera, cell in enumerate(cameras[:, 0], start=1)
+            for identity, order in enumerate(cell.ravel(), start=1)
+            if order.size
+        }
+        whole = all(_is_permutations(order) for order in orders.values())
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path} does not exist; give the path of rand_perm_cam.mat, which lies in "
+            "the folder exp of SYSU-MM01 or of its repository."
+        ) from error
+    # What scipy raises for a file that is no .mat, and numpy for another content.
+    except (
+        OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError,
+    ) as error:  # fmt: skip
+        raise InputError(
+            f"{path} is not the rand_perm_cam.mat of SYSU-MM01 ({error}); give that "
+            "file."
+        ) from error
+    if not orders or not whole:
+        raise InputError(
+            f"{path} does not hold ten permutations of the images of every identity in "
+            "every camera; give the rand_perm_cam.mat of SYSU-MM01."
+        )
+    return orders
+
+
+def _is_permutations(orders: np.ndarray) -> bool:
+    numbers = np.arange(1, orders.shape[-1] + 1)
+    return orders.shape == (NUM_TRIALS, len(numbers)) and bool(
+        (np.sort(orders, axis=1) == numbers).all()
+    )
+
+
+def _by_identity_and_camera(
+    records: Records, indices: np.ndarray
+) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
+    """Groups by ascending identity, then camera; in each, sorted by name."""
+    keys = (records.name[indices], records.camera[indices], records.identity[indices])
+    indices = indices[np.lexsort(keys)]
+    pairs = np.stack([records.identity[indices], records.camera[indices]], axis=1)
+    starts = np.flatnonzero(np.any(pairs[1:] != pairs[:-1], axis=1)) + 1
+    for group in np.split(indices, starts):
+        if group.size:
+            first = group[0]
+            yield (int(records.identity[first]), int(records.camera[first])), group
+
+
+def _image_number(name: str) -> int:
+    """17 of cam1/0006/0017.jpg."""
+    stem = PurePosixPath(name).stem
+    if not stem.isdecimal():
+        raise InputError(
+            f"The image name {name!r} does not end in a number, as in "
+            "cam1/0006/0017.jpg, by which the official galleries name their images; "
+            "give the names of the files on disk."
+        )
+    return int(stem)
