@@ -5,6 +5,7 @@ data set is prepared or opened, and TensorFlow never.
 """
 
 import dataclasses
+import importlib
 import os
 import pathlib
 from collections.abc import Sequence
@@ -14,8 +15,21 @@ from mbn_jax.data.records import Records
 from mbn_jax.data.source import open_source
 from mbn_jax.errors import InputError
 
-DATASETS = ("synthetic_vireid/nir", "synthetic_vireid/thermal")
-SPLITS = ("train", "val", "test")
+# Rendered when first needed.
+EMBEDDED_DATASETS = ("synthetic_vireid/nir", "synthetic_vireid/thermal")
+# Prepared by `experiments/prepare_data.py` from what their authors give out.
+REAL_DATASETS = ("sysu_mm01", *(f"regdb/split{n}" for n in range(1, 11)), "llcm")
+DATASETS = (*EMBEDDED_DATASETS, *REAL_DATASETS)
+
+_SPLITS = {
+    "synthetic_vireid": ("train", "val", "test"),
+    "sysu_mm01": ("train", "val", "test"),
+    "regdb": ("train", "test"),
+    "llcm": ("train", "test"),
+}
+_KNOWN = (
+    f"{', '.join(EMBEDDED_DATASETS)}, sysu_mm01, regdb/split1 to regdb/split10, llcm"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +38,7 @@ class Split(Records):
 
     Attributes:
         dataset: for example "synthetic_vireid/nir".
-        split: "train", "val" or "test".
+        split: for example "train", or the sum "train+val".
         source: ``source[i]["image"]`` is the encoded image of record i, as bytes.
     """
 
@@ -37,8 +51,33 @@ class Split(Records):
         return self.source[int(index)]["image"]
 
 
+def training_split(dataset: str) -> str:
+    """Names what is trained on, in the literature, too.
+
+    Args:
+        dataset: one of ``DATASETS``, or a sized variant of one.
+
+    Returns:
+        "train", or "train+val" for SYSU-MM01.
+    """
+    return "train+val" if dataset == "sysu_mm01" else "train"
+
+
+def validation_split(dataset: str) -> str | None:
+    """Names a split that is like the test, with other identities.
+
+    Args:
+        dataset: one of ``DATASETS``, or a sized variant of one.
+
+    Returns:
+        "val", or None where there is none. The val identities of SYSU-MM01 are seen by
+        three of the six cameras only, and so cannot stand for its test.
+    """
+    return None if dataset in REAL_DATASETS else "val"
+
+
 def prepare(dataset: str, data_dir: str | os.PathLike) -> None:
-    """Makes a data set readable in ``data_dir``, unless it is already.
+    """Makes an embedded data set readable in ``data_dir``, unless it is already.
 
     It is written under another name and renamed when complete, so that an interrupted
     preparation is never taken for a data set.
@@ -48,28 +87,33 @@ def prepare(dataset: str, data_dir: str | os.PathLike) -> None:
         data_dir: the directory of all prepared data sets; made if need be.
 
     Raises:
-        InputError: the name is not known, or the directory cannot be written to.
+        InputError: the name is not known, the directory cannot be written to, or the
+            data set is one that has to be asked for, and is not prepared.
     """
     _prepared_builder(dataset, data_dir)
 
 
 def load_split(dataset: str, split: str, data_dir: str | os.PathLike) -> Split:
-    """Opens a split; the embedded data set is prepared first if it is not there.
+    """Opens a split; an embedded data set is prepared first if it is not there.
 
     Args:
         dataset: one of ``DATASETS``, or a sized variant of one.
-        split: one of ``SPLITS``.
+        split: "train", "val" or "test", where the data set has it, or a sum such as
+            "train+val": the records of both, in this order.
         data_dir: the directory of all prepared data sets.
 
     Returns:
         The split with its labels in memory.
 
     Raises:
-        InputError: a name is not known, or the directory cannot be written to.
+        InputError: a name is not known, the directory cannot be written to, or the data
+            set is one that has to be asked for, and is not prepared.
     """
-    if split not in SPLITS:
+    known = _SPLITS.get(dataset.partition("/")[0])
+    parts = split.split("+")
+    if known and not (set(parts) <= set(known) and len(set(parts)) == len(parts)):
         raise InputError(
-            f"There is no split {split!r} of {dataset}; it has {', '.join(SPLITS)}."
+            f"There is no split {split!r} of {dataset}; it has {', '.join(known)}."
         )
     builder = _prepared_builder(dataset, data_dir)
 
@@ -77,38 +121,26 @@ def load_split(dataset: str, split: str, data_dir: str | os.PathLike) -> Split:
     return Split(dataset=dataset, split=split, source=source, **vars(records))
 
 
-def _prepared_builder(dataset: str, data_dir: str | os.PathLike) -> Any:
-    """The TFDS builder of a data set that is there to be read."""
+def builder_of(dataset: str, data_dir: str | os.PathLike) -> Any:
+    """Returns the TFDS builder of a data set, prepared or not.
+
+    Args:
+        dataset: one of ``DATASETS``, or a sized variant of one.
+        data_dir: the directory of all prepared data sets.
+
+    Raises:
+        InputError: the name is not known.
+    """
     data_dir = pathlib.Path(data_dir).expanduser()
-    builder = _builder(dataset, data_dir)
-    if builder.data_path.exists():
-        return builder
-    _check_writable(data_dir)
-
-    import tensorflow_datasets as tfds
-
-    try:
-        builder.download_and_prepare(
-            file_format="array_record",
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-        )
-    except OSError as error:
-        if builder.data_path.exists():  # another run was preparing it, too, and won
-            return builder
-        raise InputError(
-            f"The data set {dataset} cannot be written to {data_dir}"
-            f" ({error.strerror or error}); give a data directory on a disk with room"
-            " that you may write to."
-        ) from error
-    return builder
-
-
-def _builder(dataset: str, data_dir: pathlib.Path) -> Any:
     family, _, config = dataset.partition("/")
+    if dataset in REAL_DATASETS:
+        module = importlib.import_module(
+            f"mbn_jax.data.{family}.{family}_dataset_builder"
+        )
+        return module.Builder(config=config or None, data_dir=data_dir)
     if family != "synthetic_vireid":
         raise InputError(
-            f"There is no data set {dataset!r}; the known ones are"
-            f" {', '.join(DATASETS)}."
+            f"There is no data set {dataset!r}; the known ones are {_KNOWN}."
         )
     from mbn_jax.data.synthetic_vireid.config import config_from_name
     from mbn_jax.data.synthetic_vireid.synthetic_vireid_dataset_builder import Builder
@@ -117,19 +149,22 @@ def _builder(dataset: str, data_dir: pathlib.Path) -> Any:
         builder_config = config_from_name(config)
     except ValueError as error:
         raise InputError(
-            f"There is no data set {dataset!r}; the known ones are"
-            f" {', '.join(DATASETS)} ({error})"
+            f"There is no data set {dataset!r}; the known ones are {_KNOWN} ({error})"
         ) from error
     return Builder(config=builder_config, data_dir=data_dir)
 
 
-def _check_writable(directory: pathlib.Path) -> None:
-    """Refuses a directory that cannot be made or written to, before anything is."""
-    existing = next(
-        path for path in (directory, *directory.absolute().parents) if path.exists()
-    )
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+def _prepared_builder(dataset: str, data_dir: str | os.PathLike) -> Any:
+    """The TFDS builder of a data set that is there to be read."""
+    from mbn_jax.data.prepared import is_prepared, write
+
+    builder = builder_of(dataset, data_dir)
+    if dataset in REAL_DATASETS and not is_prepared(builder):
         raise InputError(
-            f"The data directory {directory} cannot be written to ({existing} is"
-            f" {'read-only' if existing.is_dir() else 'a file'}); give one that can."
+            f"The data set {dataset} is not prepared in {builder.data_path}: ask its"
+            " authors for it as docs/datasets.md says, and run `python"
+            f" experiments/prepare_data.py --dataset={dataset} --manual_dir=DIR"
+            f" --data_dir={data_dir}`, where DIR is the folder that you unpacked."
         )
+    write(builder)
+    return builder
