@@ -1,4 +1,9 @@
-"""Reading what TFDS has prepared: records at random, and all their labels."""
+"""Reading what TFDS has prepared: records at random, and all their labels.
+
+For TFDS to parse a record takes longer than to read it, five times as long as here
+(docs/benchmarks.md): it asks every feature for its type, shape and decoder each time.
+So records are taken from it as they are stored, ``tf.train.Example`` messages.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,12 +12,53 @@ import numpy as np
 
 from mbn_jax.data.records import Records
 
+_LABELS = ("identity", "camera", "modality")
 
-def open_source(builder: Any, split: str) -> tuple[Sequence[Any], Records]:
+# Records whose labels are read at once. To read many in one call takes a third of the
+# time of reading them one by one; with more than this it is not less.
+_CHUNK = 256
+
+
+class Examples(Sequence[Any]):
+    """The records of a split, each read from its file when it is asked for.
+
+    ``examples[i]`` is a dictionary with ``image``, an encoded image as bytes,
+    ``identity``, ``camera`` and ``modality``, int, and ``name``, str;
+    ``examples[i:j]`` is a list of them. Any number of threads may read.
+    """
+
+    def __init__(self, serialized: Any) -> None:
+        """Wraps a source of serialized ``tf.train.Example`` messages."""
+        from tensorflow_datasets.proto import tf_example_pb2
+
+        self._serialized = serialized
+        self._message = tf_example_pb2.Example.FromString
+
+    def __len__(self) -> int:
+        """Returns the number of records."""
+        return len(self._serialized)
+
+    def __getitem__(self, index: Any) -> Any:
+        # A range knows what indices and slices mean, and which are out of bounds.
+        index = range(len(self))[index]
+        if isinstance(index, range):
+            return [self._parsed(one) for one in self._serialized.__getitems__(index)]
+        return self._parsed(self._serialized[index])
+
+    def _parsed(self, serialized: bytes) -> dict[str, Any]:
+        feature = self._message(serialized).features.feature
+        record = {label: feature[label].int64_list.value[0] for label in _LABELS}
+        return record | {
+            "name": feature["name"].bytes_list.value[0].decode(),
+            "image": feature["image"].bytes_list.value[0],
+        }
+
+
+def open_source(builder: Any, split: str) -> tuple[Examples, Records]:
     """Opens a split of a prepared data set.
 
     Args:
-        builder: the TFDS builder, whose data are there.
+        builder: the TFDS builder, whose data are there, as array_record.
         split: name of the split.
 
     Returns:
@@ -21,18 +67,17 @@ def open_source(builder: Any, split: str) -> tuple[Sequence[Any], Records]:
     """
     import tensorflow_datasets as tfds
 
-    source = builder.as_data_source(
-        split, decoders={"image": tfds.decode.SkipDecoding()}
+    source = Examples(
+        builder.as_data_source(
+            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+        )
     )
-    labels = ("identity", "camera", "modality", "name")
-    records = [{name: record[name] for name in labels} for record in source]
+    labels = np.empty((len(_LABELS), len(source)), np.int32)
+    names: list[str] = []
+    for start in range(0, len(source), _CHUNK):
+        chunk = source[start : start + _CHUNK]
+        labels[:, start : start + _CHUNK] = [[r[k] for r in chunk] for k in _LABELS]
+        names += [record["name"] for record in chunk]
     return source, Records(
-        identity=np.array([r["identity"] for r in records], np.int32),
-        camera=np.array([r["camera"] for r in records], np.int32),
-        modality=np.array([r["modality"] for r in records], np.int32),
-        name=np.array([_text(r["name"]) for r in records], str),
+        name=np.array(names, str), **dict(zip(_LABELS, labels, strict=True))
     )
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

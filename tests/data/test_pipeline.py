@@ -219,6 +219,15 @@ def test_decode_gives_rgb():
     np.testing.assert_array_equal(decode(png(image), (6, 4), "red"), image)
 
 
+@pytest.mark.parametrize("size", [(12, 8), (40, 30), (6, 4), (40, 4)])
+def test_decode_fills_the_array_that_it_is_given(size):
+    image = np.random.default_rng(0).integers(0, 256, (12, 8, 3), dtype=np.uint8)
+    batch = np.zeros((3, *size, 3), np.uint8)
+    assert np.shares_memory(decode(png(image), size, "x", out=batch[1]), batch)
+    np.testing.assert_array_equal(batch[1], decode(png(image), size, "x"))
+    assert not batch[[0, 2]].any()
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_grey_image_becomes_three_equal_channels(dtype):
     deepest = np.iinfo(dtype).max
