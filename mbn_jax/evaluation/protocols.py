@@ -6,8 +6,9 @@ docs/protocols.md tells them apart for a person.
 """
 
 import dataclasses
-from collections.abc import Hashable
-from typing import Literal, NamedTuple, get_args
+import inspect
+from collections.abc import Callable, Hashable
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -107,7 +108,7 @@ class Protocol:
         return removed
 
 
-def embedded(direction: Direction) -> Protocol:
+def embedded(direction: Direction = "infrared_to_visible") -> Protocol:
     """Every image of one modality against every image of the other."""
     query, gallery = _modalities(direction)
     return Protocol(
@@ -159,6 +160,11 @@ def sysu_mm01(
         draw = OfficialDraw(shots, permutations)
         how = "by the authors' permutations, trials 1 to 10"
     else:
+        if permutations is not None:
+            raise InputError(
+                "The authors' rand_perm_cam.mat was given, but the galleries agw do "
+                "not use it: leave it out, or take the official galleries."
+            )
         draw = SeededDraw(shots)
         how = "by Python's random with the seeds 0 to 9, as AGW does"
     cameras = (1, 2, 4, 5) if search == "all" else (1, 2)
@@ -280,6 +286,38 @@ def standard_protocols(dataset: str) -> tuple[Protocol, ...]:
         f"There is no protocol for the data set {dataset!r}; there are protocols for "
         "synthetic_vireid, sysu_mm01, regdb and llcm."
     )
+
+
+def make_protocol(family: str, **options: Any) -> Protocol:
+    """The protocol of a data set's family by name, for flags and configurations.
+
+    Args:
+        family: "synthetic_vireid", "sysu_mm01", "regdb" or "llcm".
+        **options: arguments of the function of that family; defaults for the others.
+
+    Raises:
+        InputError: the family is not known, has no such option, or refuses its value.
+    """
+    if family not in _FAMILIES:
+        raise InputError(
+            f"There is no protocol {family!r}; there are {', '.join(_FAMILIES)}."
+        )
+    known = list(inspect.signature(_FAMILIES[family]).parameters)
+    for option in options:
+        if option not in known:
+            raise InputError(
+                f"The protocol {family} has no option {option!r}; it has "
+                f"{', '.join(known)}."
+            )
+    return _FAMILIES[family](**options)
+
+
+_FAMILIES: dict[str, Callable[..., Protocol]] = {
+    "synthetic_vireid": embedded,
+    "sysu_mm01": sysu_mm01,
+    "regdb": regdb,
+    "llcm": llcm,
+}
 
 
 def _modalities(direction: Direction) -> tuple[int, int]:

@@ -29,11 +29,12 @@ class Checkpoints:
     def __init__(self, workdir: str | Path, *, to_write: bool = True) -> None:
         """Opens `workdir/checkpoints`; if `to_write`, makes it and clears debris."""
         self.directory = Path(workdir).absolute() / "checkpoints"
+        best = managers.BestN(
+            get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
+        )
         # `max_to_keep` with `best_fn` would evict the newest checkpoint, and with it
         # the point to resume from.
-        keep = managers.AnyPreservationPolicy(
-            [managers.LatestN(2), managers.BestN(get_metric_fn=_score, n=1)]
-        )
+        keep = managers.AnyPreservationPolicy([managers.LatestN(2), best])
         self._manager = ocp.CheckpointManager(
             self.directory,
             # Named here, so that a manager that has saved nothing yet can read.
@@ -70,19 +71,26 @@ class Checkpoints:
         """The step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
-    def best_step(self) -> int:
-        """The step of the best checkpoint on validation, the later one of equals."""
+    def best_step(self) -> int | None:
+        """The best step on validation, the later of equals; None without validation."""
+        scores = {step: self._manager.metrics(step) for step in self.steps()}
         return max(
-            self.steps(),
-            key=lambda step: (_score(self._manager.metrics(step)), step),
+            (step for step, metrics in scores.items() if metrics),
+            key=lambda step: (_score(scores[step]), step),
+            default=None,
         )
 
-    def save(self, state: ModelState, mean_map: float) -> None:
-        """Starts to write a checkpoint; returns before it is on disk."""
+    def save(self, state: ModelState, mean_map: float | None) -> None:
+        """Starts to write a checkpoint; returns before it is on disk.
+
+        Args:
+          state: after a step.
+          mean_map: by which the best step is chosen; None without validation.
+        """
         self._manager.save(
             int(state.step),
             args=ocp.args.PyTreeSave(state),
-            metrics={METRIC: mean_map},
+            metrics=None if mean_map is None else {METRIC: mean_map},
         )
 
     def restore(self, step: int, like: ModelState) -> ModelState:
@@ -132,6 +140,14 @@ def load(
     Raises:
       InputError: if it is not a work directory or holds no such checkpoint.
     """
+    model, variables, _ = load_with_step(workdir, checkpoint)
+    return model, variables
+
+
+def load_with_step(
+    workdir: str | Path, checkpoint: str | int
+) -> tuple[ReID, dict[str, Any], int]:
+    """As `load`, and the step after which the network was saved."""
     config = read_config(workdir)
     if not (Path(workdir) / "checkpoints").is_dir():
         raise InputError(
@@ -149,7 +165,13 @@ def load(
         if checkpoint == "last":
             step = steps[-1]
         elif checkpoint == "best":
-            step = checkpoints.best_step()
+            best = checkpoints.best_step()
+            if best is None:
+                raise InputError(
+                    f"{workdir} was trained without validation, so that no step is the "
+                    "best; take 'last', or train with config.data.num_val_identities."
+                )
+            step = best
         if step not in steps:
             raise InputError(
                 f"{workdir} holds no checkpoint {checkpoint!r}; it holds 'last', "
@@ -157,4 +179,4 @@ def load(
             )
         variables = checkpoints.restore_variables(step)
     num_identities = variables["params"]["classifier"]["kernel"].shape[1]
-    return make_model(config, num_identities), variables
+    return make_model(config, num_identities), variables, int(step)

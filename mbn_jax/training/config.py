@@ -41,6 +41,7 @@ _AT_LEAST_ONE = (
 _NOT_NEGATIVE = (
     "seed",
     "num_devices",
+    "data.num_val_identities",
     "augmentation.pad",
     "augmentation.jitter",
     "loss.identity_weight",
@@ -67,13 +68,18 @@ def default_config() -> ConfigDict:
     config.num_steps = 800
     config.num_devices = 0  # 0: all; on a CPU, n makes n devices of it
     config.log_every = 10  # steps
-    config.eval_every = 200  # steps between validations; each is a checkpoint, too
+    config.eval_every = (
+        200  # steps between checkpoints; validation, too, if there is any
+    )
 
     config.data = ConfigDict()
     config.data.dataset = "synthetic_vireid/nir"
     config.data.data_dir = "data"
     config.data.image_size = (96, 48)  # height, width
     config.data.num_threads = 2  # that decode
+    # Identities taken out of training for validation. 0: the validation split of the
+    # data set; the real ones have none: train on everything, take the last step.
+    config.data.num_val_identities = 0
 
     config.batch = ConfigDict()
     config.batch.num_identities = 8  # P

@@ -12,18 +12,19 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mbn_jax.data.datasets import Split, load_split
-from mbn_jax.data.pipeline import check_images, load_images, train_batches
+from mbn_jax.data.datasets import Split
+from mbn_jax.data.pipeline import image_batches, train_batches
 from mbn_jax.data.sampling import BalancedSampler
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation import evaluate, extract
+from mbn_jax.evaluation import evaluate, extract, standard_protocols
 from mbn_jax.files import write_json
 from mbn_jax.training.checkpoint import Checkpoints
 from mbn_jax.training.config import as_json, check, check_same
 from mbn_jax.training.mesh import make_mesh, process_rows, shard
 from mbn_jax.training.metrics import MetricWriter, StepLog, TrainingProgress
 from mbn_jax.training.optimizer import make_optimizer
-from mbn_jax.training.outcome import SELECTION_SPLIT, mean_map, write_outcome
+from mbn_jax.training.outcome import mean_map, write_outcome
+from mbn_jax.training.splits import Splits, load_splits
 from mbn_jax.training.step import (
     init_state,
     make_feature_fn,
@@ -60,15 +61,11 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
     batch_size = 2 * config.batch.num_identities * config.batch.num_images
     rows = process_rows(batch_size, mesh)
 
-    data = {
-        name: load_split(config.data.dataset, name, config.data.data_dir)
-        for name in ("train", SELECTION_SPLIT, "test")
-    }
-    for split in data.values():
-        check_images(split, num_threads=config.data.num_threads)
+    data = load_splits(config)
+    protocols = standard_protocols(config.data.dataset)
     sampler = BalancedSampler(
-        data["train"].identity,
-        data["train"].modality,
+        data.train.identity,
+        data.train.modality,
         num_identities=config.batch.num_identities,
         num_images=config.batch.num_images,
         seed=config.seed,
@@ -82,14 +79,20 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
     def features_of(variables: Any, split: Split) -> np.ndarray:
         return extract(
             lambda images, modality: embedding(variables, images, modality),
-            load_images(split, np.arange(len(split)), model.image_size),
+            image_batches(
+                split,
+                np.arange(len(split)),
+                model.image_size,
+                EVALUATION_BATCH,
+                num_threads=config.data.num_threads,
+            ),
             split.modality,
             batch_size=EVALUATION_BATCH,
             mesh=mesh,
         )
 
     with _claim(workdir, config), Checkpoints(workdir) as checkpoints:
-        untrained = features_of(state.variables, data["test"])
+        untrained = features_of(state.variables, data.test)
         start = checkpoints.latest_step() or 0
         if start:
             state = checkpoints.restore(start, like=state)
@@ -100,7 +103,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
             progress.print(_introduction(config, data, sampler, mesh.size, start))
             log = StepLog(writer, progress, config.log_every)
             batches = train_batches(
-                data["train"],
+                data.train,
                 sampler,
                 model.image_size,
                 start=start,
@@ -114,31 +117,35 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
                 if step % config.eval_every and step < config.num_steps:
                     continue
                 log.flush()
-                split = data[SELECTION_SPLIT]
-                figures = evaluate(
-                    features_of(state.variables, split),
-                    split.identity,
-                    split.camera,
-                    split.modality,
-                )
-                writer.write(step, _scalars(figures))
-                checkpoints.save(state, mean_map(figures))
-                progress.print(
-                    f"step {step}/{config.num_steps}  validation mAP "
-                    f"{mean_map(figures):.1%} (mean of both directions)"
-                )
+                score = None
+                if data.validation:
+                    figures = evaluate(
+                        features_of(state.variables, data.validation),
+                        data.validation,
+                        protocols,
+                    )
+                    writer.write(step, _scalars(figures))
+                    score = mean_map(figures)
+                    progress.print(
+                        f"step {step}/{config.num_steps}  validation mAP {score:.1%} "
+                        f"(mean of {len(figures)} protocols)"
+                    )
+                checkpoints.save(state, score)
                 progress.pause()
 
+        features = {"last": (config.num_steps, features_of(state.variables, data.test))}
         best_step = checkpoints.best_step()
-        best = state
-        if best_step != config.num_steps:
-            best = checkpoints.restore(best_step, like=state)
+        if best_step is not None:
+            best = state
+            if best_step != config.num_steps:
+                best = checkpoints.restore(best_step, like=state)
+            features["best"] = best_step, features_of(best.variables, data.test)
         return write_outcome(
             workdir,
-            data["test"],
-            last=(config.num_steps, features_of(state.variables, data["test"])),
-            best=(best_step, features_of(best.variables, data["test"])),
-            untrained=untrained,
+            data.test,
+            protocols,
+            selection=data.selection,
+            features={**features, "untrained": (0, untrained)},
         )
 
 
@@ -194,19 +201,16 @@ def _claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
 
 def _introduction(
     config: ConfigDict,
-    data: dict[str, Split],
+    data: Splits,
     sampler: BalancedSampler,
     num_devices: int,
     start: int,
 ) -> str:
-    sizes = ", ".join(
-        f"{name} {len(split)} images of {len(np.unique(split.identity))} identities"
-        for name, split in data.items()
-    )
-    left_out = f", {len(sampler.left_out)} left out" if len(sampler.left_out) else ""
+    left_out = len(sampler.left_out)
     return (
-        f"{config.data.dataset}: {sizes}{left_out}\n"
-        f"ResNet-{config.model.depth} × {config.model.width:g}, {config.model.norm}, "
+        f"{data}\n"
+        + (f"{left_out} identities lack a modality: left out\n" if left_out else "")
+        + f"ResNet-{config.model.depth} × {config.model.width:g}, {config.model.norm}, "
         f"{config.num_steps} steps of {sampler.batch_size} images on {num_devices} "
         f"{jax.devices()[0].device_kind} device(s)"
         + (f", resumed after step {start}" if start else "")
@@ -216,7 +220,7 @@ def _introduction(
 def _scalars(figures: dict[str, dict[str, Any]]) -> dict[str, float]:
     """Validation figures by the names under which they are logged."""
     return {
-        f"val/{direction}/{name}": values[name]
-        for direction, values in figures.items()
+        f"val/{protocol}/{name}": values[name]
+        for protocol, values in figures.items()
         for name in ("mAP", "rank1")
     }

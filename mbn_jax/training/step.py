@@ -160,14 +160,25 @@ def make_train_step(
 
 
 def make_feature_fn(
-    model: ReID,
+    model: ReID, *, flip_average: bool = False
 ) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:
-    """The jitted map from variables, uint8 images and modality to embeddings (B, D)."""
+    """The jitted map from variables, uint8 images and modality to embeddings (B, D).
+
+    Args:
+      model: the network.
+      flip_average: whether the embedding is the mean of those of the image and of its
+        mirror image, as CAJ and DEEN test.
+    """
 
     @jax.jit
     def features(variables: Any, images: jax.Array, modality: jax.Array) -> jax.Array:
+        def embedding(images: jax.Array) -> jax.Array:
+            output: Any = model.apply(variables, images, modality, train=False)
+            return output.embedding
+
         images = normalise(images)
-        output: Any = model.apply(variables, images, modality, train=False)
-        return output.embedding
+        if flip_average:
+            return (embedding(images) + embedding(jnp.flip(images, axis=2))) / 2
+        return embedding(images)
 
     return features

@@ -1,0 +1,148 @@
+"""Features in a file, so that those of any framework can be evaluated.
+
+docs/protocols.md describes the format.
+"""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from mbn_jax.data.records import Records
+from mbn_jax.errors import InputError
+from mbn_jax.files import write_atomically
+
+_LABELS = ("identity", "camera", "modality", "name")
+_LARGEST = np.iinfo(np.int32).max
+
+
+def write_features(path: str | Path, features: np.ndarray, records: Records) -> None:
+    """Writes features with their records as an ``.npz``, whole or not at all.
+
+    Args:
+        path: of the file; its directory must exist.
+        features: (N, D) floating.
+        records: N of them.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    buffer = io.BytesIO()
+    labels = {label: getattr(records, label) for label in _LABELS}
+    np.savez(buffer, features=features, **labels)
+    try:
+        write_atomically(Path(path), buffer.getvalue())
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}); name a file in a folder "
+            "that you may write to."
+        ) from error
+
+
+def read_features(path: str | Path) -> tuple[np.ndarray, Records]:
+    """Reads features and their records, and checks them.
+
+    Args:
+        path: an ``.npz`` of ``features`` (N, D) floating, ``identity``, ``camera`` and
+            ``modality`` (0 visible, 1 infrared), each (N,) integer, and ``name`` (N,),
+            the paths in the data set's tree.
+
+    Returns:
+        The features as (N, D) float32, and the records.
+
+    Raises:
+        InputError: the file cannot be read, an array is missing or is not as above, a
+            feature is not finite, or a name occurs twice.
+    """
+    arrays = _read_arrays(path)
+    features = arrays["features"]
+    if features.ndim != 2 or not np.issubdtype(features.dtype, np.floating):
+        raise InputError(
+            f"features of {path} is {features.dtype} of shape {features.shape}, but a "
+            "floating-point matrix (N, D) is expected, one row for each image."
+        )
+    count = len(features)
+    if features.size == 0:
+        raise InputError(f"features of {path} is empty; write one row for each image.")
+    for label in _LABELS:
+        if arrays[label].shape != (count,):
+            raise InputError(
+                f"{label} of {path} has shape {arrays[label].shape}, but features has "
+                f"{count} rows; give one {label} for each."
+            )
+    if not np.isfinite(features).all():
+        row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
+        raise InputError(
+            f"features of {path} holds NaN or infinity in row {row} "
+            f"({_text(arrays['name'])[row]}); look at what wrote them."
+        )
+    for label in ("identity", "camera", "modality"):
+        _check_integers(path, label, arrays[label])
+    name = _text(arrays["name"])
+    names, times = np.unique(name, return_counts=True)
+    if names.size < count:
+        twice = names[np.argmax(times)]
+        raise InputError(
+            f"name of {path} holds {str(twice)!r} {times.max()} times; write every "
+            "image once."
+        )
+    return features.astype(np.float32), Records(
+        identity=arrays["identity"].astype(np.int32),
+        camera=arrays["camera"].astype(np.int32),
+        modality=arrays["modality"].astype(np.int32),
+        name=name,
+    )
+
+
+def _read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    wanted = ("features", *_LABELS)
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise ValueError("it is a single array")
+        with loaded as file:
+            missing = [name for name in wanted if name not in file]
+            arrays = {name: file[name] for name in wanted if name in file}
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path} does not exist; give the .npz file of the features."
+        ) from error
+    # What NumPy and zipfile raise for files that are damaged or something else.
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path} cannot be read as an .npz of plain arrays ({error}); write it by "
+            "numpy.savez(path, features=…, identity=…, camera=…, modality=…, name=…)."
+        ) from error
+    if missing:
+        raise InputError(
+            f"{path} lacks {', '.join(missing)}; an .npz with "
+            f"{', '.join(wanted)} is expected."
+        )
+    return arrays
+
+
+def _check_integers(path: str | Path, label: str, values: np.ndarray) -> None:
+    if not np.issubdtype(values.dtype, np.integer):
+        raise InputError(
+            f"{label} of {path} is {values.dtype}, but integers are expected; convert "
+            "it with astype(int)."
+        )
+    allowed = (0, 1) if label == "modality" else (0, _LARGEST)
+    outside = np.unique(values[(values < allowed[0]) | (values > allowed[1])])
+    if outside.size:
+        raise InputError(
+            f"{label} of {path} holds {outside[0]}, but it must lie in "
+            f"{allowed[0]}..{allowed[1]}"
+            + (" (0 visible, 1 infrared)." if label == "modality" else ".")
+        )
+
+
+def _text(names: np.ndarray) -> np.ndarray:
+    """Names as str, whether they were written as bytes or not, with forward slashes."""
+    if names.dtype.kind not in "SU":
+        raise InputError(
+            f"name of the features is {names.dtype}, but strings are expected: the "
+            "paths of the images in the data set's tree."
+        )
+    return np.char.replace(names.astype(str), "\\", "/")

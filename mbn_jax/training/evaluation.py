@@ -1,0 +1,201 @@
+"""Trained networks by a protocol: one work directory, or RegDB's ten."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mbn_jax.data.datasets import Split, load_split
+from mbn_jax.data.pipeline import image_batches
+from mbn_jax.errors import InputError
+from mbn_jax.evaluation import extract, mean_over_trials
+from mbn_jax.evaluation.distances import Distance
+from mbn_jax.evaluation.evaluation import evaluation, protocol_of
+from mbn_jax.evaluation.feature_file import write_features
+from mbn_jax.files import read_json
+from mbn_jax.training.checkpoint import load_with_step
+from mbn_jax.training.config import MACHINE_KEYS, flatten, read_config
+from mbn_jax.training.mesh import make_mesh
+from mbn_jax.training.step import make_feature_fn
+
+NUM_SPLITS = 10
+_PLACE = "{split}"
+_BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """Which features to take of a trained network.
+
+    Attributes:
+      checkpoint: "last", "best" (on validation), or the number of a step.
+      flip_average: see `mbn_jax.training.step.make_feature_fn`.
+      data_dir: of the prepared data; None for that of the run.
+    """
+
+    checkpoint: str = "last"
+    flip_average: bool = False
+    data_dir: str | None = None
+
+
+def test_features(
+    workdir: str | Path, network: Network
+) -> tuple[np.ndarray, Split, str]:
+    """Features of the test split of the run's data set.
+
+    Returns:
+      `(N, D)` float32 embeddings, the split, and a label that says what they are of.
+
+    Raises:
+      InputError: not a work directory, no such checkpoint, or the data are not there.
+    """
+    config = read_config(workdir)
+    checkpoint = network.checkpoint
+    model, variables, step = load_with_step(
+        workdir, int(checkpoint) if str(checkpoint).isdecimal() else checkpoint
+    )
+    split = load_split(
+        config.data.dataset, "test", network.data_dir or config.data.data_dir
+    )
+    embedding = make_feature_fn(model, flip_average=network.flip_average)
+    features = extract(
+        lambda images, modality: embedding(variables, images, modality),
+        image_batches(
+            split,
+            np.arange(len(split)),
+            model.image_size,
+            _BATCH,
+            num_threads=config.data.num_threads,
+        ),
+        split.modality,
+        batch_size=_BATCH,
+        mesh=make_mesh(),
+    )
+    label = f"{workdir}, step {step} of {config.num_steps}"
+    return features, split, label + ", flip-averaged" * network.flip_average
+
+
+def save_test_features(workdir: str, network: Network, path: str | Path) -> str:
+    """Writes what `test_features` gives in the form that `evaluate_file` reads.
+
+    Returns:
+      What was written, for people.
+    """
+    features, split, label = test_features(workdir, network)
+    write_features(path, features, split)
+    return f"{path}: features {features.shape} of {split.dataset}, {label}"
+
+
+def evaluate_workdir(
+    workdir: str, network: Network, options: Mapping[str, Any], distance: Distance
+) -> dict[str, Any]:
+    """Evaluates the network of a work directory, or those of RegDB's ten splits.
+
+    Args:
+      workdir: of a run; with "{split}" in it, a run for each of RegDB's splits 1 to 10.
+      network: which of its features.
+      options: of the protocol, as for `mbn_jax.evaluation.make_protocol`.
+      distance: "cosine" or "euclidean".
+
+    Returns:
+      As `mbn_jax.evaluation.evaluation.evaluation`.
+
+    Raises:
+      InputError: as `test_features` does; no run of the ten is finished, or the runs
+        are not of one recipe.
+    """
+    if _PLACE in workdir:
+        return _evaluate_splits(workdir, network, options, distance)
+    features, split, label = test_features(workdir, network)
+    family, _, part = split.dataset.partition("/")
+    if family == "regdb":
+        label += f"; {part} alone, of the ten whose mean is usually published"
+    return evaluation(
+        features,
+        split,
+        protocol_of(split.dataset, options),
+        distance=distance,
+        source=label,
+    )
+
+
+def _evaluate_splits(
+    pattern: str, network: Network, options: Mapping[str, Any], distance: Distance
+) -> dict[str, Any]:
+    """The mean over the finished ones of ten runs, and what it is the mean of."""
+    workdirs = {
+        split: pattern.replace(_PLACE, str(split)) for split in range(1, NUM_SPLITS + 1)
+    }
+    finished = {split: path for split, path in workdirs.items() if _is_finished(path)}
+    if not finished:
+        raise InputError(
+            f"None of {workdirs[1]} … {workdirs[NUM_SPLITS]} holds a finished run; "
+            "train each of them on its split of RegDB first."
+        )
+    _check_one_recipe(finished)
+    of_splits = {
+        split: evaluate_workdir(path, network, options, distance)
+        for split, path in finished.items()
+    }
+    some = next(iter(of_splits.values()))
+    mean = mean_over_trials(
+        [
+            of_split["trials"][0] | {"cmc": of_split["cmc"]}
+            for of_split in of_splits.values()
+        ]
+    )
+    for split, trial in zip(of_splits, mean["trials"], strict=True):
+        trial["split"] = split
+    if len(finished) == NUM_SPLITS:
+        name, title = "ten_splits", "mean of the ten splits"
+    else:
+        listed = [str(split) for split in finished]
+        name = "_".join(["splits", *listed])
+        title = (
+            f"ONLY {len(finished)} of the ten splits ({', '.join(listed)}), which is "
+            "not the ten-split result"
+        )
+    label = f"{pattern}, checkpoint {network.checkpoint}"
+    return (
+        some
+        | mean
+        | {
+            "protocol": f"{some['protocol']}_{name}",
+            "title": f"{some['title']}, {title}",
+            "source": label + ", flip-averaged" * network.flip_average,
+            "splits": list(finished),
+        }
+    )
+
+
+def _is_finished(workdir: str) -> bool:
+    """Whether a run has come to its last step and was evaluated."""
+    if not (Path(workdir) / "results.json").exists():
+        return False
+    last = read_json(Path(workdir) / "results.json")["figures"]["last"]["step"]
+    return last == read_config(workdir).num_steps
+
+
+def _check_one_recipe(workdirs: Mapping[int, str]) -> None:
+    """Raises `InputError` unless the runs differ in their split (and seed) alone."""
+    configs = {split: read_config(path).to_dict() for split, path in workdirs.items()}
+    for split, config in configs.items():
+        dataset = config["data"]["dataset"]
+        if dataset != f"regdb/split{split}":
+            raise InputError(
+                f"{workdirs[split]} was trained on {dataset}, but its place in the "
+                f"pattern is that of regdb/split{split}; give each split its own run."
+            )
+    first, *others = configs
+    free = {*MACHINE_KEYS, "data.dataset", "seed"}
+    expected = flatten(configs[first])
+    for split in others:
+        for key, value in flatten(configs[split]).items():
+            if key not in free and value != expected[key]:
+                raise InputError(
+                    f"{workdirs[split]} has {key} = {value!r}, but {workdirs[first]} "
+                    f"has {expected[key]!r}; a mean over the splits is one of runs "
+                    "with the same configuration."
+                )
