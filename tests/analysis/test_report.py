@@ -8,8 +8,14 @@ import pytest
 
 from mbn_jax.analysis.ranked_lists import RankedList
 from mbn_jax.analysis.report import write_report
+from mbn_jax.data.records import Records
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation import evaluate, evaluate_chance, make_results
+from mbn_jax.evaluation import (
+    EMBEDDED_PROTOCOLS,
+    evaluate,
+    evaluate_chance,
+    make_results,
+)
 from mbn_jax.files import write_atomically
 
 VOID = {"meta", "img", "br", "wbr"}
@@ -47,17 +53,23 @@ def read(path):
 @pytest.fixture
 def workdir(tmp_path):
     identity, modality = np.repeat(np.arange(5), 4), np.tile([0, 0, 1, 1], 5)
-    labels = {"identity": identity, "camera": modality, "modality": modality}
+    name = np.array([f"{i}.jpg" for i in range(20)])
+    records = Records(identity=identity, camera=modality, modality=modality, name=name)
     noise = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
-    perfect = evaluate(np.eye(8, dtype=np.float32)[identity], **labels)
+    perfect = evaluate(
+        np.eye(8, dtype=np.float32)[identity], records, EMBEDDED_PROTOCOLS
+    )
     results = make_results(
         dataset="synthetic_vireid/nir",
         split="test",
-        selection="the one of the highest mAP on the validation split.",
-        last=(40, perfect),
-        best=(20, perfect),
-        untrained=evaluate(noise, **labels),
-        chance=evaluate_chance(**labels),
+        selection="It was chosen by the highest mAP on the validation split.",
+        protocols=EMBEDDED_PROTOCOLS,
+        figures={
+            "last": {"step": 40, **perfect},
+            "best": {"step": 20, **perfect},
+            "untrained": {"step": 0, **evaluate(noise, records, EMBEDDED_PROTOCOLS)},
+            "chance": evaluate_chance(records, EMBEDDED_PROTOCOLS),
+        },
     )
     (tmp_path / "results.json").write_text(json.dumps(results))
     config = {"data": {"name": "<b>&"}, "rate": 0.5, "empty": {}}
@@ -98,7 +110,7 @@ def test_the_page_says_what_a_reader_must_know(workdir):
         "best on validation (20)",
         "untrained network",
         "the exact expectation for a gallery in random order",
-        "Best on validation is step 20: the one of the highest mAP",
+        "Best on validation is step 20. It was chosen by the highest mAP",
         "the CMC counts images, not identities",
         "10 of 10 queries scored, 10 gallery images",
         "not picked for success",

@@ -44,12 +44,17 @@ def mean_colour_and_modality(images, modality):
     return jnp.concatenate([means, modality[:, None].astype(jnp.float32)], axis=1)
 
 
+def batches(images, size):
+    return (images[i : i + size] for i in range(0, len(images), size))
+
+
 @pytest.mark.parametrize("count", [1, 5, 6, 7])
 def test_batches_and_padding_leave_no_trace(count):
     images, modality = random_images(count), np.arange(count) % 2
-    features = extract(mean_colour_and_modality, images, modality, batch_size=3)
+    features = extract(
+        mean_colour_and_modality, batches(images, 3), modality, batch_size=3
+    )
     expected = np.column_stack([images.mean(axis=(1, 2)), modality])
-    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     assert features.dtype == np.float32
     np.testing.assert_allclose(features, expected, rtol=1e-5)
 
@@ -57,11 +62,13 @@ def test_batches_and_padding_leave_no_trace(count):
 def test_a_mesh_gives_the_same_features():
     images, modality = random_images(21), np.arange(21) % 2
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    alone = extract(mean_colour_and_modality, images, modality, batch_size=8)
+    alone = extract(
+        mean_colour_and_modality, batches(images, 8), modality, batch_size=8
+    )
     for batch_size in (8, 5):
         sharded = extract(
             mean_colour_and_modality,
-            images,
+            batches(images, batch_size),
             modality,
             batch_size=batch_size,
             mesh=mesh,
@@ -69,14 +76,36 @@ def test_a_mesh_gives_the_same_features():
         np.testing.assert_allclose(sharded, alone, rtol=1e-6)
 
 
-def test_a_zero_feature_stays_zero():
+def test_features_come_as_the_network_gives_them():
     features = extract(
-        lambda images, modality: jnp.zeros((2, 3)),
-        random_images(2),
-        np.zeros(2),
+        lambda images, modality: jnp.full((2, 3), 5.0, jnp.bfloat16),
+        batches(random_images(3), 2),
+        np.zeros(3),
         batch_size=2,
     )
-    np.testing.assert_array_equal(features, np.zeros((2, 3)))
+    assert features.dtype == np.float32
+    np.testing.assert_array_equal(features, np.full((3, 3), 5.0))
+
+
+def test_images_are_asked_for_batch_by_batch():
+    asked, computed = [], []
+
+    def images():
+        for number in range(4):
+            asked.append(number)
+            yield random_images(2)
+
+    def network(images, modality):
+        computed.append(len(asked))
+        return jnp.zeros((2, 3))
+
+    extract(network, images(), np.zeros(8), batch_size=2)
+    assert computed == [1, 2, 3, 4]
+
+
+def test_no_image_is_refused():
+    with pytest.raises(InputError, match="no image to embed"):
+        extract(mean_colour_and_modality, iter(()), np.zeros(0), batch_size=2)
 
 
 def test_embed_is_float32_of_length_one_and_knows_the_modality():

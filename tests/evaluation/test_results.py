@@ -1,69 +1,80 @@
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
+from mbn_jax.data.records import Records
 from mbn_jax.evaluation import (
+    EMBEDDED_PROTOCOLS,
     INFRARED_TO_VISIBLE,
     VISIBLE_TO_INFRARED,
     evaluate,
     evaluate_chance,
     format_table,
     make_results,
+    mean_over_trials,
     ranked_list,
 )
+from mbn_jax.evaluation.table import cells
 
 
 @pytest.fixture
-def labels():
+def records():
     """Four people, each twice in a visible camera and twice in an infrared one."""
     identity = np.repeat([3, 8, 20, 41], 4)
     modality = np.tile([0, 0, 1, 1], 4)
-    return {"identity": identity, "camera": 1 + modality, "modality": modality}
+    return Records(
+        identity=identity,
+        camera=1 + modality,
+        modality=modality,
+        name=np.array([f"{i}.jpg" for i in range(16)]),
+    )
 
 
 def one_hot(identity):
     return np.eye(50, dtype=np.float32)[identity]
 
 
-def test_features_that_know_the_identity_are_perfect_in_both_directions(labels):
-    figures = evaluate(one_hot(labels["identity"]), **labels)
+def test_features_that_know_the_identity_are_perfect_in_both_directions(records):
+    figures = evaluate(one_hot(records.identity), records, EMBEDDED_PROTOCOLS)
     assert list(figures) == ["infrared_to_visible", "visible_to_infrared"]
     for direction in figures.values():
         assert direction["rank1"] == direction["mAP"] == direction["mINP"] == 1
         assert direction["num_queries"] == direction["gallery_size"] == 8
 
 
-def test_each_direction_takes_its_queries_from_its_modality(labels):
+def test_each_direction_takes_its_queries_from_its_modality(records):
     # Twice as many visible images as infrared ones tell the sides apart.
-    visible = labels["modality"] == 0
-    for key in labels:
-        labels[key] = np.concatenate([labels[key], labels[key][visible]])
-    figures = evaluate(one_hot(labels["identity"]), **labels)
+    twice = np.concatenate([np.arange(16), np.flatnonzero(records.modality == 0)])
+    records = Records(**{key: values[twice] for key, values in vars(records).items()})
+    figures = evaluate(one_hot(records.identity), records, EMBEDDED_PROTOCOLS)
     assert figures["infrared_to_visible"]["num_queries"] == 8
     assert figures["infrared_to_visible"]["gallery_size"] == 16
     assert figures["visible_to_infrared"]["num_queries"] == 16
     assert figures["visible_to_infrared"]["gallery_size"] == 8
 
 
-def test_chance_at_rank_one_is_the_share_of_matches(labels):
-    chance = evaluate_chance(**labels)["infrared_to_visible"]
+def test_chance_at_rank_one_is_the_share_of_matches(records):
+    chance = evaluate_chance(records, EMBEDDED_PROTOCOLS)["infrared_to_visible"]
     assert chance["rank1"] == pytest.approx(2 / 8)
 
 
-def test_the_table_states_figures_steps_and_rules(labels):
-    figures = evaluate(one_hot(labels["identity"]), **labels)
-    chance = evaluate_chance(**labels)
+def test_the_table_states_figures_steps_and_rules(records):
+    figures = evaluate(one_hot(records.identity), records, EMBEDDED_PROTOCOLS)
+    chance = evaluate_chance(records, EMBEDDED_PROTOCOLS)
     results = make_results(
         dataset="synthetic_vireid/nir",
         split="test",
-        selection="the highest mean mAP on the validation split.",
-        last=(600, figures),
-        best=(450, figures),
-        untrained=chance,
-        chance=chance,
+        selection="The best step has the highest mean mAP on the validation split.",
+        protocols=EMBEDDED_PROTOCOLS,
+        figures={
+            "last": {"step": 600, **figures},
+            "best": {"step": 450, **figures},
+            "untrained": {"step": 0, **chance},
+            "chance": chance,
+        },
     )
-    assert results["figures"]["best"]["step"] == 450
     table = format_table(json.loads(json.dumps(results)))
     for text in (
         "infrared → visible: 8 of 8 queries scored, 8 gallery images",
@@ -73,33 +84,61 @@ def test_the_table_states_figures_steps_and_rules(labels):
         "chance",
         INFRARED_TO_VISIBLE.description,
         VISIBLE_TO_INFRARED.description,
-        "Best on validation: the highest mean mAP",
+        "The best step has the highest mean mAP",
     ):
         assert text in table
     row = next(line for line in table.splitlines() if line.startswith("chance"))
     assert row.split()[1] == "25.0"
 
 
-def test_ranked_lists_show_evenly_spread_people_in_the_order_of_the_distance(labels):
+def test_ranked_lists_show_evenly_spread_people_in_the_order_of_the_distance(records):
     rankings = ranked_list(
-        one_hot(labels["identity"]),
-        **labels,
+        one_hot(records.identity),
+        records,
         protocol=INFRARED_TO_VISIBLE,
         num_queries=3,
         length=5,
     )
-    assert [int(labels["identity"][r.query]) for r in rankings] == [3, 20, 41]
+    assert [int(records.identity[r.query]) for r in rankings] == [3, 20, 41]
     for ranking in rankings:
-        assert labels["modality"][ranking.query] == 1
-        np.testing.assert_array_equal(labels["modality"][ranking.gallery], 0)
+        assert records.modality[ranking.query] == 1
+        np.testing.assert_array_equal(records.modality[ranking.gallery], 0)
         np.testing.assert_array_equal(ranking.correct, [1, 1, 0, 0, 0])
 
 
-def test_ranked_lists_leave_out_what_the_protocol_removes(labels):
-    labels["camera"] = np.where(labels["identity"] == 8, 1, labels["camera"])
+def test_ranked_lists_leave_out_what_the_protocol_removes(records):
+    camera = np.where(records.identity == 8, 1, records.camera)
+    records = dataclasses.replace(records, camera=camera)
     rankings = ranked_list(
-        one_hot(labels["identity"]), **labels, protocol=VISIBLE_TO_INFRARED
+        one_hot(records.identity), records, protocol=VISIBLE_TO_INFRARED
     )
     # Person 8 was seen by one camera only, so that nothing is left to find.
-    assert [int(labels["identity"][r.query]) for r in rankings] == [3, 20, 41]
+    assert [int(records.identity[r.query]) for r in rankings] == [3, 20, 41]
     assert all(len(r.gallery) == 8 for r in rankings)
+
+
+def test_figures_are_means_over_the_trials_and_the_trials_are_kept():
+    trials = [
+        {"rank1": 0.5, "cmc": [0.5, 1.0], "num_queries": 4, "gallery_size": 2},
+        {"rank1": 0.7, "cmc": [0.7, 0.9, 0.9], "num_queries": 4, "gallery_size": 3},
+    ]
+    mean = mean_over_trials(trials)
+    assert mean["rank1"] == pytest.approx(0.6)
+    assert mean["num_queries"] == 4
+    assert type(mean["num_queries"]) is int
+    assert mean["gallery_size"] == 2.5
+    # The shorter curve has reached its end, and stays there.
+    np.testing.assert_allclose(mean["cmc"], [0.6, 0.95, 0.95])
+    assert mean["trials"] == [
+        {"rank1": 0.5, "num_queries": 4, "gallery_size": 2},
+        {"rank1": 0.7, "num_queries": 4, "gallery_size": 3},
+    ]
+
+
+def test_a_table_shows_the_spread_over_trials_with_n_minus_one():
+    trial = dict.fromkeys(("rank1", "rank5", "rank10", "rank20", "mAP", "mINP"), 0.5)
+    trials = [trial | {"mAP": value} for value in (0.1, 0.2, 0.6)]
+    figures = mean_over_trials(trials)
+    assert cells(figures)[0] == "50.0 ± 0.0"
+    assert cells(figures)[4] == f"30.0 ± {100 * np.std([0.1, 0.2, 0.6], ddof=1):.1f}"
+    assert cells(mean_over_trials([trial]))[4] == "50.0"
