@@ -23,6 +23,7 @@ REPORTED_RANKS = (1, 5, 10, 20)
 CMC_LENGTH = 50
 # Distances in a chunk of queries: 64 MiB of float32.
 _CHUNK = 2**24
+_Rows = np.ndarray | slice  # of queries; a slice where all are taken at once
 
 
 def retrieval_metrics(
@@ -119,8 +120,8 @@ def feature_metrics(
     if rows != (np.size(query_ids), np.size(gallery_ids)):
         raise InputError(
             f"There are features of {rows[0]} queries and {rows[1]} gallery images, "
-            f"but identities of {np.size(query_ids)} and {np.size(gallery_ids)}: give one "
-            "row for each."
+            f"but identities of {np.size(query_ids)} and {np.size(gallery_ids)}: give "
+            "one row for each."
         )
     return _metrics(
         lambda chosen: function(query_features[chosen], gallery),
@@ -130,7 +131,7 @@ def feature_metrics(
 
 
 def _metrics(
-    distances_of: Callable[[np.ndarray], jax.Array],
+    distances_of: Callable[[_Rows], jax.Array],
     labels: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike],
     protocol: Protocol,
 ) -> dict[str, Any]:
@@ -149,15 +150,17 @@ def _metrics(
                 "are not finite, so look at the training loss or at what wrote the "
                 "features."
             )
-        ranks, shown[rows] = ranks[: len(rows)], first[: len(rows)]
-        precision[rows], inverse_penalty[rows] = _precision_and_penalty(ranks)
+        count = len(shown[rows])
+        shown[rows] = first[:count]
+        precision[rows], inverse_penalty[rows] = _precision_and_penalty(ranks[:count])
 
     valid = shown > 0
     if not valid.any():
         raise no_match(protocol, *search.shape)
-    depths = np.arange(1, min(CMC_LENGTH, gallery_size) + 1)
+    length = min(CMC_LENGTH, gallery_size)
+    found_at = np.bincount(shown[valid], minlength=length + 1)[1 : length + 1]
     return as_figures(
-        cmc=np.mean(shown[valid][:, None] <= depths[None, :], axis=0),
+        cmc=np.cumsum(found_at) / np.count_nonzero(valid),
         mean_ap=precision[valid].mean(),
         mean_inp=inverse_penalty[valid].mean(),
         num_queries=num_queries,
@@ -166,11 +169,15 @@ def _metrics(
     )
 
 
-def _chunks(search: Search) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _chunks(search: Search) -> Iterator[tuple[_Rows, _Rows]]:
     """Indices of queries, and the same filled up so that all chunks have one shape."""
+    num_queries, gallery_size = search.shape
+    size = max(1, _CHUNK // gallery_size)
+    if num_queries <= size:
+        yield slice(num_queries), slice(num_queries)
+        return
     # The work on a chunk is that of its query with the most matches.
     order = np.argsort(search.num_candidates, kind="stable")
-    size = max(1, min(len(order), _CHUNK // search.shape[1]))
     for start in range(0, len(order), size):
         rows = order[start : start + size]
         yield rows, np.resize(rows, size)

@@ -5,18 +5,27 @@
   about as fast as reading it. Sorting costs many times as much, as matches are few.
 * A tie is broken by gallery order: an image is before another if its distance is
   smaller, or equal and its index is.
-* What the protocol removes for a query is put at infinity, behind everything.
+* Several matches are counted in one pass, by one reduction of several arrays. XLA for
+  the CPU makes a pass, and a slow one, of every sum that stands by itself.
+* Identities are counted as bits of 32-bit words, several words in one pass.
 * Ranks are integers, and exact.
 """
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.protocols import Protocol
+
+# In one pass over the distances.
+_MATCHES = 4
+_WORDS = 4
 
 
 class Search:
@@ -65,13 +74,15 @@ class Search:
 
         # The gallery images of an identity lie side by side in `_by_identity`.
         self._by_identity = np.argsort(self._gallery_identity, kind="stable")
-        ordered = self._gallery_identity[self._by_identity]
-        self._start = np.searchsorted(ordered, self._query_identity, "left")
-        end = np.searchsorted(ordered, self._query_identity, "right")
-        self.num_candidates = end - self._start
+        num_identities = 1 + max(
+            self._query_identity.max(initial=0), self._gallery_identity.max(initial=0)
+        )
+        images = np.bincount(self._gallery_identity, minlength=num_identities)
+        self._start = (np.cumsum(images) - images)[self._query_identity]
+        self.num_candidates = images[self._query_identity]
 
     def ranks(
-        self, distances: jax.Array, rows: np.ndarray
+        self, distances: jax.Array, rows: np.ndarray | slice
     ) -> tuple[bool, np.ndarray, np.ndarray]:
         """Ranks of all the matches of some queries.
 
@@ -89,7 +100,7 @@ class Search:
             _rank(
                 distances,
                 matches,
-                np.count_nonzero(matches >= 0, axis=1).max(initial=0),
+                self.num_candidates[rows].max(initial=0),
                 self._query_view[rows],
                 self._gallery_view,
                 self._removed,
@@ -101,20 +112,18 @@ class Search:
             )
         )
 
-    def _matches(self, rows: np.ndarray) -> np.ndarray:
-        """(q, R) int32 gallery images that queries are to find, then -1."""
+    def _matches(self, rows: np.ndarray | slice) -> np.ndarray:
+        """(q, R) int32 gallery images that queries are to find, -1 in empty places."""
         # A power of two, so that different galleries share a compiled program.
-        most = 1 << (int(self.num_candidates[rows].max(initial=1)) - 1).bit_length()
-        place = np.arange(most)[None, :]
+        most = int(self.num_candidates[rows].max(initial=1))
+        place = np.arange(max(_MATCHES, 1 << (most - 1).bit_length()))[None, :]
         exists = place < self.num_candidates[rows, None]
         position = np.where(exists, self._start[rows, None] + place, 0)
         image = self._by_identity[position]
         exists &= ~self._removed[self._query_camera[rows, None], image]
         if self._protocol.remove_same_camera:
             exists &= self._gallery_view[image] != self._query_view[rows, None]
-        front = np.argsort(~exists, axis=1, kind="stable")
-        found = np.where(exists, image, -1).astype(np.int32)
-        return np.take_along_axis(found, front, axis=1)
+        return np.where(exists, image, -1).astype(np.int32)
 
 
 @functools.partial(
@@ -134,37 +143,89 @@ def _rank(
     by_identity: bool,
     num_identities: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The results of `Search.ranks`; no query has more than ``most_matches``."""
-    finite = jnp.isfinite(distances).all()
-    hidden = removed[query_camera]
+    """The results of `Search.ranks`; matches from column ``most_matches`` on are -1."""
+    seen = ~removed[query_camera]
     if remove_same_view:
-        hidden |= query_view[:, None] == gallery_view[None, :]
-    distances = jnp.where(hidden, jnp.inf, distances)
+        seen &= query_view[:, None] != gallery_view[None, :]
     index = jnp.arange(distances.shape[1], dtype=jnp.int32)[None, :]
 
-    def before(image: jax.Array) -> jax.Array:
-        """(q, G) bool: what comes before one image of each query's gallery, (q,)."""
-        image = image[:, None]
+    def before(image: jax.Array) -> list[jax.Array]:
+        """For each column of gallery images (q, n) what comes before it, (q, G)."""
         distance = jnp.take_along_axis(distances, image, axis=1)
-        return (distances < distance) | ((distances == distance) & (index < image))
+        return [
+            seen & ((distances < d) | ((distances == d) & (index < i)))
+            for d, i in zip(_columns(distance), _columns(image), strict=True)
+        ]
 
-    def count(column: jax.Array, ranks: jax.Array) -> jax.Array:
-        image = matches[:, column]
-        rank = 1 + before(image).sum(axis=1, dtype=jnp.int32)
-        return ranks.at[:, column].set(jnp.where(image < 0, 0, rank))
+    def count(
+        block: jax.Array, ranks_and_finite: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        ranks, _ = ranks_and_finite
+        start = block * _MATCHES
+        image = lax.dynamic_slice_in_dim(matches, start, _MATCHES, axis=1)
+        *counts, finite = _reduce_rows(
+            [*(b.astype(jnp.int32) for b in before(image)), jnp.isfinite(distances)],
+            [*[lax.add] * _MATCHES, lax.bitwise_and],
+            [*[0] * _MATCHES, True],
+        )
+        rank = jnp.where(image < 0, 0, 1 + jnp.stack(counts, axis=1))
+        return lax.dynamic_update_slice_in_dim(ranks, rank, start, 1), finite.all()
 
-    # One after the other: side by side, XLA for the CPU writes out all the comparisons.
-    ranks = jax.lax.fori_loop(0, most_matches, count, jnp.zeros_like(matches))
+    ranks, finite = lax.fori_loop(
+        0,
+        jnp.maximum(1, -(-most_matches // _MATCHES)),
+        count,
+        (jnp.zeros_like(matches), jnp.array(True)),
+    )
     is_match = ranks > 0
     first = jnp.argmin(jnp.where(is_match, ranks, jnp.iinfo(jnp.int32).max), axis=1)
-    rank = jnp.take_along_axis(ranks, first[:, None], axis=1)[:, 0]
     if by_identity:
-        image = jnp.take_along_axis(matches, first[:, None], axis=1)[:, 0]
-        seen = jax.ops.segment_max(
-            before(image).T.astype(jnp.int8), gallery_identity, num_identities
-        )
-        rank = 1 + (seen > 0).sum(axis=0, dtype=jnp.int32)
+        image = jnp.take_along_axis(matches, first[:, None], axis=1)
+        (chosen,) = before(image)
+        rank = 1 + _num_identities(chosen, gallery_identity, num_identities)
+    else:
+        rank = jnp.take_along_axis(ranks, first[:, None], axis=1)[:, 0]
     return finite, ranks, jnp.where(is_match.any(axis=1), rank, 0)
+
+
+def _num_identities(
+    chosen: jax.Array, identity: jax.Array, num_identities: int
+) -> jax.Array:
+    """How many identities (G,) the chosen images (q, G) of each query show, (q,)."""
+    bit = jnp.left_shift(jnp.uint32(1), (identity % 32).astype(jnp.uint32))[None, :]
+    word = (identity // 32)[None, :]
+
+    def count(block: jax.Array, total: jax.Array) -> jax.Array:
+        words = _reduce_rows(
+            [
+                jnp.where(chosen & (word == block * _WORDS + i), bit, jnp.uint32(0))
+                for i in range(_WORDS)
+            ],
+            [lax.bitwise_or] * _WORDS,
+            [0] * _WORDS,
+        )
+        return total + sum(lax.population_count(w).astype(jnp.int32) for w in words)
+
+    num_blocks = -(-num_identities // (32 * _WORDS))
+    return lax.fori_loop(0, num_blocks, count, jnp.zeros(len(chosen), jnp.int32))
+
+
+def _reduce_rows(
+    operands: Sequence[jax.Array],
+    operations: Sequence[Callable[[Any, Any], Any]],
+    initial: Sequence[int | bool],
+) -> Sequence[jax.Array]:
+    """Reduces the rows of several (q, G) arrays in one pass over what they are of."""
+
+    def combine(left: Any, right: Any) -> tuple[Any, ...]:
+        return tuple(f(a, b) for f, a, b in zip(operations, left, right, strict=True))
+
+    typed = [jnp.asarray(i, o.dtype) for i, o in zip(initial, operands, strict=True)]
+    return lax.reduce(tuple(operands), tuple(typed), combine, (1,))
+
+
+def _columns(array: jax.Array) -> list[jax.Array]:
+    return jnp.split(array, array.shape[1], axis=1)
 
 
 def _check_labels(side: str, ids: np.ndarray, cameras: np.ndarray) -> None:
@@ -177,7 +238,17 @@ def _check_labels(side: str, ids: np.ndarray, cameras: np.ndarray) -> None:
 
 
 def _codes(query: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels as int32 codes: names, or numbers beyond int32, would not fit a device."""
-    codes = np.unique(np.concatenate([query, gallery]), return_inverse=True)[1]
-    codes = codes.astype(np.int32)
+    """Labels as int32 from 0 on without gaps: names do not fit a device."""
+    labels = np.concatenate([query, gallery])
+    span = None
+    if labels.size and np.issubdtype(labels.dtype, np.integer):
+        span = int(labels.max()) - int(labels.min())
+    if span is not None and span < 8 * labels.size:
+        # Numbers that lie close together, the usual case, need no sorting.
+        place = (labels - labels.min()).astype(np.int64)
+        occurs = np.zeros(span + 1, np.int32)
+        occurs[place] = 1
+        codes = (np.cumsum(occurs, dtype=np.int32) - 1)[place]
+    else:
+        codes = np.unique(labels, return_inverse=True)[1].astype(np.int32)
     return codes[: len(query)], codes[len(query) :]
