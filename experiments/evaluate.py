@@ -10,7 +10,6 @@ With {split} in the work directory it is the mean over RegDB's ten splits. The n
 (path in the data set's tree), each (N,). docs/protocols.md explains the options.
 """
 
-import json
 import sys
 
 from absl import app, flags, logging
@@ -72,7 +71,9 @@ def main(argv: list[str]) -> None:
             )
     except InputError as error:
         sys.exit(f"error: {error}")
-    print(json.dumps(result, indent=2) if given.json else format_evaluation(result))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    print(format_evaluation(result, as_json=given.json))
 
 
 if __name__ == "__main__":

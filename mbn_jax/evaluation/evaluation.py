@@ -1,5 +1,6 @@
 """One set of features by one protocol, as ``experiments/evaluate.py`` shows it."""
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,16 +86,20 @@ def evaluation(
     """
     figures = evaluate(features, records, [protocol], distance=distance)
     found = figures[protocol.name]
-    for what, expected, size in (
-        ("queries", protocol.published_queries, found["num_queries"]),
-        ("gallery images", protocol.published_gallery, found["gallery_size"]),
-    ):
-        if expected not in (None, size):
-            print(
-                f"warning: {source} has {size} {what}, and the complete data set has "
-                f"{expected}: the figures are not comparable with published ones.",
-                file=sys.stderr,
-            )
+    others = [
+        f"{size} {what} instead of {expected}"
+        for what, expected, size in (
+            ("queries", protocol.published_queries, found["num_queries"]),
+            ("gallery images", protocol.published_gallery, found["gallery_size"]),
+        )
+        if expected not in (None, size)
+    ]
+    if others:
+        print(
+            f"warning: {source} has {' and '.join(others)}: this is not the complete "
+            "test set, and the figures are not comparable with published ones.",
+            file=sys.stderr,
+        )
     return found | {
         "title": protocol.title,
         "description": protocol.description,
@@ -103,12 +108,15 @@ def evaluation(
     }
 
 
-def format_evaluation(result: Mapping[str, Any]) -> str:
-    """A table for a terminal.
+def format_evaluation(result: Mapping[str, Any], *, as_json: bool = False) -> str:
+    """A table for a terminal, or JSON.
 
     Args:
         result: as `evaluation` returns it.
+        as_json: the whole result as one JSON object.
     """
+    if as_json:
+        return json.dumps(result, indent=2, ensure_ascii=False)
     return "\n".join(
         [
             f"{result['source']}: {result['title']}, {result['distance']} distance",

@@ -98,12 +98,13 @@ def read_features(path: str | Path) -> tuple[np.ndarray, Records]:
 def _read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     wanted = ("features", *_LABELS)
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            raise ValueError("it is a single array")
-        with loaded as file:
-            missing = [name for name in wanted if name not in file]
-            arrays = {name: file[name] for name in wanted if name in file}
+        # Opened here: NumPy leaves a damaged file open.
+        with open(path, "rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                raise ValueError("it is a single array")
+            missing = [name for name in wanted if name not in loaded]
+            arrays = {name: loaded[name] for name in wanted if name in loaded}
     except FileNotFoundError as error:
         raise InputError(
             f"{path} does not exist; give the .npz file of the features."

@@ -281,7 +281,7 @@ def standard_protocols(dataset: str) -> tuple[Protocol, ...]:
         case "regdb":
             return tuple(regdb(direction) for direction in reversed(directions))
         case "llcm":
-            return tuple(llcm(direction) for direction in directions)
+            return tuple(llcm(direction) for direction in reversed(directions))
     raise InputError(
         f"There is no protocol for the data set {dataset!r}; there are protocols for "
         "synthetic_vireid, sysu_mm01, regdb and llcm."

@@ -46,7 +46,8 @@ def cells(figures: Mapping[str, Any]) -> list[str]:
 def counts(figures: Mapping[str, Any]) -> str:
     """How much was scored, in words."""
     trials = len(figures.get("trials", ()))
-    over = f"; mean ± standard deviation over {trials} trials" if trials > 1 else ""
+    what = "splits" if "splits" in figures else "trials"
+    over = f"; mean ± standard deviation over {trials} {what}" if trials > 1 else ""
     return (
         f"{figures['num_valid_queries']:g} of {figures['num_queries']:g} queries "
         f"scored, {figures['gallery_size']:g} gallery images{over}"

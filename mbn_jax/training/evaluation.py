@@ -1,7 +1,7 @@
 """Trained networks by a protocol: one work directory, or RegDB's ten."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from mbn_jax.data.datasets import Split, load_split
 from mbn_jax.data.pipeline import image_batches
+from mbn_jax.data.progress import progress
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation import extract, mean_over_trials
 from mbn_jax.evaluation.distances import Distance
@@ -60,19 +61,28 @@ def test_features(
         config.data.dataset, "test", network.data_dir or config.data.data_dir
     )
     embedding = make_feature_fn(model, flip_average=network.flip_average)
-    features = extract(
-        lambda images, modality: embedding(variables, images, modality),
-        image_batches(
-            split,
-            np.arange(len(split)),
-            model.image_size,
-            _BATCH,
-            num_threads=config.data.num_threads,
-        ),
-        split.modality,
-        batch_size=_BATCH,
-        mesh=make_mesh(),
-    )
+    with progress("Embedding", "Embedded", split.dataset, len(split)) as advance:
+
+        def batches() -> Iterator[np.ndarray]:
+            threads = config.data.num_threads
+            for batch in image_batches(
+                split,
+                np.arange(len(split)),
+                model.image_size,
+                _BATCH,
+                num_threads=threads,
+            ):
+                yield batch
+                for _ in batch:
+                    advance()
+
+        features = extract(
+            lambda images, modality: embedding(variables, images, modality),
+            batches(),
+            split.modality,
+            batch_size=_BATCH,
+            mesh=make_mesh(),
+        )
     label = f"{workdir}, step {step} of {config.num_steps}"
     return features, split, label + ", flip-averaged" * network.flip_average
 
@@ -108,17 +118,13 @@ def evaluate_workdir(
     """
     if _PLACE in workdir:
         return _evaluate_splits(workdir, network, options, distance)
+    protocol = protocol_of(read_config(workdir).data.dataset, options)
     features, split, label = test_features(workdir, network)
+    result = evaluation(features, split, protocol, distance=distance, source=label)
     family, _, part = split.dataset.partition("/")
     if family == "regdb":
-        label += f"; {part} alone, of the ten whose mean is usually published"
-    return evaluation(
-        features,
-        split,
-        protocol_of(split.dataset, options),
-        distance=distance,
-        source=label,
-    )
+        result["title"] += f", {part} alone"
+    return result
 
 
 def _evaluate_splits(
@@ -140,6 +146,7 @@ def _evaluate_splits(
         for split, path in finished.items()
     }
     some = next(iter(of_splits.values()))
+    direction = some["title"].partition(",")[0]
     mean = mean_over_trials(
         [
             of_split["trials"][0] | {"cmc": of_split["cmc"]}
@@ -163,7 +170,7 @@ def _evaluate_splits(
         | mean
         | {
             "protocol": f"{some['protocol']}_{name}",
-            "title": f"{some['title']}, {title}",
+            "title": f"{direction}, {title}",
             "source": label + ", flip-averaged" * network.flip_average,
             "splits": list(finished),
         }

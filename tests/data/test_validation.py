@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from mbn_jax.data.datasets import Split
+from mbn_jax.data.validation import carve_validation
+from mbn_jax.errors import InputError
+
+
+@pytest.fixture
+def split():
+    """Identities 10 to 19 in cameras 1 and 2; those from 16 on in camera 1 only."""
+    views = [(i, c) for i in range(10, 20) for c in (1, 2) if c == 1 or i < 16]
+    identity, camera = np.repeat(views, 3, axis=0).astype(np.int32).T
+    names = [
+        f"{i}/{c}/{k}" for k, (i, c) in enumerate(zip(identity, camera, strict=True))
+    ]
+    return Split(
+        dataset="some",
+        split="train",
+        source=[{"image": name.encode()} for name in names],
+        identity=identity,
+        camera=camera,
+        modality=camera - 1,
+        name=np.array(names),
+    )
+
+
+def test_no_identity_and_no_record_is_in_both_or_in_neither(split):
+    train, validation = carve_validation(split, 3, seed=0)
+    assert np.unique(validation.identity).size == 3
+    assert not np.intersect1d(train.identity, validation.identity).size
+    names = np.concatenate([train.name, validation.name])
+    assert sorted(names) == sorted(split.name)
+    assert (train.split, validation.split) == ("train", "val")
+
+
+def test_all_of_validation_was_seen_by_all_cameras(split):
+    for seed in range(20):
+        _, validation = carve_validation(split, 4, seed)
+        assert validation.identity.max() < 16
+
+
+def test_images_stay_with_their_labels(split):
+    for part in carve_validation(split, 3, seed=0):
+        for index, name in enumerate(part.name):
+            assert part.encoded_image(index).decode() == name
+            assert name.startswith(f"{part.identity[index]}/{part.camera[index]}/")
+
+
+def test_the_draw_is_a_function_of_the_seed(split):
+    def drawn(seed):
+        return np.unique(carve_validation(split, 3, seed)[1].identity).tolist()
+
+    assert drawn(1) == drawn(1)
+    assert len({tuple(drawn(seed)) for seed in range(10)}) > 1
+
+
+def test_more_than_there_are_is_refused(split):
+    with pytest.raises(InputError, match=r"is 7, .* 10 .* 6 were seen by all .* 6 or"):
+        carve_validation(split, 7, seed=0)

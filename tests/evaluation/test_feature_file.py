@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+
+from mbn_jax.data.records import Records
+from mbn_jax.errors import InputError
+from mbn_jax.evaluation.feature_file import read_features, write_features
+
+GOOD = {
+    "features": np.eye(3, 4),
+    "identity": np.array([6, 6, 10]),
+    "camera": np.array([1, 3, 1]),
+    "modality": np.array([0, 1, 0]),
+    "name": np.array(["cam1/0006/0001.jpg", "cam3/0006/0001.jpg", "b.jpg"]),
+}
+
+
+def save(path, **changes):
+    arrays = {
+        key: value for key, value in (GOOD | changes).items() if value is not None
+    }
+    np.savez(path, **arrays)
+    return path
+
+
+def test_what_was_written_is_read(tmp_path):
+    records = Records(**{key: GOOD[key] for key in GOOD if key != "features"})
+    write_features(tmp_path / "f.npz", GOOD["features"], records)
+    features, read = read_features(tmp_path / "f.npz")
+    assert features.dtype == np.float32
+    np.testing.assert_array_equal(features, GOOD["features"])
+    for label, values in vars(records).items():
+        np.testing.assert_array_equal(getattr(read, label), values)
+    assert read.identity.dtype == read.camera.dtype == read.modality.dtype == np.int32
+
+
+def test_names_may_be_bytes_and_have_backslashes(tmp_path):
+    names = np.array([b"cam1\\0006\\0001.jpg", b"x", b"y"])
+    _, records = read_features(save(tmp_path / "f.npz", name=names))
+    assert records.name.tolist() == ["cam1/0006/0001.jpg", "x", "y"]
+
+
+def test_half_precision_features_and_small_integers_are_read(tmp_path):
+    path = save(
+        tmp_path / "f.npz",
+        features=GOOD["features"].astype(np.float16),
+        modality=GOOD["modality"].astype(np.uint8),
+    )
+    assert read_features(path)[0].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"camera": None, "name": None}, "lacks camera, name; .* features, identity"),
+        ({"features": np.zeros(3)}, r"features of .*f\.npz is float64 of shape \(3,\)"),
+        ({"features": np.zeros((3, 4), int)}, "features .* is int64"),
+        ({"features": np.zeros((0, 4))}, "is empty"),
+        ({"identity": np.arange(2)}, r"identity .* shape \(2,\), but features has 3"),
+        ({"identity": np.array([1.0, 2.0, 3.0])}, r"identity .* astype\(int\)"),
+        ({"camera": np.array([1, -3, 1])}, "camera .* holds -3"),
+        ({"identity": np.array([1, 2**40, 1])}, "identity .* holds 1099511627776"),
+        ({"modality": np.array([0, 1, 2])}, r"modality .* holds 2.*\(0 visible"),
+        ({"name": np.array(["a", "b", "a"])}, "'a' 2 times"),
+        ({"name": np.arange(3)}, "strings are expected"),
+        (
+            {"features": np.array([[0.0], [np.nan], [1.0]])},
+            r"row 1 \(cam3/0006/0001\.jpg\)",
+        ),
+    ],
+)
+def test_a_mistake_is_named(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        read_features(save(tmp_path / "f.npz", **changes))
+
+
+def test_python_objects_are_refused(tmp_path):
+    path = save(tmp_path / "f.npz", name=np.array(["a", None, 3], object))
+    with pytest.raises(InputError, match="cannot be read as an .npz of plain arrays"):
+        read_features(path)
+
+
+def test_another_file_is_refused(tmp_path):
+    (tmp_path / "text.npz").write_text("features")
+    np.save(tmp_path / "single.npy", np.zeros((3, 4)))
+    for name in ("text.npz", "single.npy"):
+        with pytest.raises(InputError, match="cannot be read as an .npz"):
+            read_features(tmp_path / name)
+    with pytest.raises(InputError, match="does not exist"):
+        read_features(tmp_path / "absent.npz")
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    path = save(tmp_path / "f.npz")
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(InputError, match="cannot be read as an .npz"):
+        read_features(path)
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    records = Records(**{key: GOOD[key] for key in GOOD if key != "features"})
+    with pytest.raises(InputError, match="cannot be written"):
+        write_features(tmp_path / "file" / "f.npz", GOOD["features"], records)
