@@ -91,9 +91,9 @@ def check(dataset: str, manual_dir: str | os.PathLike) -> Tree:
     report(tree)
     if tree.problems:
         raise InputError(
-            f"{tree.root} is not a complete copy of {dataset} (see the"
-            f" {len(tree.problems):,} problems above); nothing was written: mend it and"
-            " start again."
+            f"{tree.root} is not a complete copy of {dataset} (problems above:"
+            f" {len(tree.problems):,}), and nothing was written; mend it and start"
+            " again."
         )
     print(f"No problems in {tree.root}.", file=sys.stderr)
     return tree

@@ -82,13 +82,17 @@ def write(builder: Any) -> None:
                 builder.download_and_prepare(
                     file_format="array_record", download_dir=downloads
                 )
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        # array_record has no other exception; it names the file that cannot be written.
+        if isinstance(error, RuntimeError) and str(directory.parent) not in str(error):
+            raise
         if is_prepared(builder):  # where no lock is kept, another process was faster
             return
+        reason = getattr(error, "strerror", None) or str(error).partition(";")[0]
         raise InputError(
             f"The data set {builder.info.full_name} cannot be written to"
-            f" {directory.parent} ({error.strerror or error}); give a data directory on"
-            " a disk with room that you may write to."
+            f" {directory.parent} ({reason}); give a data directory on a disk with room"
+            " that you may write to."
         ) from error
 
 

@@ -114,7 +114,7 @@ def unexpected(entry: os.DirEntry[str], findings: Findings) -> None:
     what = "folder" if entry.is_dir() else "file"
     findings.warning(
         "unexpected files and folders",
-        f"The {what} {entry.path!a} is no part of the data set and is left out.",
+        f"The {what} {entry.path!r} is no part of the data set and is left out.",
     )
 
 

@@ -5,7 +5,15 @@ import sys
 import numpy as np
 import pytest
 
-from mbn_jax.data.datasets import DATASETS, Split, load_split, prepare
+from mbn_jax.data.datasets import (
+    DATASETS,
+    REAL_DATASETS,
+    Split,
+    load_split,
+    prepare,
+    training_split,
+    validation_split,
+)
 from mbn_jax.data.pipeline import check_images, load_images
 from mbn_jax.errors import InputError
 
@@ -82,6 +90,43 @@ def test_unknown_data_set_is_answered_with_the_known_ones(tmp_path, name):
 def test_unknown_split_is_answered_with_the_known_ones(tmp_path):
     with pytest.raises(InputError, match=r"'query'.*train, val, test"):
         load_split(TINY, "query", tmp_path)
+
+
+def test_sum_of_splits_is_one_after_the_other(data_dir):
+    val, test, both = (
+        load_split(TINY, s, data_dir) for s in ("val", "test", "test+val")
+    )
+    assert both.name.tolist() == test.name.tolist() + val.name.tolist()
+    assert both.encoded_image(len(test)) == val.encoded_image(0)
+    for split in ("test+", "test+test", "test+query", ""):
+        with pytest.raises(InputError, match="it has train, val, test"):
+            load_split(TINY, split, data_dir)
+
+
+@pytest.mark.parametrize("name", REAL_DATASETS)
+def test_real_data_set_that_is_not_there_is_answered_with_the_command(tmp_path, name):
+    for load in (prepare, lambda *args: load_split(args[0], "test", args[1])):
+        with pytest.raises(InputError) as refused:
+            load(name, tmp_path)
+        message = str(refused.value)
+        assert f"{name} is not prepared in {tmp_path / name}" in message
+        assert "docs/datasets.md" in message
+        assert f"prepare_data.py --dataset={name} --manual_dir=DIR" in message
+        assert f"--data_dir={tmp_path}`" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_trained_and_validated_on():
+    assert (training_split(TINY), validation_split(TINY)) == ("train", "val")
+    assert training_split("sysu_mm01") == "train+val"
+    assert all(validation_split(name) is None for name in REAL_DATASETS)
+
+
+def test_leftovers_of_a_killed_preparation_are_removed(tmp_path):
+    name = "synthetic_vireid/thermal-1-1-1-x1"
+    (tmp_path / name / "incomplete.ABCDEF_1.0.0").mkdir(parents=True)
+    prepare(name, tmp_path)
+    assert [path.name for path in (tmp_path / name).iterdir()] == ["1.0.0"]
 
 
 def test_data_directory_below_a_file_is_an_error(tmp_path):

@@ -174,13 +174,14 @@ def _test(
 ) -> list[ImageFile]:
     """The test images: those in the folders, as the protocol has it."""
     test: list[ImageFile] = []
+    members = set(identities)
     for folder in ("test_vis", "test_nir"):
         listed = _listed(root, folder, images[folder], findings)
         identity_of = {name: images[folder][name].identity for name in listed}
         # Each list by itself: nothing says that the two share their labels.
         lists.check_pairing(listed.values(), identity_of, findings)
         for name, image in images[folder].items():
-            if image.identity not in identities:
+            if image.identity not in members:
                 findings.warning(
                     "unlisted images",
                     f"The file {root / name} is of identity {image.identity}, which"

@@ -1,0 +1,94 @@
+"""The script: what it prints, its exit status, and what is left when it is killed."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from mbn_jax.data.datasets import load_split
+from mbn_jax.errors import InputError
+
+from .data import trees
+
+ROOT = Path(__file__).parents[1]
+
+# The script, ended by a signal when it converts the 40th image.
+ENDED = """
+import os, runpy, signal, sys
+from mbn_jax.data import tree_builder
+
+check, seen = tree_builder.check_unchanged, []
+
+def check_unchanged(tree, name):
+    seen.append(name)
+    if len(seen) == 40:
+        os.kill(os.getpid(), signal.{signal})
+    return check(tree, name)
+
+tree_builder.check_unchanged = check_unchanged
+sys.argv = ["prepare_data.py", *sys.argv[1:]]
+runpy.run_path("experiments/prepare_data.py", run_name="__main__")
+"""
+
+
+def run(*flags, ended_by=None):
+    if ended_by:
+        program = ["-c", textwrap.dedent(ENDED).format(signal=ended_by)]
+    else:
+        program = ["experiments/prepare_data.py"]
+    return subprocess.run(
+        [sys.executable, *program, *map(str, flags)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return trees.write_sysu_mm01(tmp_path_factory.mktemp("whole") / "SYSU-MM01")
+
+
+def test_killed_and_started_again_it_prepares_the_data(whole, tmp_path):
+    flags = [
+        "--dataset=sysu_mm01",
+        f"--manual_dir={whole}",
+        f"--data_dir={tmp_path}",
+    ]
+    killed = run(*flags, ended_by="SIGKILL")
+    assert killed.returncode == -9
+    assert list((tmp_path / "sysu_mm01").iterdir())  # the half
+    with pytest.raises(InputError, match="is not prepared"):
+        load_split("sysu_mm01", "train", tmp_path)
+
+    interrupted = run(*flags, ended_by="SIGINT")
+    assert interrupted.returncode == 130
+    last = interrupted.stderr.splitlines()[-1]
+    assert last == "interrupted: start again with the same command."
+    assert "Traceback" not in interrupted.stderr
+    assert not list((tmp_path / "sysu_mm01").iterdir())
+
+    done = run(*flags)
+    assert done.returncode == 0, done.stderr
+    assert "train: 72 images of 4 identities, 48 visible and 24 infrared" in done.stderr
+    assert done.stdout.splitlines() == [
+        f"sysu_mm01 is prepared in {tmp_path}/sysu_mm01/1.0.0.",
+        "Next: python experiments/train.py --workdir=runs/sysu_mm01"
+        " --config=experiments/configs/sysu_mm01.py",
+    ]
+    assert [path.name for path in (tmp_path / "sysu_mm01").iterdir()] == ["1.0.0"]
+    assert len(load_split("sysu_mm01", "train+val", tmp_path)) == 72 + 18
+
+
+def test_problems_are_told_without_a_traceback(tmp_path):
+    root = trees.write_llcm(tmp_path / "LLCM", images=1)
+    (lost,) = trees.remove_matching(root, "vis/cam4/0009/*")
+    done = run("--dataset=llcm", f"--manual_dir={root}", "--check")
+    assert done.returncode == 1
+    assert f"there is no {root / lost}; copy it" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"error: {root} is not a complete")
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
