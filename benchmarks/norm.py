@@ -12,7 +12,6 @@ docs/benchmarks.md keeps those that we measured.
 import argparse
 import collections
 import ctypes
-import datetime
 import importlib.util
 import math
 import os
@@ -21,13 +20,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from machine import machine_line  # type: ignore[import-not-found]
 from rich.progress import track
 
 from mbn_jax import ModalityBatchNorm, losses
@@ -339,17 +338,6 @@ def keep_freed_memory() -> None:
         libc.mallopt(*no_mmap)
 
 
-def processor() -> str:
-    """The name of the processor or of the accelerator."""
-    device = jax.devices()[0]
-    if device.platform != "cpu":
-        return device.device_kind
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    return f"{len(names)} cores of {names[0]}" if names else platform.processor()
-
-
 def main() -> None:
     """Measures what the flags say."""
     parser = argparse.ArgumentParser(
@@ -374,10 +362,11 @@ def main() -> None:
         parser.error(f"--batch is {flags.batch}, expected an even number")
     keep_freed_memory()
     image_size = flags.height, flags.width
+    device = jax.devices()[0]
+    accelerator = "" if device.platform == "cpu" else device.device_kind
     print(
-        f"{processor()}, {datetime.date.today()}, Python {platform.python_version()}, "
-        f"jax {jax.__version__}, ResNet-50, {flags.batch} images of "
-        f"{flags.height}×{flags.width}, {flags.rounds} rounds, median (range)"
+        f"{machine_line('jax', device=accelerator)}, ResNet-50, {flags.batch} images "
+        f"of {flags.height}×{flags.width}, {flags.rounds} rounds, median (range)"
     )
     for name in flags.dtypes:
         dtype = jnp.dtype(name)

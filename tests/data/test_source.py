@@ -97,6 +97,15 @@ def test_every_split_has_its_own_records(builder):
     assert len(source) == len(records) == COUNTS["test"]
 
 
+def test_a_sum_of_splits_has_the_records_of_both_in_this_order(builder):
+    source, records = open_source(builder, "test+train")
+    parts = [open_source(builder, split) for split in ("test", "train")]
+    assert list(source) == [record for part, _ in parts for record in part]
+    np.testing.assert_array_equal(
+        records.name, np.concatenate([labels.name for _, labels in parts])
+    )
+
+
 @pytest.mark.parametrize(
     "part", [slice(0), slice(3), slice(195, 405), slice(-2, None), slice(9, 0, -3)]
 )

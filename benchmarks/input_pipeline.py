@@ -1,0 +1,285 @@
+"""Reading training batches from a prepared data set, against PIL and NumPy.
+
+    python benchmarks/input_pipeline.py
+    python benchmarks/input_pipeline.py --images 1000 10000 --rounds=3
+
+Makes photograph-like JPEG files of 128×64 to 300×150 pixels, lays them out as a tree of
+SYSU-MM01, prepares it as `experiments/prepare_data.py` does, and reads it as training
+does: batches of 64 images in the order of a sampler, decoded and resized to 288×144.
+The peers read the same images in the same order from the tree. The memory is that of
+fresh processes which do nothing but open a data set and read from it. Prints Markdown
+tables; docs/benchmarks.md keeps those that we measured.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from machine import machine_line  # type: ignore[import-not-found]
+from PIL import Image
+from rich.progress import track
+from sysu_tree import (  # type: ignore[import-not-found]
+    IMAGES_PER_IDENTITY,
+    jpeg,
+    write_tree,
+)
+
+from mbn_jax.data.datasets import Split, builder_of, load_split
+from mbn_jax.data.pipeline import train_batches
+from mbn_jax.data.preparation import prepare_data
+from mbn_jax.data.sampling import BalancedSampler
+
+DATASET = "sysu_mm01"
+IMAGE_SIZE = (288, 144)
+BATCH = 64
+# Different files; a tree of more images has copies of them.
+DIFFERENT = 2000
+OURS = "`train_batches`"
+# Re-identification in PyTorch resizes in one of these ways: the first is that of the
+# public code for SYSU-MM01, the second what torchvision does if nothing is said.
+PEERS = {
+    "PIL + NumPy, Lanczos": Image.Resampling.LANCZOS,
+    "PIL + NumPy, bilinear": Image.Resampling.BILINEAR,
+}
+
+
+def prepare_silently(manual_dir: Path, data_dir: Path) -> float:
+    """Prepares a tree, and gives the seconds that it took."""
+    start = time.perf_counter()
+    # It would report that the counts are not those of the published data set.
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        prepare_data(DATASET, manual_dir, data_dir)
+    return time.perf_counter() - start
+
+
+def training_data(data_dir: Path) -> tuple[Split, BalancedSampler]:
+    """The records to read, and the order to read them in."""
+    split = load_split(DATASET, "train", data_dir)
+    sampler = BalancedSampler(
+        split.identity, split.modality, num_identities=8, num_images=4, seed=0
+    )
+    return split, sampler
+
+
+def peer_batches(
+    root: Path,
+    split: Split,
+    sampler: BalancedSampler,
+    numbers: range,
+    pool: ThreadPoolExecutor,
+    resampling: Image.Resampling,
+) -> Iterator[np.ndarray]:
+    """What loaders in re-identification do, without augmentation and normalisation.
+
+    PIL decodes and resizes outside Python's lock, so that threads are its strongest
+    form: worker processes would have to hand eight megabytes a batch back.
+    """
+
+    def read(number: int) -> np.ndarray:
+        images = []
+        for index in sampler.batch(number):
+            with Image.open(root / split.name[index]) as image:
+                small = image.convert("RGB").resize(IMAGE_SIZE[::-1], resampling)
+            images.append(np.array(small))
+        return np.stack(images)
+
+    return pool.map(read, numbers)
+
+
+def compare(
+    root: Path, data_dir: Path, rounds: int, batches: int, threads: int
+) -> dict[str, list[float]]:
+    """Images a second of all loaders in every round, after one that does not count."""
+    split, sampler = training_data(data_dir)
+    with ThreadPoolExecutor(threads) as pool:
+
+        def ours(numbers: range) -> Iterator[np.ndarray]:
+            for batch in train_batches(
+                split,
+                sampler,
+                IMAGE_SIZE,
+                start=numbers.start,
+                stop=numbers.stop,
+                num_threads=threads,
+            ):
+                yield batch["image"]
+
+        def peer(resampling: Image.Resampling) -> Callable:
+            return lambda numbers: peer_batches(
+                root, split, sampler, numbers, pool, resampling
+            )
+
+        loaders = {OURS: ours, **{name: peer(how) for name, how in PEERS.items()}}
+        rates: dict[str, list[float]] = {name: [] for name in loaders}
+        for i in track(
+            range(rounds + 1),
+            "reading",
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        ):
+            numbers = range(i * batches, (i + 1) * batches)
+            for name, loader in loaders.items():
+                start = time.perf_counter()
+                for images in loader(numbers):
+                    assert images.shape == (BATCH, *IMAGE_SIZE, 3)
+                rates[name].append(BATCH * batches / (time.perf_counter() - start))
+    return {name: values[1:] for name, values in rates.items()}
+
+
+def resident(field: str) -> float:
+    """Resident memory of this process in MB: VmRSS is that of now, VmHWM the peak.
+
+    Not by getrusage, whose peak a process takes over from the one that started it.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise ValueError(f"{field} is not in /proc/self/status")
+
+
+def read_once(data_dir: Path, batches: int, threads: int) -> dict[str, float]:
+    """Time and memory of opening a data set and of reading from it."""
+    builder_of(DATASET, data_dir)  # imports TFDS, which is not the opening
+    before = resident("VmRSS")
+    start = time.perf_counter()
+    split, sampler = training_data(data_dir)
+    opened = time.perf_counter()
+    after = resident("VmRSS")
+    for _ in train_batches(
+        split, sampler, IMAGE_SIZE, start=0, stop=batches, num_threads=threads
+    ):
+        pass
+    return {
+        "before": before,
+        "opening": opened - start,
+        "opened": after,
+        "rate": BATCH * batches / (time.perf_counter() - opened),
+        "peak": resident("VmHWM"),
+    }
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Median (smallest–largest)."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"
+
+
+def print_rates(rates: dict[str, list[float]]) -> None:
+    """Prints the comparison, with ratios round by round, which drift does not touch."""
+    print("\n| loader | images/s | `train_batches` / this |\n|---|---|---|")
+    for name, values in rates.items():
+        ratios = [a / b for a, b in zip(rates[OURS], values, strict=True)]
+        print(f"| {name} | {spread(values, 0)} | {spread(ratios, 2)} |")
+
+
+def print_growth(sets: dict[int, Path], prepared: dict[int, float], args: list) -> None:
+    """Prints what opening and reading costs, for data sets of different size."""
+    columns = (
+        "images",
+        "files, MB",
+        "preparing, s",
+        "opening, s",
+        "resident before, MB",
+        "when open, MB",
+        "peak of reading, MB",
+        "images/s",
+    )
+    print(f"\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    for count, data_dir in sets.items():
+        runs = [
+            json.loads(
+                subprocess.run(
+                    [sys.executable, __file__, f"--read={data_dir}", *args],
+                    check=True,
+                    capture_output=True,
+                ).stdout
+            )
+            for _ in range(3)
+        ]
+        middle = {k: statistics.median(run[k] for run in runs) for k in runs[0]}
+        size = sum(path.stat().st_size for path in data_dir.rglob("*array_record*"))
+        figures = [
+            f"{count:,}",
+            f"{size / 1e6:,.0f}",
+            f"{prepared[count]:.1f}",
+            f"{middle['opening']:.2f}",
+            f"{middle['before']:.0f}",
+            f"{middle['opened']:.0f}",
+            f"{middle['peak']:.0f}",
+            f"{middle['rate']:,.0f}",
+        ]
+        print(f"| {' | '.join(figures)} |")
+
+
+def main() -> None:
+    """Measures what the flags say."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        type=int,
+        default=[5000, 45000],
+        help="of the data sets; the last is compared (default 5000 45000)",
+    )
+    parser.add_argument("--rounds", type=int, default=11, help="counted (default 11)")
+    parser.add_argument(
+        "--batches", type=int, default=30, help="of 64 images a round (default 30)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=2, help="and as many cores (default 2)"
+    )
+    parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if min(flags.images) < 8 * IMAGES_PER_IDENTITY:
+        parser.error(f"--images needs at least {8 * IMAGES_PER_IDENTITY}: 8 persons")
+    if min(flags.rounds, flags.batches, flags.threads) < 1:
+        parser.error("--rounds, --batches and --threads must be at least 1")
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: flags.threads])
+    if flags.read:
+        print(json.dumps(read_once(flags.read, flags.batches, flags.threads)))
+        return
+
+    print(machine_line("opencv-python-headless", "pillow", "grain", "array_record"))
+    rng = np.random.default_rng(0)
+    files = [jpeg(rng) for _ in range(DIFFERENT)]
+    sizes = np.percentile([len(file) for file in files], [1, 50, 99]) / 1e3
+    print(
+        f"JPEG files of {sizes[1]:.1f} kB (1 % to 99 %: {sizes[0]:.1f} to"
+        f" {sizes[2]:.1f}), {flags.threads} threads, {flags.rounds} rounds of"
+        f" {BATCH * flags.batches:,} images, median (range)"
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        sets, prepared = {}, {}
+        for count in flags.images:
+            root = Path(directory, f"tree{count}")
+            sets[count] = Path(directory, f"data{count}")
+            write_tree(root, files, count)
+            prepared[count] = prepare_silently(root, sets[count])
+        # The trees of `root` and `count` are the last ones.
+        print_rates(
+            compare(root, sets[count], flags.rounds, flags.batches, flags.threads)
+        )
+        print_growth(
+            sets, prepared, [f"--batches={flags.batches}", f"--threads={flags.threads}"]
+        )
+
+
+if __name__ == "__main__":
+    main()
