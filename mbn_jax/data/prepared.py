@@ -72,10 +72,11 @@ def write(builder: Any) -> None:
     leftovers = f"incomplete.*_{directory.name}"
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(directory.parent, builder.info.full_name):
+        with _alone(directory.parent, builder.info.full_name) as alone:
             if is_prepared(builder):
                 return
-            for leftover in directory.parent.glob(leftovers):
+            # Another process may be writing what looks like a leftover.
+            for leftover in directory.parent.glob(leftovers) if alone else ():
                 shutil.rmtree(leftover)
             # TFDS makes the directory of its downloads, and there are none.
             with tempfile.TemporaryDirectory() as downloads:
@@ -97,15 +98,26 @@ def write(builder: Any) -> None:
 
 
 @contextlib.contextmanager
-def _alone(directory: Path, title: str) -> Iterator[None]:
-    """Keeps other processes from writing in a directory; the lock ends with ours."""
+def _alone(directory: Path, title: str) -> Iterator[bool]:
+    """Keeps other processes from writing in a directory; the lock ends with ours.
+
+    Yields:
+        Whether there is a lock: some network file systems have none for directories.
+    """
     descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        yield _lock(descriptor, title)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, title: str) -> bool:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(f"Another process prepares {title}; waiting", file=sys.stderr)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    except OSError:
+        return False
+    return True

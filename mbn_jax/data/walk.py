@@ -101,6 +101,7 @@ def image_names(folder: Path, pattern: str, findings: Findings) -> list[str]:
         if (
             re.fullmatch(pattern, entry.name)
             and entry.name.isprintable()
+            and not entry.name.startswith(".")  # what some systems put beside a file
             and not entry.is_dir()
         ):
             found.append(entry.name)

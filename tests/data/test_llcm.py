@@ -139,7 +139,11 @@ def test_broken_tree_is_described(root, case):
 
 def test_what_no_list_has_is_left_out_with_a_warning(root):
     before = {split: len(records) for split, records in scan(root).splits.items()}
-    strange = ["vis/cam1/0009/new.jpg", "test_vis/cam1/0500/new.jpg"]
+    strange = [
+        "vis/cam1/0009/new.jpg",
+        "test_vis/cam1/0500/new.jpg",
+        "test_vis/cam1/0003/._new.jpg",
+    ]
     for name in strange:
         trees.add_image(root, name)
     (root / "vis/cam10").mkdir()

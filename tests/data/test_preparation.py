@@ -258,6 +258,19 @@ def test_two_processes_do_not_write_at_once(whole, data_dir, monkeypatch, capsys
     assert images_of(data_dir) == 3 * 6 * 3
 
 
+def test_file_system_without_locks_will_do(whole, data_dir, monkeypatch):
+    def no_lock(*_):
+        raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr(fcntl, "flock", no_lock)
+    # It may belong to a process that is at work.
+    left = data_dir / "sysu_mm01/incomplete.ABCDEF_1.0.0"
+    left.mkdir(parents=True)
+    prepare_data("sysu_mm01", whole, data_dir)
+    assert images_of(data_dir) == 3 * 6 * 3
+    assert left.exists()
+
+
 @pytest.mark.parametrize("name", ["market1501", "regdb/split11", "sysu_mm01/x", ""])
 def test_unknown_data_set_is_answered_with_the_known_ones(whole, data_dir, name):
     with pytest.raises(InputError, match=f"'{name}' to prepare; the known ones are"):

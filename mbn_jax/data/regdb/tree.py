@@ -112,7 +112,7 @@ def _images(root: Path, findings: Findings) -> dict[str, ImageFile]:
     for modality, code in MODALITIES.items():
         letter = modality[0].lower()
         folder = root / modality
-        for identity, below in walk.identity_folders(folder, "[0-9]+", findings):
+        for identity, below in walk.identity_folders(folder, "[0-9]{1,6}", findings):
             for file in walk.image_names(below, r".+\.bmp", findings):
                 name = f"{modality}/{below.name}/{file}"
                 images[name] = ImageFile(name, identity, CAMERAS[modality], code)
@@ -139,7 +139,7 @@ def _listed(
     found: dict[str, lists.IndexLine] = {}
     for modality in MODALITIES:
         index = root / f"idx/{split}_{modality.lower()}_{number}.txt"
-        pattern = rf"{modality}/[0-9]+/[^/]+\.bmp"
+        pattern = rf"{modality}/[0-9]{{1,6}}/[^/]+\.bmp"
         for line in lists.read_index(index, pattern, findings):
             if line.name not in images:
                 absent[line.name].append(line.place)
