@@ -38,7 +38,6 @@ flags.DEFINE_bool("flip_average", False, "Mean with the mirror image; of --workd
 flags.DEFINE_string("data_dir", None, "Prepared data; where the run found them.")
 flags.DEFINE_string("save_features", None, "npz to write, instead of evaluating.")
 flags.DEFINE_bool("json", False, "JSON on standard output instead of the table.")
-_OF_FEATURES = ("protocol",)
 _OF_WORKDIR = ("checkpoint", "flip_average", "data_dir", "save_features")
 _OPTIONS = ("search", "shots", "gallery", "rand_perm_cam", "direction", "variant")
 
@@ -53,7 +52,7 @@ def main(argv: list[str]) -> None:
     try:
         if (given.workdir is None) == (given.features is None):
             raise InputError("Give either --workdir or --features.")
-        for name in _OF_FEATURES if given.features is None else _OF_WORKDIR:
+        for name in ("protocol",) if given.features is None else _OF_WORKDIR:
             if given[name].present:
                 other = "--workdir" if given.features is None else "--features"
                 raise InputError(f"--{name} does not go with {other}: leave it out.")

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from mbn_jax.data.datasets import Split, load_split
@@ -18,7 +19,7 @@ from mbn_jax.evaluation.feature_file import write_features
 from mbn_jax.files import read_json
 from mbn_jax.training.checkpoint import load_with_step
 from mbn_jax.training.config import MACHINE_KEYS, flatten, read_config
-from mbn_jax.training.mesh import make_mesh
+from mbn_jax.training.mesh import make_mesh, replicated
 from mbn_jax.training.step import make_feature_fn
 
 NUM_SPLITS = 10
@@ -60,6 +61,8 @@ def test_features(
     split = load_split(
         config.data.dataset, "test", network.data_dir or config.data.data_dir
     )
+    mesh = make_mesh()
+    variables = jax.device_put(variables, replicated(mesh))
     embedding = make_feature_fn(model, flip_average=network.flip_average)
     with progress("Embedding", "Embedded", split.dataset, len(split)) as advance:
 
@@ -81,7 +84,7 @@ def test_features(
             batches(),
             split.modality,
             batch_size=_BATCH,
-            mesh=make_mesh(),
+            mesh=mesh,
         )
     label = f"{workdir}, step {step} of {config.num_steps}"
     return features, split, label + ", flip-averaged" * network.flip_average

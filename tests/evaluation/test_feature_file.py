@@ -75,7 +75,7 @@ def test_a_mistake_is_named(tmp_path, changes, message):
 
 def test_python_objects_are_refused(tmp_path):
     path = save(tmp_path / "f.npz", name=np.array(["a", None, 3], object))
-    with pytest.raises(InputError, match="cannot be read as an .npz of plain arrays"):
+    with pytest.raises(InputError, match=r"cannot be read as an \.npz of plain arrays"):
         read_features(path)
 
 
@@ -83,7 +83,7 @@ def test_another_file_is_refused(tmp_path):
     (tmp_path / "text.npz").write_text("features")
     np.save(tmp_path / "single.npy", np.zeros((3, 4)))
     for name in ("text.npz", "single.npy"):
-        with pytest.raises(InputError, match="cannot be read as an .npz"):
+        with pytest.raises(InputError, match=r"cannot be read as an \.npz"):
             read_features(tmp_path / name)
     with pytest.raises(InputError, match="does not exist"):
         read_features(tmp_path / "absent.npz")
@@ -92,7 +92,7 @@ def test_another_file_is_refused(tmp_path):
 def test_a_truncated_file_is_refused(tmp_path):
     path = save(tmp_path / "f.npz")
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(InputError, match="cannot be read as an .npz"):
+    with pytest.raises(InputError, match=r"cannot be read as an \.npz"):
         read_features(path)
 
 
