@@ -86,8 +86,8 @@ def scan(manual_dir: str | os.PathLike) -> Tree:
         findings.warning(
             "unlisted identities",
             f"{sum(len(images[i]) for i in unlisted):,} images of {len(unlisted)}"
-            f" identities ({walk.some(unlisted)}) are left out: no list in exp/ has"
-            " them. In the complete data set these are 1,118 of 22.",
+            f" identities ({walk.some(unlisted)}) are in no list of exp/ and are left"
+            " out (1,118 of 22 in the complete data set).",
         )
 
     counts = []
