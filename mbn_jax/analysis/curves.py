@@ -1,6 +1,7 @@
 """Curves of a run as inline SVG that takes the text colour of the page around it."""
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ _PROTOCOL_COLOURS = (BLUE, ORANGE)
 # Drawn in a colour that nothing else has, and then replaced by CSS's currentColor.
 _INK = "#010203"
 _MOST_POINTS = 800
+_TITLE_WIDTH = 36  # letters that fit above a chart
 
 
 def training_curves(lines: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -139,7 +141,8 @@ def _chart(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     figure.patch.set_alpha(0)
     axes = figure.add_subplot()
     axes.patch.set_alpha(0)
-    axes.set_title(title, color=_INK, fontsize=12, loc="left", weight="bold")
+    lines = textwrap.fill(title, _TITLE_WIDTH)
+    axes.set_title(lines, color=_INK, fontsize=12, loc="left", weight="bold")
     axes.set_xlabel(x, color=_INK)
     axes.set_ylabel(y, color=_INK)
     axes.tick_params(colors=_INK)

@@ -59,11 +59,12 @@ def prepare_data(
         write(builder)
     for name, builder in builders.items():
         print(f"{name} is prepared in {builder.data_path}.")
-    family = dataset.partition("/")[0]
-    print(
-        f"Next: python experiments/train.py --workdir=runs/{family}"
-        f" --config=experiments/configs/{family}.py"
-    )
+    family, _, part = next(iter(builders)).partition("/")
+    flags = f"--config=experiments/configs/{family}.py"
+    if part:
+        flags += f" --config.data.dataset={family}/{part}"
+    workdir = f"runs/{family}{part.replace('split', '_')}"
+    print(f"Next: python experiments/train.py --workdir={workdir} {flags}")
 
 
 def check(dataset: str, manual_dir: str | os.PathLike) -> Tree:

@@ -1,5 +1,6 @@
 """From a checked tree to a TFDS data set: the same order, the same bytes."""
 
+import abc
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -35,9 +36,9 @@ class TreeBuilder(  # type: ignore[call-arg]
 
     tree: Tree | None = None
 
+    @abc.abstractmethod
     def scan(self, manual_dir: str | os.PathLike) -> Tree:
         """Walks the folder of the data set; defined by each of them."""
-        raise NotImplementedError
 
     def splits_of(self, tree: Tree) -> Mapping[str, Records]:
         """The splits of this configuration."""
