@@ -4,10 +4,10 @@ r"""Evaluates a trained model, or features of any framework, by a protocol.
   python experiments/evaluate.py --workdir 'runs/regdb_{split}'
   python experiments/evaluate.py --features F.npz --protocol sysu_mm01 --search indoor
 
-One call, one protocol: the usual one of the data set where no option says otherwise.
-With {split} in the work directory it is the mean over RegDB's ten splits. The npz holds
-`features` (N, D), `identity`, `camera`, `modality` (0 visible, 1 infrared) and `name`
-(path in the data set's tree), each (N,). docs/protocols.md explains the options.
+One call, one protocol: the usual one of the data set where no option says otherwise
+(docs/protocols.md). With {split} in the work directory it is the mean over RegDB's ten
+splits. The npz holds `features` (N, D), `identity`, `camera`, `modality` (0 visible, 1
+infrared) and `name` (path in the data set's tree), each (N,) (docs/feature-files.md).
 """
 
 import sys

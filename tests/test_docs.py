@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import pytest
 
+from mbn_jax.evaluation.evaluation import evaluate_file
 from mbn_jax.training.config import default_config, flatten
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +24,14 @@ def test_the_layer_in_the_readme_runs():
     exec(code_blocks("README.md")[0], namespace)
     assert namespace["y"].shape == (8, 16, 16, 64)
     assert namespace["updates"]["batch_stats"]["mean"].shape == (2, 64)
+
+
+def test_the_feature_file_of_its_page_can_be_evaluated(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(code_blocks("docs/feature-files.md")[0], {})
+    result = evaluate_file("F.npz", "sysu_mm01", {}, "cosine")
+    # Two people in two infrared cameras, twice; in four visible ones, one drawn.
+    assert (result["num_queries"], result["gallery_size"]) == (8, 8)
 
 
 def test_the_picture_of_the_two_gaps_is_drawn_by_its_script(tmp_path):

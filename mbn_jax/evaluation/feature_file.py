@@ -1,6 +1,6 @@
 """Features in a file, so that those of any framework can be evaluated.
 
-docs/protocols.md describes the format.
+docs/feature-files.md describes the format.
 """
 
 import io
