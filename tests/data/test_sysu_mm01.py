@@ -13,6 +13,7 @@ from mbn_jax.data.pipeline import load_images
 from mbn_jax.data.preparation import prepare_data
 from mbn_jax.data.sysu_mm01.tree import scan
 from mbn_jax.errors import InputError
+from mbn_jax.evaluation import evaluate_chance, read_permutations, sysu_mm01
 
 from . import trees
 
@@ -219,3 +220,24 @@ def test_true_shape_has_the_published_numbers(tmp_path):
     assert sizes("train", "val") == [22_258, 11_909]
     assert sizes("test") == [6_775, 3_803]
     assert len(tree.names) == 44_745
+
+    test = tree.splits["test"]
+    permutations = read_permutations(Path(OFFICIAL) / "rand_perm_cam.mat")
+    for search, shots, expected in (
+        ("all", 1, 301),
+        ("all", 10, 3_010),
+        ("indoor", 1, 112),
+        ("indoor", 10, 1_120),
+    ):
+        for protocol in (
+            sysu_mm01(search, shots),
+            sysu_mm01(search, shots, "official", permutations),
+        ):
+            trials = protocol.trials(test)
+            assert len(trials) == 10
+            assert {len(query) for query, _ in trials} == {3_803}
+            assert {len(np.unique(gallery)) for _, gallery in trials} == {expected}
+            assert protocol.published_gallery == expected
+    chance = evaluate_chance(test, [sysu_mm01("all"), sysu_mm01("indoor")])
+    assert chance["sysu_mm01_all_1shot_agw"]["num_valid_queries"] == 3_803
+    assert chance["sysu_mm01_indoor_1shot_agw"]["num_valid_queries"] == 2_208
