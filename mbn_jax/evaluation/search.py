@@ -106,9 +106,9 @@ class Search:
                 self._removed,
                 self._query_camera[rows],
                 self._gallery_identity,
+                1 + self._gallery_identity.max(),
                 remove_same_view=self._protocol.remove_same_camera,
                 by_identity=self._protocol.cmc == "identities",
-                num_identities=1 + int(self._gallery_identity.max()),
             )
         )
 
@@ -126,9 +126,7 @@ class Search:
         return np.where(exists, image, -1).astype(np.int32)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("remove_same_view", "by_identity", "num_identities")
-)
+@functools.partial(jax.jit, static_argnames=("remove_same_view", "by_identity"))
 def _rank(
     distances: jax.Array,
     matches: jax.Array,
@@ -138,10 +136,10 @@ def _rank(
     removed: jax.Array,
     query_camera: jax.Array,
     gallery_identity: jax.Array,
+    num_identities: jax.Array,
     *,
     remove_same_view: bool,
     by_identity: bool,
-    num_identities: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The results of `Search.ranks`; matches from column ``most_matches`` on are -1."""
     seen = ~removed[query_camera]
@@ -189,7 +187,7 @@ def _rank(
 
 
 def _num_identities(
-    chosen: jax.Array, identity: jax.Array, num_identities: int
+    chosen: jax.Array, identity: jax.Array, num_identities: jax.Array
 ) -> jax.Array:
     """How many identities (G,) the chosen images (q, G) of each query show, (q,)."""
     bit = jnp.left_shift(jnp.uint32(1), (identity % 32).astype(jnp.uint32))[None, :]
