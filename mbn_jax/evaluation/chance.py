@@ -6,6 +6,7 @@ them match, so it is computed, not simulated.
 """
 
 import functools
+import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -110,8 +111,9 @@ def expected_identity_cmc(
        P\Bigl(\sum_j \mathrm{Bernoulli}(1 - u^{n_j}) < k\Bigr) \, du .
 
     The integrand is a polynomial of degree N - 1 for N images, which Gauss-Legendre
-    quadrature with N / 2 nodes integrates exactly. With 256 nodes the error stays
-    below 1e-9 for larger galleries, too.
+    quadrature with N / 2 nodes integrates exactly. It changes fastest near u = 1, on a
+    scale of 1 / N, and there n nodes lie 1 / n^2 apart: a few times the root of N of
+    them leave an error below 1e-9, measured up to 100,000 images.
 
     Args:
         matches: R, images of the query's identity, at least one.
@@ -121,19 +123,21 @@ def expected_identity_cmc(
     Returns:
         (length,) float64, for k = 1 ... length.
     """
-    num_nodes = min((matches + sum(others)) // 2 + 1, 256)
+    size = matches + sum(others)
+    num_nodes = min(size // 2 + 1, 64 + 4 * math.isqrt(size))
     nodes, weights = np.polynomial.legendre.leggauss(num_nodes)
     u = (nodes + 1) / 2
     weights = weights / 2 * matches * u ** (matches - 1)
     # How many of the other identities have arrived: row by row of nodes, up to length.
     arrived = np.zeros((num_nodes, length))
     arrived[:, 0] = 1
-    for size, count in Counter(others).items():
-        waits = (u**size)[:, None]
+    for images, count in Counter(others).items():
+        waits = (u**images)[:, None]
         for _ in range(count):
             arrives = np.pad(arrived[:, :-1], ((0, 0), (1, 0)))
             arrived = waits * arrived + (1 - waits) * arrives
-    return np.cumsum(weights @ arrived)
+    # The sum of all may exceed one by a rounding.
+    return np.minimum(np.cumsum(weights @ arrived), 1.0)
 
 
 def expected_cmc(size: int, matches: int, length: int) -> np.ndarray:
