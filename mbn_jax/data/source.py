@@ -1,6 +1,6 @@
 """Reading what TFDS has prepared: records at random, and all their labels.
 
-For TFDS to parse a record takes longer than to read it, five times as long as here
+For TFDS to parse a record takes longer than to read it, four times as long as here
 (docs/benchmarks.md): it asks every feature for its type, shape and decoder each time.
 So records are taken from it as they are stored, ``tf.train.Example`` messages.
 """
