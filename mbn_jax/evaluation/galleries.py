@@ -120,7 +120,8 @@ def read_permutations(path: str | Path) -> Permutations:
     import scipy.io
 
     try:
-        cameras = scipy.io.loadmat(path)["rand_perm_cam"]
+        with open(path, "rb") as file:
+            cameras = scipy.io.loadmat(file)["rand_perm_cam"]
         orders = {
             (camera, identity): np.asarray(order, np.int64)
             for camera, cell in enumerate(cameras[:, 0], start=1)
@@ -133,10 +134,9 @@ def read_permutations(path: str | Path) -> Permutations:
             f"{path} does not exist; give the path of rand_perm_cam.mat, which lies in "
             "the folder exp of SYSU-MM01 or of its repository."
         ) from error
-    # What scipy raises for a file that is no .mat, and numpy for another content.
-    except (
-        OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError,
-    ) as error:  # fmt: skip
+    # What scipy raises for a file that is no .mat, or a damaged one, and numpy for
+    # another content have no class in common but this.
+    except Exception as error:
         raise InputError(
             f"{path} is not the rand_perm_cam.mat of SYSU-MM01 ({error}); give that "
             "file."
@@ -175,7 +175,7 @@ def _image_number(name: str) -> int:
     stem = PurePosixPath(name).stem
     if not stem.isdecimal():
         raise InputError(
-            f"The image name {name!r} does not end in a number, as in "
+            f"The image name {str(name)!r} does not end in a number, as in "
             "cam1/0006/0017.jpg, by which the official galleries name their images; "
             "give the names of the files on disk."
         )

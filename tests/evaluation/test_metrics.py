@@ -1,50 +1,21 @@
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies
 
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation import (
     INFRARED_TO_VISIBLE,
-    cosine_distances,
+    feature_metrics,
     retrieval_metrics,
+    sysu_mm01,
 )
 
+from . import reference
+
 KEEP_SAME_CAMERA = dataclasses.replace(INFRARED_TO_VISIBLE, remove_same_camera=False)
-
-
-def reference(distances, query_ids, gallery_ids, query_cameras, gallery_cameras):
-    """The definitions, as loops."""
-    cmcs, precisions, penalties = [], [], []
-    for q in range(len(query_ids)):
-        gallery = [
-            g
-            for g in range(len(gallery_ids))
-            if (gallery_ids[g], gallery_cameras[g]) != (query_ids[q], query_cameras[q])
-        ]
-        gallery.sort(key=lambda g: distances[q][g])  # Python's sort is stable
-        ranks = [
-            rank
-            for rank, g in enumerate(gallery, start=1)
-            if gallery_ids[g] == query_ids[q]
-        ]
-        if not ranks:
-            continue
-        length = min(50, len(gallery_ids))
-        cmcs.append([any(r <= k for r in ranks) for k in range(1, length + 1)])
-        precisions.append(np.mean([i / r for i, r in enumerate(ranks, start=1)]))
-        penalties.append(len(ranks) / ranks[-1])
-    cmc = np.mean(cmcs, axis=0)
-    figures = {f"rank{k}": cmc[min(k, len(cmc)) - 1] for k in (1, 5, 10, 20)}
-    return {
-        **figures,
-        "mAP": np.mean(precisions),
-        "mINP": np.mean(penalties),
-        "cmc": list(cmc),
-        "num_queries": len(query_ids),
-        "num_valid_queries": len(cmcs),
-        "gallery_size": len(gallery_ids),
-    }
 
 
 def assert_same(actual, expected):
@@ -53,23 +24,145 @@ def assert_same(actual, expected):
         np.testing.assert_allclose(actual[key], expected[key], atol=1e-6, err_msg=key)
 
 
-def labels(rng, count, identities=6, cameras=3):
-    return rng.integers(identities, size=count), rng.integers(cameras, size=count)
+def loops(distances, query_ids, gallery_ids, query_cameras, gallery_cameras, protocol):
+    """The same by loops, for a protocol of any rules."""
+    count = len(query_ids)
+    identity = [*query_ids, *gallery_ids]
+    camera = [*query_cameras, *gallery_cameras]
+    distance = [[0] * count + list(row) for row in distances]
+
+    def skips(q, g):
+        same = identity[q] == identity[g] and camera[q] == camera[g]
+        return (protocol.remove_same_camera and same) or (
+            (camera[q], camera[g]) in protocol.removed_cameras
+        )
+
+    gallery = range(count, len(identity))
+    scores = reference.score(
+        identity, distance, range(count), gallery, skips, protocol.cmc
+    )
+    return reference.figures(scores, count, len(gallery)) if scores.query else None
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_equals_the_definitions_with_ties_and_queries_without_a_match(seed):
-    rng = np.random.default_rng(seed)
-    num_queries, gallery_size = rng.integers(1, 150), rng.integers(3, 90)
-    query_ids, query_cameras = labels(rng, num_queries, identities=9)
-    gallery_ids, gallery_cameras = labels(rng, gallery_size)
-    query_ids[0], gallery_ids[0] = 0, 0
-    query_cameras[0], gallery_cameras[0] = 0, 1
-    # Few distinct values, so that most distances have equals.
-    distances = rng.integers(8, size=(num_queries, gallery_size)).astype(np.float32)
-    arguments = (distances, query_ids, gallery_ids, query_cameras, gallery_cameras)
-    actual = retrieval_metrics(*arguments, protocol=INFRARED_TO_VISIBLE)
-    assert_same(actual, reference(*arguments))
+NUM_QUERIES, GALLERY_SIZE = 12, 20
+RULES = [
+    dataclasses.replace(
+        INFRARED_TO_VISIBLE,
+        remove_same_camera=same,
+        removed_cameras=removed,
+        cmc=cmc,
+    )
+    for same in (True, False)
+    for removed in ((), ((0, 1), (0, 2), (2, 2)))
+    for cmc in ("images", "identities")
+]
+
+
+def lists(values, length):
+    return strategies.lists(
+        strategies.integers(0, values - 1), min_size=length, max_size=length
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    distances=lists(4, NUM_QUERIES * GALLERY_SIZE),
+    query_ids=lists(5, NUM_QUERIES),
+    gallery_ids=lists(4, GALLERY_SIZE),
+    query_cameras=lists(3, NUM_QUERIES - 1),
+    gallery_cameras=lists(3, GALLERY_SIZE),
+    protocol=strategies.sampled_from(RULES),
+)
+def test_any_rules_equal_the_loops_whatever_the_labels_and_the_ties(
+    distances, query_ids, gallery_ids, query_cameras, gallery_cameras, protocol
+):
+    distances = np.array(distances, np.float32).reshape(NUM_QUERIES, GALLERY_SIZE)
+    arguments = (
+        distances,
+        np.array(query_ids),
+        np.array(gallery_ids),
+        np.array([*query_cameras, 2]),  # always three cameras: one program
+        np.array(gallery_cameras),
+    )
+    expected = loops(*arguments, protocol)
+    if expected is None:
+        with pytest.raises(InputError, match="has a match"):
+            retrieval_metrics(*arguments, protocol=protocol)
+    else:
+        assert_same(retrieval_metrics(*arguments, protocol=protocol), expected)
+
+
+@pytest.mark.parametrize("cmc", ["images", "identities"])
+def test_many_matches_and_many_identities_equal_the_loops(cmc):
+    # More matches than are counted in a pass, and more identities.
+    rng = np.random.default_rng(0)
+    gallery_ids = np.concatenate([rng.integers(300, size=500), np.full(41, 7)])
+    query_ids = np.array([7, 7, *rng.integers(320, size=30)])
+    protocol = dataclasses.replace(INFRARED_TO_VISIBLE, cmc=cmc)
+    arguments = (
+        rng.integers(200, size=(32, 541)).astype(np.float32),
+        query_ids,
+        gallery_ids,
+        rng.integers(2, size=32),
+        rng.integers(4, size=541),
+    )
+    found = retrieval_metrics(*arguments, protocol=protocol)
+    assert_same(found, loops(*arguments, protocol))
+
+
+def test_an_identity_that_the_gallery_does_not_hold_changes_nothing_for_the_others():
+    rng = np.random.default_rng(1)
+    distances = rng.random((4, 6))
+    gallery = [1, 2, 3, 1, 2, 3], [0, 1, 0, 1, 0, 1]
+    for absent in (0, 2**40):  # below and far above the others
+        with_absent = retrieval_metrics(
+            distances, [1, absent, 2, absent], gallery[0], [2] * 4, gallery[1],
+            protocol=INFRARED_TO_VISIBLE,
+        )  # fmt: skip
+        without = retrieval_metrics(
+            distances[::2], [1, 2], gallery[0], [2] * 2, gallery[1],
+            protocol=INFRARED_TO_VISIBLE,
+        )  # fmt: skip
+        assert with_absent.pop("num_queries") == 4
+        assert without.pop("num_queries") == 2
+        assert with_absent == without
+
+
+@pytest.mark.parametrize("cmc", ["images", "identities"])
+def test_labels_may_be_names_negative_or_far_apart(cmc):
+    rng = np.random.default_rng(2)
+    protocol = dataclasses.replace(
+        INFRARED_TO_VISIBLE, cmc=cmc, removed_cameras=((1, 2),)
+    )
+    distances = rng.random((12, 20))
+    ids = rng.integers(5, size=12), rng.integers(5, size=20)
+    cameras = rng.integers(3, size=12), rng.integers(3, size=20)
+    expected = retrieval_metrics(distances, *ids, *cameras, protocol=protocol)
+    for names in (
+        np.array(["anna", "ben", "carl", "dora", "emil"]),
+        np.array([-(2**62), -1, 0, 2**40, 2**62]),
+        np.array([0, 255, 7, 100, 101], np.uint8),
+    ):
+        named = (names[side] for side in ids)
+        found = retrieval_metrics(distances, *named, *cameras, protocol=protocol)
+        assert found == expected
+
+
+def test_cameras_may_be_names():
+    arguments = ([[0.1, 0.2, 0.3]], [1], [1, 2, 1], ["door"], ["door", "hall", "hall"])
+    figures = retrieval_metrics(*arguments, protocol=INFRARED_TO_VISIBLE)
+    assert figures["cmc"] == [0, 1, 1]
+    figures = retrieval_metrics(*arguments, protocol=sysu_mm01())
+    assert figures["cmc"] == [1, 1, 1]
+
+
+def test_distances_may_be_on_the_device_or_of_any_number_type():
+    distances = np.random.default_rng(3).integers(9, size=(3, 5))
+    labels = ([1, 2, 1], [1, 2, 2, 1, 1], [0] * 3, [1] * 5)
+    expected = retrieval_metrics(distances, *labels, protocol=INFRARED_TO_VISIBLE)
+    for same in (distances.tolist(), distances.astype(float), jnp.asarray(distances)):
+        found = retrieval_metrics(same, *labels, protocol=INFRARED_TO_VISIBLE)
+        assert found == expected
 
 
 def test_figures_are_plain_numbers_that_json_can_hold():
@@ -135,19 +228,38 @@ def test_a_gallery_smaller_than_the_rank_counts_as_its_end():
     assert figures["rank5"] == figures["rank20"] == 1
 
 
-def test_identities_may_be_names():
-    figures = retrieval_metrics(
-        [[0.1, 0.2]], ["anna"], ["ben", "anna"], ["a"], ["b", "b"],
-        protocol=INFRARED_TO_VISIBLE,
-    )  # fmt: skip
-    assert figures["mAP"] == pytest.approx(1 / 2)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [(0, 0), (1, 1), (1, 2)])
+def test_distances_that_are_not_finite_are_refused_wherever_they_are(value, place):
+    # Query 1 has no match, and gallery image 2 is hidden from it.
+    distances = np.full((2, 3), 0.5)
+    distances[place] = value
+    with pytest.raises(InputError, match="NaN or infinity"):
+        retrieval_metrics(
+            distances, [1, 9], [1, 2, 9], [0, 0], [1, 1, 0],
+            protocol=INFRARED_TO_VISIBLE,
+        )  # fmt: skip
 
 
 def test_features_that_are_not_finite_are_refused():
-    with pytest.raises(InputError, match="NaN or infinity"):
-        retrieval_metrics(
-            [[np.nan, 0.2]], [1], [1, 2], [0], [1, 1], protocol=INFRARED_TO_VISIBLE
-        )
+    features = np.ones((2, 4), np.float32)
+    broken = features.copy()
+    broken[1, 2] = np.nan
+    for query, gallery in ((broken, features), (features, broken)):
+        with pytest.raises(InputError, match="NaN or infinity"):
+            feature_metrics(
+                query, gallery, [1, 2], [1, 2], [0, 0], [1, 1],
+                protocol=INFRARED_TO_VISIBLE,
+            )  # fmt: skip
+
+
+def test_no_query_and_no_gallery_are_refused():
+    for ids, gallery in (([], [1]), ([1], [])):
+        with pytest.raises(InputError, match="has a match"):
+            retrieval_metrics(
+                np.zeros((len(ids), len(gallery))), ids, gallery, ids, gallery,
+                protocol=INFRARED_TO_VISIBLE,
+            )  # fmt: skip
 
 
 def test_shapes_that_do_not_fit_are_refused():
@@ -159,10 +271,3 @@ def test_shapes_that_do_not_fit_are_refused():
         retrieval_metrics(
             [[0.1, 0.2]], [1], [1, 2], [0], [1], protocol=INFRARED_TO_VISIBLE
         )
-
-
-def test_cosine_distances_of_unit_vectors():
-    query = np.array([[1.0, 0.0], [0.6, 0.8]], np.float32)
-    np.testing.assert_allclose(
-        cosine_distances(query, query), [[0, 0.4], [0.4, 0]], atol=1e-6
-    )

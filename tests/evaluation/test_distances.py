@@ -1,0 +1,92 @@
+"""Distances against NumPy in float64."""
+
+import numpy as np
+import pytest
+
+from mbn_jax.errors import InputError
+from mbn_jax.evaluation import (
+    INFRARED_TO_VISIBLE,
+    cosine_distances,
+    euclidean_distances,
+    feature_metrics,
+    l2_normalise,
+    llcm,
+    retrieval_metrics,
+    sysu_mm01,
+)
+from mbn_jax.evaluation.distances import distance_function
+
+
+def features(seed, *shape, offset=0.0):
+    values = np.random.default_rng(seed).normal(size=shape) + offset
+    return values.astype(np.float32)
+
+
+def test_cosine_distances_of_unit_vectors():
+    query = np.array([[1.0, 0.0], [0.6, 0.8]], np.float32)
+    np.testing.assert_allclose(
+        cosine_distances(query, query), [[0, 0.4], [0.4, 0]], atol=1e-6
+    )
+
+
+def test_a_cosine_does_not_depend_on_lengths():
+    query, gallery = features(0, 5, 8), features(1, 7, 8)
+    lengths = np.array([1e-12, 1e-3, 1.0, 1e3, 1e12], np.float32)[:, None]
+    expected = cosine_distances(l2_normalise(query), l2_normalise(gallery))
+    np.testing.assert_allclose(
+        cosine_distances(query * lengths, gallery), expected, atol=1e-6
+    )
+
+
+def test_a_feature_of_zeros_is_at_cosine_distance_one():
+    distances = cosine_distances(np.zeros((1, 4)), features(0, 3, 4))
+    np.testing.assert_array_equal(distances, [[1, 1, 1]])
+    np.testing.assert_array_equal(l2_normalise(np.zeros((2, 3))), np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_euclidean_distances_equal_numpy_in_float64_far_from_zero_too(offset):
+    query, gallery = features(0, 5, 8, offset=offset), features(1, 7, 8, offset=offset)
+    difference = query[:, None].astype(float) - gallery[None].astype(float)
+    expected = np.sqrt((difference**2).sum(axis=2))
+    np.testing.assert_allclose(euclidean_distances(query, gallery), expected, rtol=1e-4)
+
+
+def test_the_euclidean_distance_to_itself_is_nearly_zero_and_never_nan():
+    values = features(0, 6, 8)
+    distances = np.asarray(euclidean_distances(values, values))
+    assert np.isfinite(distances).all()
+    np.testing.assert_allclose(np.diag(distances), 0, atol=5e-3)
+
+
+def test_a_distance_that_does_not_exist_is_refused():
+    with pytest.raises(InputError, match="'manhattan', but one of cosine, euclidean"):
+        distance_function("manhattan")
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+@pytest.mark.parametrize("protocol", [INFRARED_TO_VISIBLE, sysu_mm01(), llcm()])
+def test_figures_of_features_are_those_of_their_distances(distance, protocol):
+    rng = np.random.default_rng(2)
+    query, gallery = features(3, 30, 8), features(4, 24, 8)
+    labels = (
+        rng.integers(6, size=30),
+        rng.integers(6, size=24),
+        rng.choice([3, 6], 30),
+        rng.choice([1, 2, 3, 4], 24),
+    )
+    expected = retrieval_metrics(
+        distance_function(distance)(query, gallery), *labels, protocol=protocol
+    )
+    found = feature_metrics(
+        query, gallery, *labels, protocol=protocol, distance=distance
+    )
+    assert found == expected
+
+
+def test_features_and_labels_of_different_numbers_are_refused():
+    with pytest.raises(InputError, match="features of 2 queries and 3 gallery images"):
+        feature_metrics(
+            features(0, 2, 4), features(1, 3, 4), [1, 2], [1, 2], [0, 0], [1, 1],
+            protocol=INFRARED_TO_VISIBLE,
+        )  # fmt: skip
