@@ -393,6 +393,7 @@ def test_the_usual_protocol_of_a_data_set_comes_first():
         (lambda: sysu_mm01(gallery="mine"), "gallery is 'mine'"),
         (lambda: sysu_mm01(shots=0), "shots is 0"),
         (lambda: sysu_mm01(gallery="official"), "need the authors' rand_perm_cam"),
+        (lambda: sysu_mm01(permutations={}), "do not use it: leave it out"),
         (lambda: regdb("thermal"), "direction is 'thermal'"),
         (lambda: llcm(variant="other"), "variant is 'other'"),
         (lambda: standard_protocols("market"), "no protocol for the data set 'market'"),
