@@ -51,7 +51,7 @@ details summary { cursor: pointer; font-weight: 600; padding: .4rem 0; }
 @media (max-width: 700px) {
   body { font-size: 15px; } h1 { font-size: 1.4rem; }
   th, td { padding: .3rem .2rem; font-size: .78rem; }
-  thead th { white-space: normal; }
+  th, td { white-space: normal; }
   .list { grid-template-columns: repeat(5, 1fr); padding-bottom: .8rem;
     border-bottom: 1px solid var(--line); }
   .list figure.query { grid-column: 1 / -1; display: flex; gap: .6rem;
