@@ -82,7 +82,7 @@ class Search:
         self.num_candidates = images[self._query_identity]
 
     def ranks(
-        self, distances: jax.Array, rows: np.ndarray | slice
+        self, distances: jax.Array | np.ndarray, rows: np.ndarray | slice
     ) -> tuple[bool, np.ndarray, np.ndarray]:
         """Ranks of all the matches of some queries.
 
