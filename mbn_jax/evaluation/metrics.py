@@ -51,7 +51,8 @@ def retrieval_metrics(
     identity among the gallery's identities in the order of their first images.
 
     Args:
-        distances: (Q, G), smaller is more alike; used as float32.
+        distances: (Q, G), smaller is more alike; of any numeric type: what differs in
+            float64 is no tie.
         query_ids: (Q,) identities.
         gallery_ids: (G,) identities.
         query_cameras: (Q,) cameras.
@@ -80,7 +81,7 @@ def retrieval_metrics(
         )
     # Not put on the device first: as arguments NumPy arrays need not be copied.
     return _metrics(
-        lambda rows: distances[rows].astype(np.float32, copy=False),
+        lambda rows: _in_float32(distances[rows]),
         (query_ids, gallery_ids, query_cameras, gallery_cameras),
         protocol,
     )
@@ -169,6 +170,22 @@ def _metrics(
         num_valid_queries=int(valid.sum()),
         gallery_size=gallery_size,
     )
+
+
+def _in_float32(distances: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+    """Rows of distances in the same order, ties included, as float32."""
+    rounded = distances.astype(np.float32, copy=False)
+    if isinstance(distances, jax.Array) or distances.dtype.itemsize <= 4:
+        return rounded
+    if (rounded == distances).all() or not np.isfinite(rounded).all():
+        return rounded
+    # Rounding could make ties. The places in the sorted row can be held exactly.
+    order = np.argsort(distances, axis=1)
+    ascending = np.take_along_axis(distances, order, axis=1)
+    place = np.zeros(distances.shape, np.float32)
+    place[:, 1:] = np.cumsum(ascending[:, 1:] != ascending[:, :-1], axis=1)
+    np.put_along_axis(rounded, order, place, axis=1)
+    return rounded
 
 
 def _chunks(search: Search) -> Iterator[tuple[_Rows, _Rows]]:

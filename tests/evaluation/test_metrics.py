@@ -271,3 +271,27 @@ def test_shapes_that_do_not_fit_are_refused():
         retrieval_metrics(
             [[0.1, 0.2]], [1], [1, 2], [0], [1], protocol=INFRARED_TO_VISIBLE
         )
+
+
+def test_what_differs_in_float64_is_no_tie():
+    # One apart in the last digit of float64, and equal in float32.
+    near = np.nextafter(0.5, 0.0)
+    for distances, rank1 in (([[0.5, near]], 1.0), ([[near, 0.5]], 0.0)):
+        figures = retrieval_metrics(
+            distances, [1], [2, 1], [0], [1, 1], protocol=INFRARED_TO_VISIBLE
+        )
+        assert figures["rank1"] == rank1
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.float16, np.float64])
+def test_every_type_of_number_gives_the_same_figures(dtype):
+    rng = np.random.default_rng(0)
+    distances = rng.integers(9, size=(20, 30))
+    labels = [rng.integers(5, size=size) for size in (20, 30, 20, 30)]
+    expected = retrieval_metrics(
+        distances.astype(np.float32), *labels, protocol=INFRARED_TO_VISIBLE
+    )
+    actual = retrieval_metrics(
+        distances.astype(dtype), *labels, protocol=INFRARED_TO_VISIBLE
+    )
+    assert actual == expected
