@@ -74,13 +74,14 @@ def plain_loop(distances: np.ndarray, labels: Labels) -> dict[str, float]:
         if camera == 3:
             order = order[labels.gallery_cameras[order] != 2]
         ranked = labels.gallery_ids[order]
-        ranks = np.flatnonzero(ranked == identity) + 1
-        if not len(ranks):
+        matches = ranked == identity
+        if not matches.any():
             continue
-        people, first = np.unique(ranked, return_index=True)
-        own = first[np.searchsorted(people, identity)]
-        cmc[np.count_nonzero(first < own) :] += 1
-        precisions.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
+        first = np.sort(np.unique(ranked, return_index=True)[1])
+        cmc += np.cumsum(matches[first])[: len(cmc)]
+        found_by = np.cumsum(matches)
+        ranks = np.flatnonzero(matches) + 1
+        precisions.append((found_by[ranks - 1] / ranks).mean())
         penalties.append(len(ranks) / ranks[-1])
     found = {f"rank{k}": float(cmc[k - 1] / len(precisions)) for k in (1, 5, 10, 20)}
     return found | {
