@@ -174,8 +174,10 @@ def _metrics(
 
 def _in_float32(distances: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
     """Rows of distances in the same order, ties included, as float32."""
+    if isinstance(distances, jax.Array):
+        return distances.astype(jnp.float32)
     rounded = distances.astype(np.float32, copy=False)
-    if isinstance(distances, jax.Array) or distances.dtype.itemsize <= 4:
+    if distances.dtype.itemsize <= 4:
         return rounded
     if (rounded == distances).all() or not np.isfinite(rounded).all():
         return rounded
