@@ -19,6 +19,9 @@ ENDED = """
 import os, runpy, signal, sys
 from mbn_jax.data import tree_builder
 
+# A program that a shell has started in the background would ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 check, seen = tree_builder.check_unchanged, []
 
 def check_unchanged(tree, name):

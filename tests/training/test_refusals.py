@@ -103,7 +103,7 @@ def test_an_image_that_cannot_be_decoded(config, tmp_path, monkeypatch):
         object.__setattr__(loaded, "source", Damaged(loaded.source))
         return loaded
 
-    monkeypatch.setattr("mbn_jax.training.loop.load_split", load_damaged)
+    monkeypatch.setattr("mbn_jax.training.splits.load_split", load_damaged)
     name = load_split(config.data.dataset, "train", config.data.data_dir).name[5]
     refused(config, tmp_path / "run", name)
 
