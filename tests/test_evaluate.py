@@ -89,6 +89,10 @@ def test_the_table_has_means_deviations_and_the_rules(tree):
         (["--features=f.npz"], "--features needs --protocol"),
         (["--features=f.npz", "--flip_average"], "--flip_average does not go with"),
         (["--workdir=nowhere"], "nowhere is not a work directory"),
+        (
+            ["--workdir=a", "--save_features=f.npz", "--json"],
+            "--json does not go with --save_features",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence(flags, message):

@@ -1,7 +1,8 @@
 """Distances between features: the smaller, the more alike."""
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from types import ModuleType
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +22,10 @@ def cosine_distances(query: ArrayLike, gallery: ArrayLike) -> jax.Array:
         gallery: (G, D) floating.
 
     Returns:
-        (Q, G) float32; 1 for a feature of zeros.
+        (Q, G) float32; 1 for a feature of zeros. The last digit depends on how the
+        matrix product is split, so equal features need not have equal distances.
     """
+    query, gallery = (jnp.asarray(side, jnp.float32) for side in (query, gallery))
     return 1.0 - _products(_unit_rows(query), _unit_rows(gallery))
 
 
@@ -34,7 +37,8 @@ def euclidean_distances(query: ArrayLike, gallery: ArrayLike) -> jax.Array:
         gallery: (G, D) floating.
 
     Returns:
-        (Q, G) float32.
+        (Q, G) float32, right to some 1e-7 of the spread of the features: differences
+        far smaller than that are lost.
     """
     query, gallery = (jnp.asarray(side, jnp.float32) for side in (query, gallery))
     # What all features have in common does not enter the distances, but would cost
@@ -68,15 +72,17 @@ def distance_function(
 
 def l2_normalise(features: ArrayLike) -> np.ndarray:
     """Divides (N, D) rows by their length, in float32; a zero row stays zero."""
-    features = np.asarray(features, np.float32)
-    length = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.maximum(length, np.finfo(np.float32).tiny)
+    return np.asarray(_unit_rows(np.asarray(features, np.float32), np))
 
 
-def _unit_rows(features: ArrayLike) -> jax.Array:
-    features = jnp.asarray(features, jnp.float32)
-    length = jnp.linalg.norm(features, axis=1, keepdims=True)
-    return features / jnp.maximum(length, jnp.finfo(jnp.float32).tiny)
+def _unit_rows(features: Any, xp: ModuleType = jnp) -> Any:
+    """Rows of length one by NumPy or JAX, whatever the size of the numbers in them."""
+    tiny = np.finfo(np.float32).tiny
+    # Without this the squares of very large or very small numbers leave float32.
+    largest = xp.max(xp.abs(features), axis=1, keepdims=True, initial=0)
+    features = features / xp.maximum(largest, tiny)
+    length = xp.linalg.norm(features, axis=1, keepdims=True)
+    return features / xp.maximum(length, tiny)
 
 
 def _products(query: jax.Array, gallery: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import numpy as np
 
 from mbn_jax.data.records import Records
 from mbn_jax.evaluation.distances import Distance
-from mbn_jax.evaluation.feature_file import read_features
+from mbn_jax.evaluation.feature_file import check_names, read_features
 from mbn_jax.evaluation.galleries import read_permutations
 from mbn_jax.evaluation.protocols import Protocol, make_protocol
 from mbn_jax.evaluation.results import evaluate
@@ -50,10 +50,11 @@ def evaluate_file(
         As `evaluation`.
 
     Raises:
-        InputError: as `read_features`, `protocol_of` and `evaluate` do.
+        InputError: as `read_features`, `check_names`, `protocol_of` and `evaluate` do.
     """
     protocol = protocol_of(family, options)
     features, records = read_features(path)
+    check_names(family, records)
     return evaluation(features, records, protocol, distance=distance, source=str(path))
 
 

@@ -4,6 +4,7 @@ docs/feature-files.md describes the format.
 """
 
 import io
+import re
 import zipfile
 from pathlib import Path
 
@@ -14,6 +15,14 @@ from mbn_jax.errors import InputError
 from mbn_jax.files import write_atomically
 
 _LABELS = ("identity", "camera", "modality", "name")
+# What the path of an image says of it.
+_PATHS = {
+    "sysu_mm01": r"(?:^|/)cam(?P<camera>[1-6])/(?P<identity>\d{4})/[^/]+$",
+    "regdb": r"(?:^|/)(?P<modality>Visible|Thermal)/(?P<identity>\d+)/[^/]+$",
+    "llcm": r"(?:^|/)(?:test_)?(?P<modality>vis|nir)/cam(?P<camera>[1-9])/"
+    r"(?P<identity>\d{4})/[^/]+$",
+}
+_INFRARED = ("Thermal", "nir")
 _LARGEST = np.iinfo(np.int32).max
 
 
@@ -71,11 +80,13 @@ def read_features(path: str | Path) -> tuple[np.ndarray, Records]:
                 f"{label} of {path} has shape {arrays[label].shape}, but features has "
                 f"{count} rows; give one {label} for each."
             )
+    with np.errstate(over="ignore"):
+        features = features.astype(np.float32)
     if not np.isfinite(features).all():
         row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
         raise InputError(
-            f"features of {path} holds NaN or infinity in row {row} "
-            f"({_text(arrays['name'])[row]}); look at what wrote them."
+            f"features of {path} holds NaN, infinity or a number beyond float32 in "
+            f"row {row} ({_text(arrays['name'])[row]}); look at what wrote them."
         )
     for label in ("identity", "camera", "modality"):
         _check_integers(path, label, arrays[label])
@@ -87,12 +98,42 @@ def read_features(path: str | Path) -> tuple[np.ndarray, Records]:
             f"name of {path} holds {str(twice)!r} {times.max()} times; write every "
             "image once."
         )
-    return features.astype(np.float32), Records(
+    return features, Records(
         identity=arrays["identity"].astype(np.int32),
         camera=arrays["camera"].astype(np.int32),
         modality=arrays["modality"].astype(np.int32),
         name=name,
     )
+
+
+def check_names(family: str, records: Records) -> None:
+    """Refuses labels that contradict the paths they stand beside.
+
+    A name that is no path of the data set is not looked at.
+
+    Args:
+        family: of data sets, for example "sysu_mm01".
+        records: from `read_features`.
+
+    Raises:
+        InputError: names the first record whose path says otherwise.
+    """
+    if family not in _PATHS:
+        return
+    for row, name in enumerate(records.name):
+        path = re.search(_PATHS[family], name)
+        if path is None:
+            continue
+        said = path.groupdict()
+        if "modality" in said:
+            said["modality"] = str(int(said["modality"] in _INFRARED))
+        for label, number in said.items():
+            value = int(getattr(records, label)[row])
+            if int(number) != value:
+                raise InputError(
+                    f"{label} of {name} is {value} (row {row}), but its path says "
+                    f"{int(number)}; write the labels in the order of the names."
+                )
 
 
 def _read_arrays(path: str | Path) -> dict[str, np.ndarray]:

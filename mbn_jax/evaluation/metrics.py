@@ -70,8 +70,7 @@ def retrieval_metrics(
     Raises:
         InputError: shapes do not fit, a distance is not finite, or there is no match.
     """
-    if not isinstance(distances, jax.Array):
-        distances = np.asarray(distances)
+    distances = _numbers("distances", distances)
     expected = (np.size(query_ids), np.size(gallery_ids))
     if distances.shape != expected:
         raise InputError(
@@ -117,14 +116,18 @@ def feature_metrics(
         InputError: as `retrieval_metrics` does, or there is no such distance.
     """
     function = jax.jit(distance_function(distance))
-    query_features = np.asarray(query_features, np.float32)
-    gallery = jnp.asarray(gallery_features, jnp.float32)
-    rows = (len(query_features), len(gallery))
-    if rows != (np.size(query_ids), np.size(gallery_ids)):
+    query_features = np.asarray(_numbers("query features", query_features), np.float32)
+    gallery = jnp.asarray(_numbers("gallery features", gallery_features), jnp.float32)
+    shapes = query_features.shape, gallery.shape
+    sizes = np.size(query_ids), np.size(gallery_ids)
+    if any(len(shape) != 2 for shape in shapes) or shapes != (
+        (sizes[0], shapes[1][1]),
+        (sizes[1], shapes[1][1]),
+    ):
         raise InputError(
-            f"There are features of {rows[0]} queries and {rows[1]} gallery images, "
-            f"but identities of {np.size(query_ids)} and {np.size(gallery_ids)}: give "
-            "one row for each."
+            f"The features have shapes {shapes[0]} and {shapes[1]} for {sizes[0]} "
+            f"queries and {sizes[1]} gallery images: give (Q, D) and (G, D), one row "
+            "for each."
         )
     return _metrics(
         lambda chosen: function(query_features[chosen], gallery),
@@ -139,6 +142,11 @@ def _metrics(
     protocol: Protocol,
 ) -> dict[str, Any]:
     """The figures, where ``distances_of(query indices)`` are rows of distances."""
+    if not isinstance(protocol, Protocol):
+        raise InputError(
+            f"The protocol is {protocol!r}, but a Protocol is expected, for example "
+            "mbn_jax.evaluation.sysu_mm01()."
+        )
     search = Search(*map(np.asarray, labels), protocol=protocol)
     if 0 in search.shape:
         raise no_match(protocol, *search.shape)
@@ -149,9 +157,9 @@ def _metrics(
         finite, ranks, first = search.ranks(distances_of(padded), padded)
         if not finite:
             raise InputError(
-                f"The distances of {protocol.title} hold NaN or infinity: the features "
-                "are not finite, so look at the training loss or at what wrote the "
-                "features."
+                f"The distances of {protocol.title} hold NaN, infinity or a number "
+                "beyond float32; look at the features that they are of, and at the "
+                "loss of the network that made these."
             )
         count = len(shown[rows])
         shown[rows] = first[:count]
@@ -172,13 +180,30 @@ def _metrics(
     )
 
 
+def _numbers(what: str, values: ArrayLike) -> jax.Array | np.ndarray:
+    """An array of real numbers, on the device if it is there already.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        array = values if isinstance(values, jax.Array) else np.asarray(values)
+    except ValueError as error:  # of NumPy: rows of different lengths
+        raise InputError(f"The {what} are no matrix: {error}.") from error
+    if not jnp.issubdtype(array.dtype, jnp.number) or np.iscomplexobj(array):
+        raise InputError(
+            f"The {what} are {array.dtype}, but real numbers are expected."
+        )
+    return array
+
+
 def _in_float32(distances: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
     """Rows of distances in the same order, ties included, as float32."""
-    if isinstance(distances, jax.Array):
-        return distances.astype(jnp.float32)
-    rounded = distances.astype(np.float32, copy=False)
-    if distances.dtype.itemsize <= 4:
-        return rounded
+    if np.can_cast(distances.dtype, np.float32) or distances.dtype == jnp.bfloat16:
+        return distances.astype(np.float32, copy=False)
+    distances = np.asarray(distances)
+    with np.errstate(over="ignore"):  # infinity is refused, with words
+        rounded = distances.astype(np.float32)
     if (rounded == distances).all() or not np.isfinite(rounded).all():
         return rounded
     # Rounding could make ties. The places in the sorted row can be held exactly.

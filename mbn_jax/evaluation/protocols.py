@@ -148,8 +148,11 @@ def sysu_mm01(
     """
     _check_choice("search", search, Search)
     _check_choice("gallery", gallery, Gallery)
-    if shots < 1:
-        raise InputError(f"shots is {shots}, but at least 1 gallery image is needed.")
+    if not isinstance(shots, int) or shots < 1:
+        raise InputError(
+            f"shots is {shots!r}, but a whole number of gallery images, 1 or more, is "
+            "expected."
+        )
     draw: Draw
     if gallery == "official":
         if permutations is None:
@@ -241,11 +244,10 @@ def llcm(
         rule = f"Every {_WORDS[whole]} image is a query; the gallery holds {one_each}"
         query, gallery = whole, drawn
     else:
-        rule = (
-            f"Every {_WORDS[whole]} image is in the gallery, although the figure is "
-            f"published as {_WORDS[whole]} → {_WORDS[drawn]}; the queries are "
-            f"{one_each}"
-        )
+        rule = f"Every {_WORDS[whole]} image is in the gallery"
+        if direction == "visible_to_infrared":
+            rule += ", although such figures are published as visible → infrared"
+        rule += f"; the queries are {one_each}"
         query, gallery = drawn, whole
     num_whole = {VISIBLE: 8680, INFRARED: 7166}[whole]
     return Protocol(

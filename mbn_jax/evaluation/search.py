@@ -59,6 +59,9 @@ class Search:
         """
         _check_labels("query", query_ids, query_cameras)
         _check_labels("gallery", gallery_ids, gallery_cameras)
+        if protocol.removed_cameras:
+            _check_numbered("query", query_cameras)
+            _check_numbered("gallery", gallery_cameras)
         self.shape = (len(query_ids), len(gallery_ids))
         self._protocol = protocol
         self._query_identity, self._gallery_identity = _codes(query_ids, gallery_ids)
@@ -232,6 +235,15 @@ def _check_labels(side: str, ids: np.ndarray, cameras: np.ndarray) -> None:
         raise InputError(
             f"The {side} identities have shape {ids.shape} and its cameras shape "
             f"{cameras.shape}: give one of each for every {side} image."
+        )
+
+
+def _check_numbered(side: str, cameras: np.ndarray) -> None:
+    """Raises `InputError` unless a rule that names cameras by number can be applied."""
+    if cameras.size and not np.issubdtype(cameras.dtype, np.integer):
+        raise InputError(
+            f"The {side} cameras are {cameras.dtype}, but the protocol names cameras "
+            "by their numbers: give integers, 3 for cam3."
         )
 
 

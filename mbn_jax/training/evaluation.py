@@ -96,6 +96,11 @@ def save_test_features(workdir: str, network: Network, path: str | Path) -> str:
     Returns:
       What was written, for people.
     """
+    if _PLACE in workdir:
+        raise InputError(
+            f"The features of {workdir} are those of several test sets; give one work "
+            "directory at a time to save them."
+        )
     features, split, label = test_features(workdir, network)
     write_features(path, features, split)
     return f"{path}: features {features.shape} of {split.dataset}, {label}"

@@ -166,8 +166,8 @@ def make_feature_fn(
 
     Args:
       model: the network.
-      flip_average: whether the embedding is the mean of those of the image and of its
-        mirror image, as CAJ and DEEN test.
+      flip_average: whether the result is the mean of the embeddings of the image and
+        of its mirror image, each of unit length, as CAJ's public code tests.
     """
 
     @jax.jit
@@ -178,7 +178,13 @@ def make_feature_fn(
 
         images = normalise(images)
         if flip_average:
-            return (embedding(images) + embedding(jnp.flip(images, axis=2))) / 2
+            mirrored = embedding(jnp.flip(images, axis=2))
+            return (_unit_length(embedding(images)) + _unit_length(mirrored)) / 2
         return embedding(images)
 
     return features
+
+
+def _unit_length(embeddings: jax.Array) -> jax.Array:
+    square = jnp.sum(embeddings**2, axis=1, keepdims=True)
+    return embeddings * jax.lax.rsqrt(jnp.maximum(square, 1e-12))

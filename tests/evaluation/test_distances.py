@@ -31,7 +31,7 @@ def test_cosine_distances_of_unit_vectors():
 
 def test_a_cosine_does_not_depend_on_lengths():
     query, gallery = features(0, 5, 8), features(1, 7, 8)
-    lengths = np.array([1e-12, 1e-3, 1.0, 1e3, 1e12], np.float32)[:, None]
+    lengths = np.array([1e-30, 1e-3, 1.0, 1e3, 1e30], np.float32)[:, None]
     expected = cosine_distances(l2_normalise(query), l2_normalise(gallery))
     np.testing.assert_allclose(
         cosine_distances(query * lengths, gallery), expected, atol=1e-6
@@ -85,7 +85,7 @@ def test_figures_of_features_are_those_of_their_distances(distance, protocol):
 
 
 def test_features_and_labels_of_different_numbers_are_refused():
-    with pytest.raises(InputError, match="features of 2 queries and 3 gallery images"):
+    with pytest.raises(InputError, match=r"shapes \(2, 4\) and \(3, 4\)"):
         feature_metrics(
             features(0, 2, 4), features(1, 3, 4), [1, 2], [1, 2], [0, 0], [1, 1],
             protocol=INFRARED_TO_VISIBLE,

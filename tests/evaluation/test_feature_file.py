@@ -1,9 +1,15 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from mbn_jax.data.records import Records
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.feature_file import read_features, write_features
+from mbn_jax.evaluation.feature_file import (
+    check_names,
+    read_features,
+    write_features,
+)
 
 GOOD = {
     "features": np.eye(3, 4),
@@ -61,6 +67,10 @@ def test_half_precision_features_and_small_integers_are_read(tmp_path):
         ({"identity": np.array([1, 2**40, 1])}, "identity .* holds 1099511627776"),
         ({"modality": np.array([0, 1, 2])}, r"modality .* holds 2.*\(0 visible"),
         ({"name": np.array(["a", "b", "a"])}, "'a' 2 times"),
+        (
+            {"features": np.array([[0.0], [1e39], [1.0]])},
+            "a number beyond float32 in row 1",
+        ),
         ({"name": np.arange(3)}, "strings are expected"),
         (
             {"features": np.array([[0.0], [np.nan], [1.0]])},
@@ -101,3 +111,30 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     records = Records(**{key: GOOD[key] for key in GOOD if key != "features"})
     with pytest.raises(InputError, match="cannot be written"):
         write_features(tmp_path / "file" / "f.npz", GOOD["features"], records)
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "changes", "message"),
+    [
+        ("sysu_mm01", "cam3/0006/0001.jpg", {"camera": 4}, "camera .* is 4 .* says 3"),
+        ("sysu_mm01", "x/cam3/0006/1.jpg", {"identity": 7}, "identity .* is 7 .* 6"),
+        ("regdb", "Thermal/6/a_6.bmp", {"modality": 0}, "modality .* is 0 .* says 1"),
+        ("llcm", "test_nir/cam3/0006/a.jpg", {"camera": 2}, "camera .* is 2"),
+        ("llcm", "test_vis/cam3/0006/a.jpg", {}, "modality .* is 1 .* says 0"),
+    ],
+)
+def test_labels_that_contradict_the_path_are_refused(family, name, changes, message):
+    labels = {"identity": 6, "camera": 3, "modality": 1} | changes
+    records = Records(
+        name=np.array(["of another form", name]),
+        **{key: np.array([0, value]) for key, value in labels.items()},
+    )
+    with pytest.raises(InputError, match=message):
+        check_names(family, records)
+    right = dataclasses.replace(
+        records,
+        identity=np.array([0, 6]),
+        camera=np.array([0, 3]),
+        modality=np.array([0, int("vis" not in name)]),
+    )
+    check_names(family, right)

@@ -152,8 +152,63 @@ def test_cameras_may_be_names():
     arguments = ([[0.1, 0.2, 0.3]], [1], [1, 2, 1], ["door"], ["door", "hall", "hall"])
     figures = retrieval_metrics(*arguments, protocol=INFRARED_TO_VISIBLE)
     assert figures["cmc"] == [0, 1, 1]
-    figures = retrieval_metrics(*arguments, protocol=sysu_mm01())
-    assert figures["cmc"] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("side", ["query", "gallery"])
+def test_cameras_are_numbers_where_a_rule_names_them(side):
+    cameras = {"query": ["cam3"], "gallery": [2, 4, 4]}
+    if side == "gallery":
+        cameras = {"query": [3], "gallery": ["2", "4", "4"]}
+    with pytest.raises(InputError, match=f"The {side} cameras .* give integers"):
+        retrieval_metrics(
+            [[0.1, 0.2, 0.3]], [1], [1, 2, 1], *cameras.values(), protocol=sysu_mm01()
+        )
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int64, np.float64])
+@pytest.mark.parametrize("on_device", [False, True])
+def test_large_whole_numbers_are_no_ties(dtype, on_device):
+    if on_device and np.dtype(dtype).itemsize > 4:
+        pytest.skip("JAX has 32 bits")
+    distances = np.array([[2**24 + 1, 2**24]], dtype)
+    figures = retrieval_metrics(
+        jnp.asarray(distances) if on_device else distances,
+        [1], [1, 2], [0], [1, 1], protocol=INFRARED_TO_VISIBLE,
+    )  # fmt: skip
+    assert figures["rank1"] == 0
+
+
+@pytest.mark.parametrize(
+    ("distances", "message"),
+    [
+        ([["a", "b"]], "real numbers are expected"),
+        ([[1j, 2.0]], "real numbers are expected"),
+        ([[0.1, 0.2], [0.3]], "are no matrix"),
+        ([[1e299, 1.0]], "beyond float32"),
+    ],
+)
+def test_what_is_no_matrix_of_numbers_is_refused(distances, message):
+    with pytest.raises(InputError, match=message):
+        retrieval_metrics(
+            distances, [1], [1, 2], [0], [1, 1], protocol=INFRARED_TO_VISIBLE
+        )
+
+
+def test_something_else_than_a_protocol_is_refused():
+    for wrong in ("sysu_mm01", sysu_mm01):
+        with pytest.raises(
+            InputError, match=r"a Protocol is expected, .*sysu_mm01\(\)"
+        ):
+            retrieval_metrics([[0.1]], [1], [1], [0], [1], protocol=wrong)
+
+
+@pytest.mark.parametrize("shapes", [((1, 3), (2, 4)), ((3,), (2, 3)), ((2, 3), (2, 3))])
+def test_features_of_other_shapes_are_refused(shapes):
+    with pytest.raises(InputError, match="features have shapes"):
+        feature_metrics(
+            *map(np.ones, shapes), [1], [1, 2], [0], [1, 1],
+            protocol=INFRARED_TO_VISIBLE,
+        )  # fmt: skip
 
 
 def test_distances_may_be_on_the_device_or_of_any_number_type():
@@ -234,7 +289,7 @@ def test_distances_that_are_not_finite_are_refused_wherever_they_are(value, plac
     # Query 1 has no match, and gallery image 2 is hidden from it.
     distances = np.full((2, 3), 0.5)
     distances[place] = value
-    with pytest.raises(InputError, match="NaN or infinity"):
+    with pytest.raises(InputError, match="NaN, infinity"):
         retrieval_metrics(
             distances, [1, 9], [1, 2, 9], [0, 0], [1, 1, 0],
             protocol=INFRARED_TO_VISIBLE,
@@ -246,7 +301,7 @@ def test_features_that_are_not_finite_are_refused():
     broken = features.copy()
     broken[1, 2] = np.nan
     for query, gallery in ((broken, features), (features, broken)):
-        with pytest.raises(InputError, match="NaN or infinity"):
+        with pytest.raises(InputError, match="NaN, infinity"):
             feature_metrics(
                 query, gallery, [1, 2], [1, 2], [0, 0], [1, 1],
                 protocol=INFRARED_TO_VISIBLE,

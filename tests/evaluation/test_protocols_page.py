@@ -19,7 +19,8 @@ def test_the_example_finds_anna_behind_ben():
 
 
 def test_the_flags_that_the_page_names_exist():
-    script = (ROOT / "experiments/evaluate.py").read_text()
+    places = ("experiments/evaluate.py", "mbn_jax/evaluation/flags.py")
+    script = "".join((ROOT / place).read_text() for place in places)
     flags = set(re.findall(r"--([a-z_]+)", PAGE)) - {"exp"}  # of a benchmark
     assert flags > {"protocol", "search", "shots", "gallery", "direction", "variant"}
     for flag in flags:
