@@ -18,11 +18,13 @@ from mbn_jax.errors import InputError
 _NUM_THREADS = 2
 _CHUNK = 32  # images that a thread takes at once
 _JPEG, _END_OF_JPEG = b"\xff\xd8", b"\xff\xd9"
+_KIND = "unreadable images"
 
 
 class _Image(NamedTuple):
     name: str
     problem: str  # empty if there is none
+    remedy: str
     checksum: int
     num_bytes: int
 
@@ -35,12 +37,15 @@ def check_images(tree: Tree, title: str) -> Tree:
         title: of the data set, for the progress bar.
 
     Returns:
-        The tree with a problem for every image that is not whole, and with the
-        checksums and the size of those that are.
+        The tree with a problem for every image of its splits that is not whole, a
+        warning for every other one, and the checksums and the size of the images of
+        its splits that are whole.
     """
-    names = tree.names
+    left_out = frozenset(tree.left_out)
+    names = [*tree.names, *tree.left_out]
     chunks = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
-    problems, checksums, num_bytes = list(tree.problems), {}, 0
+    problems, warnings = list(tree.problems), list(tree.warnings)
+    checksums, num_bytes = {}, 0
     with (
         _quiet_opencv(),
         progress("Checking", "Checked", title, len(names)) as advance,
@@ -48,14 +53,26 @@ def check_images(tree: Tree, title: str) -> Tree:
     ):
         for images in pool.map(lambda chunk: _read(tree.root, chunk), chunks):
             for image in images:
-                if image.problem:
-                    problems.append(Finding("unreadable images", image.problem))
-                else:
+                told = f"The image {tree.root / image.name} {image.problem}"
+                if image.problem and image.name in left_out:
+                    # It may be in no split only because a list is missing.
+                    told += (
+                        "; it is in no split and is left out anyway, but"
+                        f" {image.remedy} if a list that names it is missing."
+                    )
+                    warnings.append(Finding(_KIND, told))
+                elif image.problem:
+                    problems.append(Finding(_KIND, f"{told}; {image.remedy}."))
+                elif image.name not in left_out:
                     checksums[image.name] = image.checksum
                     num_bytes += image.num_bytes
                 advance()
     return dataclasses.replace(
-        tree, problems=tuple(problems), checksums=checksums, num_bytes=num_bytes
+        tree,
+        problems=tuple(problems),
+        warnings=tuple(warnings),
+        checksums=checksums,
+        num_bytes=num_bytes,
     )
 
 
@@ -93,13 +110,8 @@ def _read_one(path: Path, name: str) -> _Image:
     try:
         encoded = path.read_bytes()
     except OSError as error:
-        return _Image(
-            name,
-            f"The image {path} cannot be read ({error.strerror or error}); make it a"
-            " file that you may read.",
-            0,
-            0,
-        )
+        problem = f"cannot be read ({error.strerror or error})"
+        return _Image(name, problem, "make it a file that you may read", 0, 0)
     if not encoded:
         problem = "is empty"
     elif encoded.startswith(_JPEG) and _END_OF_JPEG not in encoded:
@@ -111,9 +123,8 @@ def _read_one(path: Path, name: str) -> _Image:
             decode(encoded, (16, 16), str(path))
         except (InputError, cv2.error):
             problem = f"({len(encoded):,} bytes) cannot be decoded"
-    if problem:
-        problem = f"The image {path} {problem}; copy it from the archive again."
-    return _Image(name, problem, zlib.crc32(encoded), len(encoded))
+    remedy = "copy it from the archive again"
+    return _Image(name, problem, remedy, zlib.crc32(encoded), len(encoded))
 
 
 @contextlib.contextmanager

@@ -90,9 +90,11 @@ class Tree:
         problems: what has to be mended; the splits may be incomplete if there are any.
         warnings: what was left out, or is unusual.
         counts: published numbers and those found.
-        checksums: CRC-32 of each image file by name; empty until the images have been
+        left_out: names of the images of the layout that are in no split.
+        checksums: CRC-32 of each image file of the splits by name; empty until the
+            images have been read.
+        num_bytes: of the image files of the splits together; 0 until they have been
             read.
-        num_bytes: of all image files together; 0 until they have been read.
     """
 
     root: Path
@@ -100,6 +102,7 @@ class Tree:
     problems: tuple[Finding, ...]
     warnings: tuple[Finding, ...]
     counts: tuple[Count, ...]
+    left_out: tuple[str, ...] = ()
     checksums: Mapping[str, int] = dataclasses.field(default_factory=dict)
     num_bytes: int = 0
 
@@ -108,6 +111,12 @@ class Tree:
         """The images of all splits, each once."""
         names = (name for split in self.splits.values() for name in split.name)
         return list(dict.fromkeys(map(str, names)))
+
+
+def outside(names: Iterable[str], splits: Mapping[str, Records]) -> tuple[str, ...]:
+    """Those of some images that are in no split, in their order."""
+    used = {name for records in splits.values() for name in records.name.tolist()}
+    return tuple(name for name in names if name not in used)
 
 
 def records_of(images: Iterable[ImageFile]) -> Records:

@@ -130,6 +130,17 @@ BROKEN = {
 }
 
 
+def test_missing_list_and_empty_image_of_it_are_told_in_one_run(root, tmp_path, capsys):
+    (root / "idx/test_id.txt").unlink()
+    (image,) = root.glob("test_vis/cam4/0005/*.jpg")
+    image.write_bytes(b"")
+    with pytest.raises(InputError):
+        prepare_data("llcm", root, tmp_path / "data", check_only=True)
+    told = capsys.readouterr().err
+    assert f"problem: The file {root}/idx/test_id.txt is missing" in told
+    assert f"warning: The image {image} is empty; it is in no split" in told
+
+
 @pytest.mark.parametrize("case", BROKEN)
 def test_broken_tree_is_described(root, case):
     breaks, pattern = BROKEN[case]
@@ -152,6 +163,18 @@ def test_what_no_list_has_is_left_out_with_a_warning(root):
     assert {split: len(records) for split, records in tree.splits.items()} == before
     for name in [*strange, "vis/cam10"]:
         assert str(root / name) in sentences(tree.warnings)
+
+
+def test_damaged_image_in_no_split_does_not_stop(root, tmp_path, capsys):
+    names = ["vis/cam1/0009/new.jpg", "test_vis/cam1/0500/new.jpg"]
+    for name in names:
+        trees.truncate(trees.add_image(root, name))
+    assert scan(root).left_out == tuple(names)
+    prepare_data("llcm", root, tmp_path / "data")
+    told = capsys.readouterr().err
+    for name in names:
+        assert f"warning: The image {root / name} ends too early" in told
+    assert "problem: " not in told
 
 
 def test_test_images_come_from_the_folders_even_if_unlisted(root):

@@ -320,6 +320,28 @@ def test_checksums_are_kept_of_every_image(whole):
     assert tree.num_bytes == sum((whole / n).stat().st_size for n in tree.names)
 
 
+def test_images_in_no_split_are_decoded_but_not_counted(root, capsys):
+    from mbn_jax.data.sysu_mm01.tree import scan
+
+    whole = image_check.check_images(scan(root), "sysu_mm01")
+    trees.add_image(root, "cam1/0500/0001.jpg")
+    trees.truncate(trees.add_image(root, "cam1/0500/0002.jpg"))
+    capsys.readouterr()
+    tree = image_check.check_images(scan(root), "sysu_mm01")
+    assert tree.checksums == whole.checksums
+    assert tree.num_bytes == whole.num_bytes
+    assert not tree.problems
+    assert [w.kind for w in tree.warnings] == [
+        "unlisted identities",
+        "unreadable images",
+    ]
+    images = len(tree.names) + 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"Checking {images} images of sysu_mm01",
+        f"Checked {images} images of sysu_mm01",
+    ]
+
+
 def test_preparation_never_imports_tensorflow(whole, data_dir):
     program = f"""
 import sys

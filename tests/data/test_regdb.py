@@ -202,7 +202,21 @@ def test_contradicting_labels_are_told_once_for_each_pair(root):
 
 def test_only_the_splits_asked_for_are_read(root):
     (root / "idx/test_thermal_10.txt").unlink()
-    assert not scan(root, [3]).problems
+    tree = scan(root, [3])
+    assert not tree.problems
+    # A split trains or tests on everyone, so that none of its images are unlisted.
+    assert not tree.warnings
+    assert not tree.left_out
+
+
+def test_damaged_image_in_no_index_does_not_stop(root, tmp_path, capsys):
+    path = trees.add_image(root, "Thermal/5/male_back_t_99999_5.bmp")
+    trees.truncate(path)
+    assert scan(root).left_out == ("Thermal/5/male_back_t_99999_5.bmp",)
+    prepare_data("regdb/split3", root, tmp_path / "data")
+    told = capsys.readouterr().err
+    assert f"warning: The image {path} (" in told
+    assert "problem: " not in told
 
 
 def test_what_no_index_lists_is_left_out_with_a_warning(root):

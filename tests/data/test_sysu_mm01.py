@@ -136,6 +136,17 @@ BROKEN = {
 }
 
 
+def test_missing_list_and_empty_image_of_it_are_told_in_one_run(root, tmp_path, capsys):
+    (root / "exp/val_id.txt").unlink()
+    image = root / "cam4/0034/0002.jpg"  # of val
+    image.write_bytes(b"")
+    with pytest.raises(InputError):
+        prepare_data("sysu_mm01", root, tmp_path / "data", check_only=True)
+    told = capsys.readouterr().err
+    assert f"problem: The file {root}/exp/val_id.txt is missing" in told
+    assert f"warning: The image {image} is empty; it is in no split" in told
+
+
 @pytest.mark.parametrize("case", BROKEN)
 def test_broken_tree_is_described(root, case):
     breaks, pattern = BROKEN[case]
@@ -181,6 +192,143 @@ def test_identities_in_no_list_are_left_out_in_one_sentence(root):
     assert "2 images of 2 identities (500, 501)" in warning.sentence
 
 
+def test_damaged_image_of_an_unlisted_identity_does_not_stop(root, tmp_path, capsys):
+    trees.truncate(trees.add_image(root, "cam1/0500/0001.jpg"))
+    before = scan(root).splits["test"].name.tolist()
+    prepare_data("sysu_mm01", root, tmp_path / "data")
+    told = capsys.readouterr().err
+    assert f"warning: The image {root}/cam1/0500/0001.jpg ends too early" in told
+    assert "problem: " not in told
+    prepared = load_split("sysu_mm01", "test", tmp_path / "data")
+    assert prepared.name.tolist() == before
+
+
+def warnings_of(root, kind):
+    return [w.sentence for w in scan(root).warnings if w.kind == kind]
+
+
+GAPS = "gaps in the numbers of images"
+EMPTY = "empty folders"
+UNLIKE = "folders that differ from rand_perm_cam.mat"
+
+
+def remove_images(root, *names):
+    for name in names:
+        (root / name).unlink()
+
+
+def test_gap_in_the_numbers_of_images_is_named(root):
+    remove_images(root, "cam1/0006/0002.jpg", "cam3/0018/0001.jpg")
+    first, second = scan(root).warnings
+    assert f"images in {root}/cam1/0006 have gaps (missing: 2); copy" in first.sentence
+    assert f"images in {root}/cam3/0018 have gaps (missing: 1); copy" in second.sentence
+    assert {first.kind, second.kind} == {GAPS}
+
+
+def test_only_the_first_numbers_of_a_wide_gap_are_named(root):
+    trees.add_image(root, "cam1/0006/0050.jpg")
+    (told,) = warnings_of(root, GAPS)
+    assert "(missing: 4, 5, 6, 7, 8, …)" in told
+
+
+def test_numbers_that_start_at_0_are_a_gap(root):
+    trees.add_image(root, "cam1/0006/0000.jpg")
+    (told,) = warnings_of(root, GAPS)
+    assert "(missing: 4)" in told
+
+
+def test_empty_folder_of_an_identity_is_named(root):
+    remove_images(root, *(f"cam1/0006/000{n}.jpg" for n in (1, 2, 3)))
+    (told,) = scan(root).warnings
+    assert f"folder {root}/cam1/0006 holds no image; copy it" in told.sentence
+    assert told.kind == EMPTY
+
+
+def lose_a_gap(root):
+    remove_images(root, "cam1/0006/0002.jpg")
+
+
+def lose_the_end(root):
+    remove_images(root, "cam1/0006/0003.jpg", "cam1/0006/0002.jpg")
+
+
+def lose_all(root):
+    remove_images(root, *(f"cam1/0006/000{n}.jpg" for n in (1, 2, 3)))
+
+
+def lose_the_folder(root):
+    shutil.rmtree(root / "cam1/0006")
+
+
+def gain_one(root):
+    trees.add_image(root, "cam1/0006/0004.jpg")
+
+
+def gain_a_folder(root):
+    trees.add_image(root, "cam1/0034/0001.jpg")  # of val, whom it did not see
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lose_a_gap, "cam1/0006 is 2 and should be 3 by {mat} (missing: 2); copy"),
+        (lose_the_end, "cam1/0006 is 1 and should be 3 by {mat} (missing: 2, 3); copy"),
+        (lose_all, "cam1/0006 is 0 and should be 3 by {mat} (missing: 1, 2, 3); copy"),
+        (lose_the_folder, "cam1/0006 is missing ({mat} has 3 of its images); copy"),
+        (gain_one, "cam1/0006 is 4 and should be 3 by {mat} (unknown: 4); copy"),
+        (gain_a_folder, "cam1/0034 is 1 and should be 0 by {mat} (unknown: 1); copy"),
+    ],
+)
+def test_official_galleries_tell_once_what_a_folder_lacks(root, change, words):
+    mat = trees.write_rand_perm_cam(root)
+    change(root)
+    (told,) = scan(root).warnings
+    assert words.format(mat=mat) in told.sentence
+    assert told.kind == UNLIKE
+
+
+def test_official_galleries_do_not_repeat_problems(root):
+    trees.write_rand_perm_cam(root)
+    shutil.rmtree(root / "cam2")
+    remove_identity(root)
+    assert not scan(root).warnings
+
+
+def test_official_galleries_count_everyone_when_a_list_is_missing(root):
+    trees.write_rand_perm_cam(root)
+    (root / "exp/val_id.txt").unlink()
+    shutil.rmtree(root / "cam4/0034")
+    (told,) = warnings_of(root, UNLIKE)
+    assert f"{root}/cam4/0034 is missing" in told
+
+
+def test_folders_of_unlisted_identities_may_be_absent(root):
+    trees.add_image(root, "cam1/0500/0001.jpg")
+    trees.write_rand_perm_cam(root)
+    shutil.rmtree(root / "cam1/0500")
+    assert not scan(root).warnings
+
+
+def test_empty_folder_is_right_where_the_official_galleries_have_none(root):
+    trees.write_rand_perm_cam(root)
+    (root / "cam1/0034").mkdir()
+    assert not scan(root).warnings
+
+
+@pytest.mark.parametrize("content", [b"", b"page not found", None])
+def test_unreadable_official_galleries_are_a_warning(root, content):
+    path = root / "exp/rand_perm_cam.mat"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    tree = scan(root)
+    assert not tree.problems
+    (told,) = tree.warnings
+    assert "cannot be counted by rand_perm_cam.mat: " in told.sentence
+    assert str(path) in told.sentence
+
+
 def test_identity_of_one_modality_is_a_warning(root):
     for camera in (3, 6):
         shutil.rmtree(root / f"cam{camera}/0018")
@@ -205,8 +353,13 @@ def test_other_folder_is_refused(tmp_path):
 
 @pytest.mark.skipif(OFFICIAL is None, reason="SYSU_MM01_EXP is not set")
 def test_true_shape_has_the_published_numbers(tmp_path):
-    tree = scan(trees.write_true_sysu_mm01(tmp_path / "SYSU-MM01", OFFICIAL))
-    assert not tree.problems
+    root = trees.write_true_sysu_mm01(tmp_path / "SYSU-MM01", OFFICIAL)
+    for galleries in (False, True):
+        if galleries:
+            shutil.copy(Path(OFFICIAL) / "rand_perm_cam.mat", root / "exp")
+        tree = scan(root)
+        assert not tree.problems
+        assert [w.kind for w in tree.warnings] == ["unlisted identities"]
     (warning,) = tree.warnings
     assert "1,118 images of 22 identities" in warning.sentence
     assert [count for count in tree.counts if count.expected != count.found] == []
@@ -220,6 +373,7 @@ def test_true_shape_has_the_published_numbers(tmp_path):
     assert sizes("train", "val") == [22_258, 11_909]
     assert sizes("test") == [6_775, 3_803]
     assert len(tree.names) == 44_745
+    assert len(tree.left_out) == 1_118
 
     test = tree.splits["test"]
     permutations = read_permutations(Path(OFFICIAL) / "rand_perm_cam.mat")

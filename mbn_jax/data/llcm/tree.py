@@ -14,6 +14,7 @@ from mbn_jax.data.tree import (
     Findings,
     ImageFile,
     Tree,
+    outside,
     records_of,
 )
 
@@ -105,6 +106,7 @@ def scan(manual_dir: str | os.PathLike) -> Tree:
         problems=tuple(findings.problems),
         warnings=tuple(findings.warnings),
         counts=tuple(counts),
+        left_out=outside((name for found in images.values() for name in found), splits),
     )
 
 

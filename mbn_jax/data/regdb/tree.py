@@ -16,6 +16,7 @@ from mbn_jax.data.tree import (
     Findings,
     ImageFile,
     Tree,
+    outside,
     records_of,
 )
 
@@ -90,19 +91,19 @@ def scan(manual_dir: str | os.PathLike, numbers: Sequence[int] = NUMBERS) -> Tre
                 counts.append(Count(f"{what} {modality}", PUBLISHED_LINES, found))
         lists.check_disjoint(identities, findings)
     walk.check_listed(root, absent, findings)
-    used = {name for records in splits.values() for name in records.name.tolist()}
-    for name in images:
-        if name not in used:
-            findings.warning(
-                "unlisted images",
-                f"The file {root / name} is in no index that was read and is left out.",
-            )
+    left_out = outside(images, splits)
+    for name in left_out:
+        findings.warning(
+            "unlisted images",
+            f"The file {root / name} is in no index that was read and is left out.",
+        )
     return Tree(
         root=root,
         splits=splits,
         problems=tuple(findings.problems),
         warnings=tuple(findings.warnings),
         counts=tuple(counts),
+        left_out=left_out,
     )
 
 

@@ -2,11 +2,13 @@
 
 import collections
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mbn_jax.data import lists, walk
+from mbn_jax.data.sysu_mm01.permutations import read_permutations
 from mbn_jax.data.tree import (
     INFRARED,
     VISIBLE,
@@ -14,8 +16,10 @@ from mbn_jax.data.tree import (
     Findings,
     ImageFile,
     Tree,
+    outside,
     records_of,
 )
+from mbn_jax.errors import InputError
 
 SPLITS = ("train", "val", "test")
 MODALITY_OF_CAMERA = {
@@ -61,10 +65,13 @@ def scan(manual_dir: str | os.PathLike) -> Tree:
     walk.check_top(root / "exp", texts, findings, ignored=r".*\.mat")
 
     images: dict[int, list[ImageFile]] = collections.defaultdict(list)
+    numbers: dict[tuple[int, int], set[int]] = {}
     for camera, modality in MODALITY_OF_CAMERA.items():
         folder = root / f"cam{camera}"
         for identity, below in walk.identity_folders(folder, "[0-9]{4}", findings):
-            for file in walk.image_names(below, r"[0-9]{4}\.jpg", findings):
+            files = walk.image_names(below, r"[0-9]{4}\.jpg", findings)
+            numbers[camera, identity] = {int(file[:4]) for file in files}
+            for file in files:
                 name = f"cam{camera}/{below.name}/{file}"
                 images[identity].append(ImageFile(name, identity, camera, modality))
 
@@ -89,6 +96,7 @@ def scan(manual_dir: str | os.PathLike) -> Tree:
             f" identities ({walk.some(unlisted)}) are in no list of exp/ and are left"
             " out (1,118 of 22 in the complete data set).",
         )
+    _check_numbers(root, numbers, listed, findings)
 
     counts = []
     for split, (identities, published) in PUBLISHED.items():
@@ -102,4 +110,101 @@ def scan(manual_dir: str | os.PathLike) -> Tree:
         problems=tuple(findings.problems),
         warnings=tuple(findings.warnings),
         counts=tuple(counts),
+        left_out=outside((image.name for i in unlisted for image in images[i]), splits),
+    )
+
+
+def _check_numbers(
+    root: Path,
+    numbers: Mapping[tuple[int, int], set[int]],
+    listed: Mapping[str, Sequence[int]],
+    findings: Findings,
+) -> None:
+    """Notes images that are missing: one of them changes most of a seeded gallery.
+
+    Args:
+        root: of the data set.
+        numbers: those of the images in every folder that is there, by (camera,
+            identity).
+        listed: the identities of each split.
+        findings: receives a warning for every folder that is not complete.
+    """
+    path = root / "exp/rand_perm_cam.mat"
+    official = _official_counts(path, findings)
+    members = set().union(*listed.values())
+    with_images = {identity for (_, identity), found in numbers.items() if found}
+    known_absent = members - with_images  # noted by `check_present`
+    if not all(listed.values()):  # a list is missing, and may be of any identity
+        members |= {identity for _, identity in official}
+    cameras = [c for c in MODALITY_OF_CAMERA if (root / f"cam{c}").is_dir()]
+    for camera, identity in sorted({*numbers, *official}):
+        folder = root / f"cam{camera}/{identity:04d}"
+        found = numbers.get((camera, identity))
+        if not official or identity not in members:
+            if found is not None:
+                _check_gaps(folder, found, findings)
+        elif found is not None or (camera in cameras and identity not in known_absent):
+            count = official.get((camera, identity), 0)
+            _check_count(folder, found, count, path, findings)
+
+
+def _official_counts(path: Path, findings: Findings) -> dict[tuple[int, int], int]:
+    """The number of images by (camera, identity); none if the file is not there."""
+    if not os.path.lexists(path):
+        return {}
+    try:
+        permutations = read_permutations(path)
+    except InputError as error:
+        findings.warning(
+            "galleries that cannot be read",
+            f"The images of the folders cannot be counted by {path.name}: {error}",
+        )
+        return {}
+    return {pair: orders.shape[1] for pair, orders in permutations.items()}
+
+
+def _check_gaps(folder: Path, found: set[int], findings: Findings) -> None:
+    """Notes an empty folder, or one whose numbers do not run from 1."""
+    # A folder that starts at 0 has as many as if it started at 1.
+    missing = sorted({*range(1, max(len(found), *found, 0) + 1)} - found)
+    if not found:
+        findings.warning(
+            "empty folders",
+            f"The folder {folder} holds no image; copy it from the archive of the data"
+            " set, unless it is empty there.",
+        )
+    elif missing:
+        findings.warning(
+            "gaps in the numbers of images",
+            f"The numbers of the images in {folder} have gaps (missing:"
+            f" {walk.some(missing, 5)}); copy these images from the archive of the data"
+            " set.",
+        )
+
+
+def _check_count(
+    folder: Path, found: set[int] | None, count: int, path: Path, findings: Findings
+) -> None:
+    """Notes a folder that is missing or has not the images of the official file."""
+    if found is None:
+        sentence = f"The folder {folder} is missing ({path} has {count} of its images)"
+    else:
+        official = {*range(1, count + 1)}
+        differences = [
+            f"{what}: {walk.some(sorted(differing), 5)}"
+            for what, differing in (
+                ("missing", official - found),
+                ("unknown", found - official),
+            )
+            if differing
+        ]
+        if not differences:
+            return
+        sentence = (
+            f"The number of images in {folder} is {len(found)} and should be {count} by"
+            f" {path} ({'; '.join(differences)})"
+        )
+    findings.warning(
+        "folders that differ from rand_perm_cam.mat",
+        f"{sentence}; copy the folder from the archive of the data set.",
     )
