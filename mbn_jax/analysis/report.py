@@ -101,6 +101,8 @@ def _figures(results: Mapping[str, Any]) -> Iterator[str]:
             f'<p class="dim">{html.escape(words["description"])} Here: '
             f"{counts(figures['last'][protocol])}.</p>"
         )
+        if words["note"]:
+            yield f"<p><b>Beware:</b> {html.escape(words['note'])}</p>"
     yield '<h3>What the figures mean</h3><dl class="terms">'
     for term, meaning in _EXPLANATIONS.items():
         yield f"<div><dt>{term}</dt><dd>{html.escape(meaning)}</dd></div>"

@@ -164,7 +164,9 @@ def _prepared_builder(dataset: str, data_dir: str | os.PathLike) -> Any:
             f"The data set {dataset} is not prepared in {builder.data_path}: ask its"
             " authors for it as docs/datasets.md says, and run `python"
             f" experiments/prepare_data.py --dataset={dataset} --manual_dir=DIR"
-            f" --data_dir={data_dir}`, where DIR is the folder that you unpacked."
+            f" --data_dir={data_dir}`, where DIR is the folder that you unpacked; or"
+            " say where it is prepared (--config.data.data_dir of train.py, --data_dir"
+            " of evaluate.py)."
         )
     write(builder)
     return builder

@@ -61,6 +61,8 @@ def prepare_data(
         print(f"{name} is prepared in {builder.data_path}.")
     family, _, part = next(iter(builders)).partition("/")
     flags = f"--config=experiments/configs/{family}.py"
+    if data_dir != Path("data"):
+        flags += f" --config.data.data_dir={data_dir}"
     if part:
         flags += f" --config.data.dataset={family}/{part}"
     workdir = f"runs/{family}{part.replace('split', '_')}"

@@ -10,10 +10,11 @@ import numpy as np
 
 from mbn_jax.data.records import Records
 from mbn_jax.evaluation.distances import Distance
-from mbn_jax.evaluation.feature_file import check_names, read_features
+from mbn_jax.evaluation.feature_file import read_features
 from mbn_jax.evaluation.galleries import read_permutations
+from mbn_jax.evaluation.labels import check_labels
 from mbn_jax.evaluation.protocols import Protocol, make_protocol
-from mbn_jax.evaluation.results import evaluate
+from mbn_jax.evaluation.results import evaluate, size_note
 from mbn_jax.evaluation.table import counts, format_block
 
 
@@ -50,12 +51,15 @@ def evaluate_file(
         As `evaluation`.
 
     Raises:
-        InputError: as `read_features`, `check_names`, `protocol_of` and `evaluate` do.
+        InputError: as `read_features`, `check_labels`, `protocol_of` and `evaluate` do.
     """
     protocol = protocol_of(family, options)
-    features, records = read_features(path)
-    check_names(family, records)
-    return evaluation(features, records, protocol, distance=distance, source=str(path))
+    features, records, of = read_features(path)
+    warning = check_labels(family, records)
+    if warning:
+        print(f"warning: {path}: {warning}", file=sys.stderr)
+    source = f"{path} ({of})" if of else str(path)
+    return evaluation(features, records, protocol, distance=distance, source=source)
 
 
 def evaluation(
@@ -87,20 +91,9 @@ def evaluation(
     """
     figures = evaluate(features, records, [protocol], distance=distance)
     found = figures[protocol.name]
-    others = [
-        f"{size} {what} instead of {expected}"
-        for what, expected, size in (
-            ("queries", protocol.published_queries, found["num_queries"]),
-            ("gallery images", protocol.published_gallery, found["gallery_size"]),
-        )
-        if expected not in (None, size)
-    ]
-    if others:
-        print(
-            f"warning: {source} has {' and '.join(others)}: this is not the complete "
-            "test set, and the figures are not comparable with published ones.",
-            file=sys.stderr,
-        )
+    note = size_note(protocol, found)
+    if note:
+        print(f"warning: {source}: {note}", file=sys.stderr)
     return found | {
         "title": protocol.title,
         "description": protocol.description,

@@ -4,9 +4,9 @@ docs/feature-files.md describes the format.
 """
 
 import io
-import re
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,31 +15,40 @@ from mbn_jax.errors import InputError
 from mbn_jax.files import write_atomically
 
 _LABELS = ("identity", "camera", "modality", "name")
-# What the path of an image says of it.
-_PATHS = {
-    "sysu_mm01": r"(?:^|/)cam(?P<camera>[1-6])/(?P<identity>\d{4})/[^/]+$",
-    "regdb": r"(?:^|/)(?P<modality>Visible|Thermal)/(?P<identity>\d+)/[^/]+$",
-    "llcm": r"(?:^|/)(?:test_)?(?P<modality>vis|nir)/cam(?P<camera>[1-9])/"
-    r"(?P<identity>\d{4})/[^/]+$",
-}
-_INFRARED = ("Thermal", "nir")
 _LARGEST = np.iinfo(np.int32).max
 
 
-def write_features(path: str | Path, features: np.ndarray, records: Records) -> None:
+class FeatureFile(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        features: (N, D) float32.
+        records: N of them.
+        source: what the features are of, for people; empty if the file does not say.
+    """
+
+    features: np.ndarray
+    records: Records
+    source: str
+
+
+def write_features(
+    path: str | Path, features: np.ndarray, records: Records, source: str
+) -> None:
     """Writes features with their records as an ``.npz``, whole or not at all.
 
     Args:
         path: of the file; its directory must exist.
         features: (N, D) floating.
         records: N of them.
+        source: what the features are of, for people.
 
     Raises:
         InputError: the file cannot be written.
     """
     buffer = io.BytesIO()
     labels = {label: getattr(records, label) for label in _LABELS}
-    np.savez(buffer, features=features, **labels)
+    np.savez(buffer, features=features, source=np.array(source), **labels)
     try:
         write_atomically(Path(path), buffer.getvalue())
     except OSError as error:
@@ -49,16 +58,16 @@ def write_features(path: str | Path, features: np.ndarray, records: Records) -> 
         ) from error
 
 
-def read_features(path: str | Path) -> tuple[np.ndarray, Records]:
+def read_features(path: str | Path) -> FeatureFile:
     """Reads features and their records, and checks them.
 
     Args:
         path: an ``.npz`` of ``features`` (N, D) floating, ``identity``, ``camera`` and
             ``modality`` (0 visible, 1 infrared), each (N,) integer, and ``name`` (N,),
-            the paths in the data set's tree.
+            the paths in the data set's tree. ``source``, a string, may be there.
 
     Returns:
-        The features as (N, D) float32, and the records.
+        The features and the records.
 
     Raises:
         InputError: the file cannot be read, an array is missing or is not as above, a
@@ -98,54 +107,27 @@ def read_features(path: str | Path) -> tuple[np.ndarray, Records]:
             f"name of {path} holds {str(twice)!r} {times.max()} times; write every "
             "image once."
         )
-    return features, Records(
+    records = Records(
         identity=arrays["identity"].astype(np.int32),
         camera=arrays["camera"].astype(np.int32),
         modality=arrays["modality"].astype(np.int32),
         name=name,
     )
-
-
-def check_names(family: str, records: Records) -> None:
-    """Refuses labels that contradict the paths they stand beside.
-
-    A name that is no path of the data set is not looked at.
-
-    Args:
-        family: of data sets, for example "sysu_mm01".
-        records: from `read_features`.
-
-    Raises:
-        InputError: names the first record whose path says otherwise.
-    """
-    if family not in _PATHS:
-        return
-    for row, name in enumerate(records.name):
-        path = re.search(_PATHS[family], name)
-        if path is None:
-            continue
-        said = path.groupdict()
-        if "modality" in said:
-            said["modality"] = str(int(said["modality"] in _INFRARED))
-        for label, number in said.items():
-            value = int(getattr(records, label)[row])
-            if int(number) != value:
-                raise InputError(
-                    f"{label} of {name} is {value} (row {row}), but its path says "
-                    f"{int(number)}; write the labels in the order of the names."
-                )
+    return FeatureFile(features, records, str(arrays.get("source", "")))
 
 
 def _read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     wanted = ("features", *_LABELS)
+    reading = "the file"
+    arrays = {}
     try:
         # Opened here: NumPy leaves a damaged file open.
         with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is no archive of arrays")
             loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                raise ValueError("it is a single array")
-            missing = [name for name in wanted if name not in loaded]
-            arrays = {name: loaded[name] for name in wanted if name in loaded}
+            for reading in set(loaded) & {*wanted, "source"}:
+                arrays[reading] = loaded[reading]
     except FileNotFoundError as error:
         raise InputError(
             f"{path} does not exist; give the .npz file of the features."
@@ -153,9 +135,11 @@ def _read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     # What NumPy and zipfile raise for files that are damaged or something else.
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(
-            f"{path} cannot be read as an .npz of plain arrays ({error}); write it by "
-            "numpy.savez(path, features=…, identity=…, camera=…, modality=…, name=…)."
+            f"{path} cannot be read as an .npz of plain arrays ({reading}: {error}); "
+            "write it by numpy.savez(path, features=…, identity=…, camera=…, "
+            "modality=…, name=…), where name is numpy.array(names, str)."
         ) from error
+    missing = [name for name in wanted if name not in arrays]
     if missing:
         raise InputError(
             f"{path} lacks {', '.join(missing)}; an .npz with "

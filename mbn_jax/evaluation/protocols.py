@@ -180,8 +180,8 @@ def sysu_mm01(
             f"{gallery} galleries"
         ),
         description=(
-            f"Every infrared image is a query; the gallery holds {shots} visible "
-            f"image{'s' * (shots > 1)} of each identity in each of the cameras "
+            f"Every infrared image is a query; the gallery holds {_up_to(shots)} of "
+            "each identity in each of the cameras "
             f"{', '.join(map(str, cameras))}, drawn {how}; a query of camera 3 skips "
             "camera 2 (the same room), queries left without a match are not scored, "
             "and the CMC counts identities."
@@ -307,11 +307,15 @@ def make_protocol(family: str, **options: Any) -> Protocol:
     known = list(inspect.signature(_FAMILIES[family]).parameters)
     for option in options:
         if option not in known:
+            names = ", ".join(known).replace("permutations", "rand_perm_cam")
             raise InputError(
-                f"The protocol {family} has no option {option!r}; it has "
-                f"{', '.join(known)}."
+                f"The protocol {family} has no option {option!r}; it has {names}."
             )
     return _FAMILIES[family](**options)
+
+
+def _up_to(shots: int) -> str:
+    return "one visible image" if shots == 1 else f"up to {shots} visible images"
 
 
 _FAMILIES: dict[str, Callable[..., Protocol]] = {

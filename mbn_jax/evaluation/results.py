@@ -115,6 +115,29 @@ def mean_over_trials(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def size_note(protocol: Protocol, figures: Mapping[str, Any]) -> str:
+    """Says where the test set is not the complete one of a data set; empty if it is.
+
+    Args:
+        protocol: knows the sizes of the complete test set, or does not.
+        figures: of this protocol.
+    """
+    others = [
+        f"{size:g} {what} instead of {expected}"
+        for what, expected, size in (
+            ("queries", protocol.published_queries, figures["num_queries"]),
+            ("gallery images", protocol.published_gallery, figures["gallery_size"]),
+        )
+        if expected not in (None, size)
+    ]
+    if not others:
+        return ""
+    return (
+        f"{' and '.join(others)}: this is not the complete test set, and the figures "
+        "are not comparable with published ones."
+    )
+
+
 def make_results(
     *,
     dataset: str,
@@ -141,6 +164,9 @@ def make_results(
             protocol.name: {
                 "title": protocol.title,
                 "description": protocol.description,
+                "note": size_note(
+                    protocol, next(iter(figures.values()))[protocol.name]
+                ),
             }
             for protocol in protocols
         },

@@ -90,4 +90,6 @@ def format_table(results: Mapping[str, Any]) -> str:
             *format_block(rows),
             protocol["description"],
         ]
+        if protocol["note"]:
+            lines.append(f"warning: {protocol['note']}")
     return "\n".join([*lines, "", results["selection"]])

@@ -245,7 +245,9 @@ def define_flag(default: Path) -> flags.FlagHolder[ConfigDict]:
     """
     known = flatten(default_config().to_dict())
     for argument in sys.argv[1:]:
-        key = argument.partition("=")[0].lstrip("-")
+        key, _, value = argument.lstrip("-").partition("=")
+        if key == "config" and value and not Path(value.partition(":")[0]).is_file():
+            sys.exit(f"error: there is no configuration file {value}")
         if key.startswith("config.") and key.removeprefix("config.") not in known:
             sys.exit(f"error: {_unknown(key.removeprefix('config.'))}")
     keys = "\n".join(f"--config.{key}={value!r}" for key, value in known.items())
@@ -253,7 +255,8 @@ def define_flag(default: Path) -> flags.FlagHolder[ConfigDict]:
         "config",
         str(default),
         "file whose get_config() returns the configuration; every key can be given on "
-        f"its own, too; they and their defaults are:\n{keys}",
+        "its own, too (mbn_jax/training/config.py says what they mean and may be). "
+        f"They and their defaults:\n{keys}",
         lock_config=True,
     )
 

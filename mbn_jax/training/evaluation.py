@@ -87,6 +87,7 @@ def test_features(
             mesh=mesh,
         )
     label = f"{workdir}, step {step} of {config.num_steps}"
+    label += ", best on validation" * (checkpoint == "best")
     return features, split, label + ", flip-averaged" * network.flip_average
 
 
@@ -102,7 +103,7 @@ def save_test_features(workdir: str, network: Network, path: str | Path) -> str:
             "directory at a time to save them."
         )
     features, split, label = test_features(workdir, network)
-    write_features(path, features, split)
+    write_features(path, features, split, label)
     return f"{path}: features {features.shape} of {split.dataset}, {label}"
 
 

@@ -9,7 +9,13 @@ import mbn_jax
 from mbn_jax.data.datasets import Split, load_split
 from mbn_jax.data.pipeline import load_images
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation import l2_normalise
+from mbn_jax.evaluation import (
+    evaluate_chance,
+    format_table,
+    l2_normalise,
+    make_results,
+    standard_protocols,
+)
 from mbn_jax.evaluation.evaluation import evaluate_file, format_evaluation
 from mbn_jax.training import evaluation
 from mbn_jax.training.config import as_json, default_config
@@ -28,7 +34,8 @@ def test_a_work_directory_is_evaluated_as_at_the_end_of_training(finished, check
     for key in (*FIGURES, *COUNTS):
         assert again[key] == pytest.approx(expected[key], abs=1e-6)
     step = results["figures"][checkpoint]["step"]
-    assert again["source"] == f"{workdir}, step {step} of 6"
+    label = ", best on validation" if checkpoint == "best" else ""
+    assert again["source"] == f"{workdir}, step {step} of 6{label}"
 
 
 def test_the_other_direction_is_an_option(finished):
@@ -186,3 +193,26 @@ def test_runs_of_different_recipes_are_no_mean(ten_runs):
     rewrite(ten_runs / "run_4" / "config.json", data={"image_size": [32, 16]})
     with pytest.raises(InputError, match=r"run_4 has data\.image_size = \(32, 16\)"):
         evaluate_splits(ten_runs)
+
+
+def test_a_test_set_that_is_not_complete_is_told_wherever_figures_are(tmp_path):
+    split = Split(
+        dataset="llcm",
+        split="test",
+        source=[],
+        identity=np.array([1, 1, 2, 2]),
+        camera=np.array([1, 2, 1, 2]),
+        modality=np.array([0, 1, 0, 1]),
+        name=np.array(["a", "b", "c", "d"]),
+    )
+    protocols = standard_protocols("llcm")
+    results = make_results(
+        dataset="llcm",
+        split="test",
+        selection="none",
+        protocols=protocols,
+        figures={"chance": evaluate_chance(split, protocols)},
+    )
+    note = "2 queries instead of 8680: this is not the complete test set"
+    assert note in results["protocols"]["llcm_visible_to_infrared_plain"]["note"]
+    assert f"warning: {note}" in format_table(results)

@@ -82,7 +82,10 @@ def scan(manual_dir: str | os.PathLike, numbers: Sequence[int] = NUMBERS) -> Tre
             records = records_of(images[name] for name in listed)
             splits[f"split{number}/{split}"] = records
             members = np.unique(records.identity).tolist()
-            lists.check_present(f"split{number}/{split}", members, records, findings)
+            if all(_index(root, split, m, number).is_file() for m in MODALITIES):
+                # Otherwise everyone lacks a modality, for a reason that is told.
+                name = f"split{number}/{split}"
+                lists.check_present(name, members, records, findings)
             identities[f"{split}ing of split {number}"] = members
             what = f"split{number}/{split}"
             counts.append(Count(f"{what} identities", PUBLISHED_SPLIT, len(members)))
@@ -105,6 +108,10 @@ def scan(manual_dir: str | os.PathLike, numbers: Sequence[int] = NUMBERS) -> Tre
         counts=tuple(counts),
         left_out=left_out,
     )
+
+
+def _index(root: Path, split: str, modality: str, number: int) -> Path:
+    return root / f"idx/{split}_{modality.lower()}_{number}.txt"
 
 
 def _images(root: Path, findings: Findings) -> dict[str, ImageFile]:
@@ -139,7 +146,7 @@ def _listed(
     """The names that the two index files of a split list and that are there."""
     found: dict[str, lists.IndexLine] = {}
     for modality in MODALITIES:
-        index = root / f"idx/{split}_{modality.lower()}_{number}.txt"
+        index = _index(root, split, modality, number)
         pattern = rf"{modality}/[0-9]{{1,6}}/[^/]+\.bmp"
         for line in lists.read_index(index, pattern, findings):
             if line.name not in images:
