@@ -13,8 +13,6 @@ from mbn_jax.evaluation.protocols import (
     EMBEDDED_PROTOCOLS,
     INFRARED_TO_VISIBLE,
     VISIBLE_TO_INFRARED,
-    Protocol,
-    Trial,
     embedded,
     llcm,
     regdb,
@@ -28,6 +26,7 @@ from mbn_jax.evaluation.results import (
     make_results,
     mean_over_trials,
 )
+from mbn_jax.evaluation.rules import Protocol, Trial
 from mbn_jax.evaluation.table import format_table
 
 __all__ = [

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.distances import Distance, distance_function
-from mbn_jax.evaluation.protocols import Protocol
+from mbn_jax.evaluation.rules import Protocol
 from mbn_jax.evaluation.search import Search
 
 REPORTED_RANKS = (1, 5, 10, 20)

@@ -1,20 +1,17 @@
-"""Who is query, who is gallery, and which gallery images a query may find.
+"""The protocols of the field: who is query, who is gallery, what is skipped.
 
-A `Protocol` is data. The field's own are made by functions: `embedded`, `sysu_mm01`,
-`regdb` and `llcm`; `standard_protocols` gives those that a data set is reported by.
-docs/protocols.md tells them apart for a person.
+Each is a `Protocol` that a function makes: `embedded`, `sysu_mm01`, `regdb` and `llcm`;
+`standard_protocols` gives those that a data set is reported by. docs/protocols.md tells
+them apart for a person.
 """
 
-import dataclasses
 import inspect
-from collections.abc import Callable, Hashable
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
-import numpy as np
-
-from mbn_jax.data.records import Records
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.galleries import Draw, OfficialDraw, Permutations, SeededDraw
+from mbn_jax.evaluation.rules import Protocol
 
 VISIBLE, INFRARED = 0, 1
 _WORDS = ("visible", "infrared")
@@ -23,89 +20,6 @@ Direction = Literal["infrared_to_visible", "visible_to_infrared"]
 Search = Literal["all", "indoor"]
 Gallery = Literal["agw", "official"]
 Variant = Literal["plain", "swapped"]
-
-
-class Trial(NamedTuple):
-    """One gallery and the queries against it, as indices into the records.
-
-    Attributes:
-        query: (Q,) int64.
-        gallery: (G,) int64; equal distances are ranked in this order.
-    """
-
-    query: np.ndarray
-    gallery: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """One way to ask the question "can this person be found again?".
-
-    Attributes:
-        name: key in ``results.json``.
-        title: the same for a person to read.
-        description: the rules in a few clauses; printed with every figure.
-        query_modality: modality of the query images, 0 visible or 1 infrared.
-        gallery_modality: modality of the gallery images.
-        gallery_cameras: the only cameras that the gallery is taken from; None for all.
-        draw: draws the gallery of every trial; None for one trial with all images.
-        queries_are_drawn: what `draw` gives from the other side's images is the query
-            set instead, and all images of the gallery's modality are the gallery.
-        remove_same_camera: whether the gallery images that share both the identity and
-            the camera of a query are removed for that query. Finding the next frame of
-            the same camera is tracking, not re-identification.
-        removed_cameras: pairs (query camera, gallery camera): for a query of the first
-            every gallery image of the second is removed, of whatever identity.
-        cmc: "images" counts ranks in gallery images; "identities" in the gallery
-            identities in the order of their first images. Rank 1 is the same.
-        published_queries: their number in the complete data set, if it is known.
-        published_gallery: the number of gallery images in it, if it is known.
-    """
-
-    name: str
-    title: str
-    description: str
-    query_modality: int
-    gallery_modality: int
-    gallery_cameras: tuple[int, ...] | None = None
-    draw: Draw | None = None
-    queries_are_drawn: bool = False
-    remove_same_camera: bool = False
-    removed_cameras: tuple[tuple[int, int], ...] = ()
-    cmc: Literal["images", "identities"] = "images"
-    published_queries: int | None = None
-    published_gallery: int | None = None
-
-    def trials(self, records: Records) -> list[Trial]:
-        """The queries and the galleries among the records of a test set.
-
-        Raises:
-            InputError: an official gallery asks for an image that is not there.
-        """
-        query = np.flatnonzero(records.modality == self.query_modality)
-        in_gallery = records.modality == self.gallery_modality
-        if self.gallery_cameras is not None:
-            in_gallery &= np.isin(records.camera, self.gallery_cameras)
-        gallery = np.flatnonzero(in_gallery)
-        if self.draw is None:
-            return [Trial(query, gallery)]
-        if self.queries_are_drawn:
-            return [Trial(drawn, gallery) for drawn in self.draw(records, query)]
-        return [Trial(query, drawn) for drawn in self.draw(records, gallery)]
-
-    def removed(
-        self,
-        query_id: Hashable,
-        query_camera: Hashable,
-        gallery_ids: np.ndarray,
-        gallery_cameras: np.ndarray,
-    ) -> np.ndarray:
-        """Which gallery images one query must not find, (G,) bool."""
-        hidden = [to for of, to in self.removed_cameras if of == query_camera]
-        removed = np.isin(gallery_cameras, hidden)
-        if self.remove_same_camera:
-            removed |= (gallery_ids == query_id) & (gallery_cameras == query_camera)
-        return removed
 
 
 def embedded(direction: Direction = "infrared_to_visible") -> Protocol:

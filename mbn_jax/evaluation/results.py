@@ -9,7 +9,7 @@ from mbn_jax.data.records import Records
 from mbn_jax.evaluation.chance import chance_level
 from mbn_jax.evaluation.distances import Distance
 from mbn_jax.evaluation.metrics import feature_metrics
-from mbn_jax.evaluation.protocols import Protocol, Trial
+from mbn_jax.evaluation.rules import Protocol, Trial
 
 # By the names of the protocols.
 Figures = dict[str, dict[str, Any]]

@@ -21,7 +21,7 @@ import numpy as np
 from jax import lax
 
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.protocols import Protocol
+from mbn_jax.evaluation.rules import Protocol
 
 # In one pass over the distances: the cameras of SYSU-MM01, its 96 test identities.
 _MATCHES = 4
