@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+VISIBLE, INFRARED = 0, 1
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Records:

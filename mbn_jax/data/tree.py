@@ -13,8 +13,6 @@ import numpy as np
 
 from mbn_jax.data.records import Records
 
-VISIBLE, INFRARED = 0, 1
-
 
 class ImageFile(NamedTuple):
     """One image and what its path says of it.

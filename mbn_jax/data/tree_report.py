@@ -8,7 +8,8 @@ import numpy as np
 import rich.console
 import rich.table
 
-from mbn_jax.data.tree import VISIBLE, Count, Finding, Tree
+from mbn_jax.data.records import VISIBLE
+from mbn_jax.data.tree import Count, Finding, Tree
 from mbn_jax.data.walk import MISSING
 from mbn_jax.errors import InputError
 

@@ -26,7 +26,7 @@ def cosine_distances(query: ArrayLike, gallery: ArrayLike) -> jax.Array:
         matrix product is split, so equal features need not have equal distances.
     """
     query, gallery = (jnp.asarray(side, jnp.float32) for side in (query, gallery))
-    return 1.0 - _products(_unit_rows(query), _unit_rows(gallery))
+    return 1.0 - _products(unit_rows(query), unit_rows(gallery))
 
 
 def euclidean_distances(query: ArrayLike, gallery: ArrayLike) -> jax.Array:
@@ -72,10 +72,10 @@ def distance_function(
 
 def l2_normalise(features: ArrayLike) -> np.ndarray:
     """Divides (N, D) rows by their length, in float32; a zero row stays zero."""
-    return np.asarray(_unit_rows(np.asarray(features, np.float32), np))
+    return np.asarray(unit_rows(np.asarray(features, np.float32), np))
 
 
-def _unit_rows(features: Any, xp: ModuleType = jnp) -> Any:
+def unit_rows(features: Any, xp: ModuleType = jnp) -> Any:
     """Rows of length one by NumPy or JAX, whatever the size of the numbers in them."""
     tiny = np.finfo(np.float32).tiny
     # Without this the squares of very large or very small numbers leave float32.

@@ -9,11 +9,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
+from mbn_jax.data.records import INFRARED, VISIBLE
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.galleries import Draw, OfficialDraw, Permutations, SeededDraw
 from mbn_jax.evaluation.rules import Protocol
 
-VISIBLE, INFRARED = 0, 1
 _WORDS = ("visible", "infrared")
 
 Direction = Literal["infrared_to_visible", "visible_to_infrared"]

@@ -123,7 +123,7 @@ def size_note(protocol: Protocol, figures: Mapping[str, Any]) -> str:
         figures: of this protocol.
     """
     others = [
-        f"{size:g} {what} instead of {expected}"
+        f"{size:.12g} {what} instead of {expected}"
         for what, expected, size in (
             ("queries", protocol.published_queries, figures["num_queries"]),
             ("gallery images", protocol.published_gallery, figures["gallery_size"]),

@@ -49,8 +49,8 @@ def counts(figures: Mapping[str, Any]) -> str:
     what = "splits" if "splits" in figures else "trials"
     over = f"; mean ± standard deviation over {trials} {what}" if trials > 1 else ""
     return (
-        f"{figures['num_valid_queries']:g} of {figures['num_queries']:g} queries "
-        f"scored, {figures['gallery_size']:g} gallery images{over}"
+        f"{figures['num_valid_queries']:.12g} of {figures['num_queries']:.12g} queries "
+        f"scored, {figures['gallery_size']:.12g} gallery images{over}"
     )
 
 

@@ -1,16 +1,19 @@
 """Trained networks by a protocol: one work directory, or RegDB's ten."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from mbn_jax.data.datasets import Split, load_split
 from mbn_jax.data.pipeline import image_batches
 from mbn_jax.data.progress import progress
+from mbn_jax.data.regdb.tree import NUMBERS
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation import extract, mean_over_trials
 from mbn_jax.evaluation.distances import Distance
@@ -22,7 +25,6 @@ from mbn_jax.training.config import MACHINE_KEYS, flatten, read_config
 from mbn_jax.training.mesh import make_mesh, replicated
 from mbn_jax.training.step import make_feature_fn
 
-NUM_SPLITS = 10
 _PLACE = "{split}"
 _BATCH = 64
 
@@ -40,6 +42,37 @@ class Network:
     checkpoint: str = "last"
     flip_average: bool = False
     data_dir: str | None = None
+
+
+def split_features(
+    embedding: Callable[[jax.Array, jax.Array], jax.Array],
+    split: Split,
+    image_size: tuple[int, int],
+    *,
+    num_threads: int,
+    mesh: Mesh,
+    advance: Callable[[], None] = lambda: None,
+) -> np.ndarray:
+    """Features of all images of a split, `(N, D)` float32, as the network gives them.
+
+    Args:
+      embedding: from uint8 images and their modality, see `mbn_jax.evaluation.extract`.
+      split: N records.
+      image_size: (height, width) in pixels.
+      num_threads: that decode.
+      mesh: the batches are sharded over it.
+      advance: called after each image.
+    """
+
+    def batches() -> Iterator[np.ndarray]:
+        for batch in image_batches(
+            split, np.arange(len(split)), image_size, _BATCH, num_threads=num_threads
+        ):
+            yield batch
+            for _ in batch:
+                advance()
+
+    return extract(embedding, batches(), split.modality, batch_size=_BATCH, mesh=mesh)
 
 
 def test_features(
@@ -65,26 +98,13 @@ def test_features(
     variables = jax.device_put(variables, replicated(mesh))
     embedding = make_feature_fn(model, flip_average=network.flip_average)
     with progress("Embedding", "Embedded", split.dataset, len(split)) as advance:
-
-        def batches() -> Iterator[np.ndarray]:
-            threads = config.data.num_threads
-            for batch in image_batches(
-                split,
-                np.arange(len(split)),
-                model.image_size,
-                _BATCH,
-                num_threads=threads,
-            ):
-                yield batch
-                for _ in batch:
-                    advance()
-
-        features = extract(
-            lambda images, modality: embedding(variables, images, modality),
-            batches(),
-            split.modality,
-            batch_size=_BATCH,
+        features = split_features(
+            functools.partial(embedding, variables),
+            split,
+            model.image_size,
+            num_threads=config.data.num_threads,
             mesh=mesh,
+            advance=advance,
         )
     label = f"{workdir}, step {step} of {config.num_steps}"
     label += ", best on validation" * (checkpoint == "best")
@@ -140,13 +160,11 @@ def _evaluate_splits(
     pattern: str, network: Network, options: Mapping[str, Any], distance: Distance
 ) -> dict[str, Any]:
     """The mean over the finished ones of ten runs, and what it is the mean of."""
-    workdirs = {
-        split: pattern.replace(_PLACE, str(split)) for split in range(1, NUM_SPLITS + 1)
-    }
+    workdirs = {split: pattern.replace(_PLACE, str(split)) for split in NUMBERS}
     finished = {split: path for split, path in workdirs.items() if _is_finished(path)}
     if not finished:
         raise InputError(
-            f"None of {workdirs[1]} … {workdirs[NUM_SPLITS]} holds a finished run; "
+            f"None of {workdirs[1]} … {workdirs[NUMBERS[-1]]} holds a finished run; "
             "train each of them on its split of RegDB first."
         )
     _check_one_recipe(finished)
@@ -164,7 +182,7 @@ def _evaluate_splits(
     )
     for split, trial in zip(of_splits, mean["trials"], strict=True):
         trial["split"] = split
-    if len(finished) == NUM_SPLITS:
+    if len(finished) == len(NUMBERS):
         name, title = "ten_splits", "mean of the ten splits"
     else:
         listed = [str(split) for split in finished]

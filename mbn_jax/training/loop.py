@@ -1,6 +1,7 @@
 """A run from configuration to report, top to bottom."""
 
 import contextlib
+import functools
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,13 +14,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mbn_jax.data.datasets import Split
-from mbn_jax.data.pipeline import image_batches, train_batches
+from mbn_jax.data.pipeline import train_batches
 from mbn_jax.data.sampling import BalancedSampler
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation import evaluate, extract, standard_protocols
+from mbn_jax.evaluation import evaluate, standard_protocols
 from mbn_jax.files import write_json
 from mbn_jax.training.checkpoint import Checkpoints
 from mbn_jax.training.config import as_json, check, check_same
+from mbn_jax.training.evaluation import split_features
 from mbn_jax.training.mesh import make_mesh, process_rows, shard
 from mbn_jax.training.metrics import MetricWriter, StepLog, TrainingProgress
 from mbn_jax.training.optimizer import make_optimizer
@@ -32,7 +34,6 @@ from mbn_jax.training.step import (
     make_train_step,
 )
 
-EVALUATION_BATCH = 64
 PACKAGES = ("mbn-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -77,17 +78,11 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
     embedding = make_feature_fn(model)
 
     def features_of(variables: Any, split: Split) -> np.ndarray:
-        return extract(
-            lambda images, modality: embedding(variables, images, modality),
-            image_batches(
-                split,
-                np.arange(len(split)),
-                model.image_size,
-                EVALUATION_BATCH,
-                num_threads=config.data.num_threads,
-            ),
-            split.modality,
-            batch_size=EVALUATION_BATCH,
+        return split_features(
+            functools.partial(embedding, variables),
+            split,
+            model.image_size,
+            num_threads=config.data.num_threads,
             mesh=mesh,
         )
 

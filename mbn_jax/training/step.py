@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from mbn_jax import losses
 from mbn_jax.data.augment import Augmentation, augment, normalise
+from mbn_jax.evaluation.distances import unit_rows
 from mbn_jax.models.reid import ReID, ReIDOutput
 from mbn_jax.training.mesh import replicated
 from mbn_jax.training.optimizer import learning_rate
@@ -179,12 +180,7 @@ def make_feature_fn(
         images = normalise(images)
         if flip_average:
             mirrored = embedding(jnp.flip(images, axis=2))
-            return (_unit_length(embedding(images)) + _unit_length(mirrored)) / 2
+            return (unit_rows(embedding(images)) + unit_rows(mirrored)) / 2
         return embedding(images)
 
     return features
-
-
-def _unit_length(embeddings: jax.Array) -> jax.Array:
-    square = jnp.sum(embeddings**2, axis=1, keepdims=True)
-    return embeddings * jax.lax.rsqrt(jnp.maximum(square, 1e-12))

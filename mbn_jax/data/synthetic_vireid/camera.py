@@ -3,8 +3,9 @@
 import dataclasses
 from typing import Literal
 
+from mbn_jax.data.records import INFRARED, VISIBLE
+
 Sensor = Literal["visible", "near_infrared", "thermal"]
-VISIBLE, INFRARED = 0, 1
 
 
 @dataclasses.dataclass(frozen=True)
