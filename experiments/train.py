@@ -8,6 +8,7 @@ is the quick run on embedded data. Any key of the configuration can be given, to
         --config=experiments/configs/quick_thermal.py --config.model.norm=bn
 
 The same command again resumes an interrupted run and changes nothing in a finished one.
+docs/launching.md has the commands for several GPUs, Slurm, Kubernetes and Cloud TPUs.
 """
 
 import sys
@@ -18,11 +19,14 @@ from absl import app, flags, logging
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation import format_table
 from mbn_jax.training import config as configuration
+from mbn_jax.training import runtime
 from mbn_jax.training.loop import train
-from mbn_jax.training.mesh import request_cpu_devices
+from mbn_jax.training.processes import is_main
+from mbn_jax.training.termination import Terminated
 
 _CONFIG = configuration.define_flag(Path(__file__).parent / "configs" / "quick.py")
-flags.adopt_module_key_flags(configuration)  # for --help
+for module in (configuration, runtime):
+    flags.adopt_module_key_flags(module)  # for --help
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "directory of the run, made if need be", required=True
 )
@@ -37,10 +41,21 @@ def main(argv: list[str]) -> None:
         sys.exit("error: --workdir is empty, expected a directory for the run")
     workdir = Path(_WORKDIR.value)
     try:
-        request_cpu_devices(_CONFIG.value.num_devices)
-        results = train(_CONFIG.value, workdir)
+        runtime.request_cpu_devices(_CONFIG.value.num_devices)
+        runtime.use_compilation_cache(_CONFIG.value.compilation_cache, workdir)
+        with runtime.joined_processes():
+            results = train(_CONFIG.value, workdir)
+            if not is_main():
+                return
     except InputError as error:
         sys.exit(f"error: {error}")
+    except Terminated as stop:
+        print(
+            f"terminated after step {stop.step}, which is saved; the same command "
+            "resumes the run",
+            file=sys.stderr,
+        )
+        raise
     except KeyboardInterrupt:
         print("interrupted; the same command resumes the run", file=sys.stderr)
         sys.exit(130)

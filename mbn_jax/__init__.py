@@ -14,13 +14,13 @@ from mbn_jax.norm import ModalityBatchNorm
 if TYPE_CHECKING:
     from mbn_jax import convert, functional, nnx
     from mbn_jax.evaluation.features import embed
-    from mbn_jax.training.checkpoint import load
+    from mbn_jax.training.loading import load
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "embed": "mbn_jax.evaluation.features",
-    "load": "mbn_jax.training.checkpoint",
+    "load": "mbn_jax.training.loading",
 }
 _SUBMODULES = ("convert", "functional", "nnx")
 

@@ -13,7 +13,12 @@ Numerical decisions common to all of them:
   without any valid anchor has loss zero and gradient zero.
 
 Pairs are formed over the whole array. Under ``jax.jit`` with the batch sharded over
-devices that is the global batch; nothing has to be gathered by hand.
+devices that is the global batch; nothing has to be gathered by hand. Under ``pmap`` and
+``shard_map``, where a function sees the rows of its own device, ``axis_name`` names the
+mapped axis: features and identities of all devices are gathered, every device takes its
+own rows as anchors against all, and the sums over anchors are added up. The result is
+the loss of the global batch, the same on every device, and the gradient flows back to
+the device that owns a row.
 """
 
 import jax
@@ -22,7 +27,11 @@ import optax
 
 
 def identity_loss(
-    logits: jax.Array, identity: jax.Array, label_smoothing: float = 0.0
+    logits: jax.Array,
+    identity: jax.Array,
+    label_smoothing: float = 0.0,
+    *,
+    axis_name: str | None = None,
 ) -> jax.Array:
     r"""Cross-entropy of the identity classifier with label smoothing.
 
@@ -34,6 +43,7 @@ def identity_loss(
         logits: :math:`z`, (B, N) floating.
         identity: :math:`y`, class labels, (B,) integers in 0..N-1.
         label_smoothing: :math:`\epsilon` in [0, 1], a Python number.
+        axis_name: mapped axis under pmap and shard_map, over which the batch is cut.
 
     Returns:
         The mean over the batch, a float32 scalar; NaN if a label is outside the range.
@@ -54,11 +64,17 @@ def identity_loss(
         # The cross-entropy with the uniform distribution, without a one-hot matrix.
         uniform = jax.nn.logsumexp(logits, axis=1) - jnp.mean(logits, axis=1)
         loss = (1.0 - label_smoothing) * loss + label_smoothing * uniform
-    return jnp.mean(loss)
+    mean = jnp.mean(loss)
+    # Every device has as many rows as the others, so the mean of means is the mean.
+    return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
 
 
 def batch_hard_triplet(
-    features: jax.Array, identity: jax.Array, margin: float = 0.3
+    features: jax.Array,
+    identity: jax.Array,
+    margin: float = 0.3,
+    *,
+    axis_name: str | None = None,
 ) -> jax.Array:
     r"""Triplet loss of each anchor with its hardest positive and negative.
 
@@ -73,6 +89,7 @@ def batch_hard_triplet(
         features: :math:`f`, (B, D) floating; not normalised here.
         identity: :math:`y`, (B,) integers.
         margin: :math:`m`.
+        axis_name: mapped axis under pmap and shard_map, over which the batch is cut.
 
     Returns:
         A float32 scalar.
@@ -88,15 +105,17 @@ def batch_hard_triplet(
         0.4000
     """
     _check_shapes(features, identity)
-    distance = _distances(features)
-    positive, negative = _pairs(identity)
+    distance = _distances(features, _everyone(features, axis_name))
+    positive, negative = _pairs(identity, axis_name)
     hardest_positive = jnp.max(distance, axis=1, where=positive, initial=0.0)
     hardest_negative = jnp.min(distance, axis=1, where=negative, initial=jnp.inf)
     loss = jax.nn.relu(margin + hardest_positive - hardest_negative)
-    return _mean_over_valid_anchors(loss, positive, negative)
+    return _mean_over_valid_anchors(loss, positive, negative, axis_name)
 
 
-def weighted_regularised_triplet(features: jax.Array, identity: jax.Array) -> jax.Array:
+def weighted_regularised_triplet(
+    features: jax.Array, identity: jax.Array, *, axis_name: str | None = None
+) -> jax.Array:
     r"""Soft-plus of the softmax-weighted positive minus negative distances.
 
     .. math::
@@ -117,6 +136,7 @@ def weighted_regularised_triplet(features: jax.Array, identity: jax.Array) -> ja
     Args:
         features: :math:`f`, (B, D) floating; not normalised here.
         identity: :math:`y`, (B,) integers.
+        axis_name: mapped axis under pmap and shard_map, over which the batch is cut.
 
     Returns:
         A float32 scalar.
@@ -132,33 +152,48 @@ def weighted_regularised_triplet(features: jax.Array, identity: jax.Array) -> ja
         0.2201
     """
     _check_shapes(features, identity)
-    distance = _distances(features)
-    positive, negative = _pairs(identity)
+    distance = _distances(features, _everyone(features, axis_name))
+    positive, negative = _pairs(identity, axis_name)
     far_positive = _softmax_weighted_sum(distance, distance, positive)
     near_negative = _softmax_weighted_sum(distance, -distance, negative)
     loss = jax.nn.softplus(far_positive - near_negative)
-    return _mean_over_valid_anchors(loss, positive, negative)
+    return _mean_over_valid_anchors(loss, positive, negative, axis_name)
 
 
-def _distances(features: jax.Array) -> jax.Array:
-    """Euclidean distances, (B, B) float32, with zero gradient where they are zero."""
-    features = features.astype(jnp.float32)
-    centred = features - jax.lax.stop_gradient(
-        jnp.mean(features, axis=0, keepdims=True)
-    )
-    product = jnp.matmul(centred, centred.T, precision=jax.lax.Precision.HIGHEST)
-    square = jnp.sum(centred**2, axis=1)
-    scale = square[:, None] + square[None, :]
+def _everyone(rows: jax.Array, axis_name: str | None) -> jax.Array:
+    """The rows of all devices, (B, …), in their order along the mapped axis."""
+    if axis_name is None:
+        return rows
+    return jax.lax.all_gather(rows, axis_name, tiled=True)
+
+
+def _distances(features: jax.Array, others: jax.Array) -> jax.Array:
+    """Euclidean distances, (b, B) float32, with zero gradient where they are zero.
+
+    Args:
+        features: (b, D), the anchors, which are among the others.
+        others: (B, D).
+    """
+    features, others = features.astype(jnp.float32), others.astype(jnp.float32)
+    centre = jax.lax.stop_gradient(jnp.mean(others, axis=0, keepdims=True))
+    features, others = features - centre, others - centre
+    product = jnp.matmul(features, others.T, precision=jax.lax.Precision.HIGHEST)
+    scale = jnp.sum(features**2, axis=1)[:, None] + jnp.sum(others**2, axis=1)[None, :]
     squared = scale - 2.0 * product
     apart = squared > 4.0 * jnp.finfo(jnp.float32).eps * scale
     # Where after the root alone would let 0 * inf = NaN into the gradient.
     return jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0)
 
 
-def _pairs(identity: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Which pairs are positive (without the anchor itself), and which negative."""
-    same = identity[:, None] == identity[None, :]
-    return same & ~jnp.eye(identity.shape[0], dtype=bool), ~same
+def _pairs(identity: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
+    """Which pairs (b, B) are positive (without the anchor itself), which negative."""
+    others = _everyone(identity, axis_name)
+    same = identity[:, None] == others[None, :]
+    anchor = jnp.arange(identity.shape[0])
+    if axis_name is not None:
+        anchor += jax.lax.axis_index(axis_name) * identity.shape[0]
+    itself = anchor[:, None] == jnp.arange(others.shape[0])[None, :]
+    return same & ~itself, ~same
 
 
 def _softmax_weighted_sum(
@@ -172,10 +207,13 @@ def _softmax_weighted_sum(
 
 
 def _mean_over_valid_anchors(
-    loss: jax.Array, positive: jax.Array, negative: jax.Array
+    loss: jax.Array, positive: jax.Array, negative: jax.Array, axis_name: str | None
 ) -> jax.Array:
     valid = jnp.any(positive, axis=1) & jnp.any(negative, axis=1)
-    return jnp.sum(loss, where=valid) / jnp.maximum(jnp.sum(valid), 1)
+    total, count = jnp.sum(loss, where=valid), jnp.sum(valid)
+    if axis_name is not None:
+        total, count = jax.lax.psum((total, count), axis_name)
+    return total / jnp.maximum(count, 1)
 
 
 def _check_shapes(rows: jax.Array, identity: jax.Array) -> None:

@@ -66,19 +66,35 @@ class Augmentation:
             )
 
 
-def augment(key: jax.Array, images: jax.Array, augmentation: Augmentation) -> jax.Array:
+def augment(
+    key: jax.Array,
+    images: jax.Array,
+    augmentation: Augmentation,
+    *,
+    axis_name: str | None = None,
+) -> jax.Array:
     """Augments and normalises a batch of training images.
 
     Args:
         key: the key of the step.
         images: (B, H, W, 3) uint8.
         augmentation: what to do; static under ``jax.jit``.
+        axis_name: mapped axis under pmap and shard_map, over which the batch is cut.
 
     Returns:
-        (B, H, W, 3) float32, normalised as by `normalise`. Image i is a function of
-        ``key``, i and ``images[i]`` alone.
+        (B, H, W, 3) float32, normalised as by `normalise`. Image i of the global batch
+        is a function of ``key``, i and ``images[i]`` alone.
     """
-    draws = _draw(key, images.shape[0])
+    batch = images.shape[0]
+    if axis_name is None:
+        draws = _draw(key, batch)
+    else:
+        everyone = _draw(key, batch * jax.lax.axis_size(axis_name))
+        first = jax.lax.axis_index(axis_name) * batch
+        draws = jax.tree.map(
+            lambda all_rows: jax.lax.dynamic_slice_in_dim(all_rows, first, batch),
+            everyone,
+        )
     return jax.vmap(lambda one, image: _augment_image(one, image, augmentation))(
         draws, images
     )

@@ -11,6 +11,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from mbn_jax.data.records import Records
 from mbn_jax.data.source import open_source
 from mbn_jax.errors import InputError
@@ -40,15 +42,65 @@ class Split(Records):
         dataset: for example "synthetic_vireid/nir".
         split: for example "train", or the sum "train+val".
         source: ``source[i]["image"]`` is the encoded image of record i, as bytes.
+        damaged: what was left out, because it cannot be read: a phrase on each record.
     """
 
     dataset: str
     split: str
     source: Sequence[Any]
+    damaged: tuple[str, ...] = ()
 
     def encoded_image(self, index: int) -> bytes:
         """Returns the image file of a record."""
         return self.source[int(index)]["image"]
+
+    def select(self, indices: np.ndarray, **changes: Any) -> "Split":
+        """Returns some of the records, (n,) integers, in the order asked for."""
+        return dataclasses.replace(
+            self,
+            source=_Chosen(self.source, indices),
+            identity=self.identity[indices],
+            camera=self.camera[indices],
+            modality=self.modality[indices],
+            name=self.name[indices],
+            **changes,
+        )
+
+    def without_damaged(self, damaged: dict[int, str], skip: bool) -> "Split":
+        """Leaves out records that cannot be read.
+
+        Args:
+            damaged: a phrase for each of them, by index.
+            skip: whether to go on without them.
+
+        Raises:
+            InputError: some cannot be read, and they are not to be skipped.
+        """
+        if not damaged:
+            return self
+        phrases = [damaged[index] for index in sorted(damaged)]
+        if not skip:
+            several = f", one of {len(phrases)} such" if len(phrases) > 1 else ""
+            raise InputError(
+                f"{phrases[0]}{several}; prepare the data set again, or leave damaged"
+                " records out of training with --config.data.skip_damaged."
+            )
+        whole = np.delete(np.arange(len(self)), sorted(damaged))
+        return self.select(whole, damaged=(*self.damaged, *phrases))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chosen(Sequence):
+    """Some of the records of a source."""
+
+    source: Sequence[Any]
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.source[int(self.indices[index])]
 
 
 def training_split(dataset: str) -> str:
@@ -93,7 +145,13 @@ def prepare(dataset: str, data_dir: str | os.PathLike) -> None:
     _prepared_builder(dataset, data_dir)
 
 
-def load_split(dataset: str, split: str, data_dir: str | os.PathLike) -> Split:
+def load_split(
+    dataset: str,
+    split: str,
+    data_dir: str | os.PathLike,
+    *,
+    skip_damaged: bool = False,
+) -> Split:
     """Opens a split; an embedded data set is prepared first if it is not there.
 
     Args:
@@ -101,13 +159,15 @@ def load_split(dataset: str, split: str, data_dir: str | os.PathLike) -> Split:
         split: "train", "val" or "test", where the data set has it, or a sum such as
             "train+val": the records of both, in this order.
         data_dir: the directory of all prepared data sets.
+        skip_damaged: leave records out that cannot be read, instead of refusing.
 
     Returns:
         The split with its labels in memory.
 
     Raises:
-        InputError: a name is not known, the directory cannot be written to, or the data
-            set is one that has to be asked for, and is not prepared.
+        InputError: a name is not known, the directory cannot be written to, the data
+            set is one that has to be asked for, and is not prepared, or a record is
+            damaged.
     """
     known = _SPLITS.get(dataset.partition("/")[0])
     parts = split.split("+")
@@ -117,8 +177,14 @@ def load_split(dataset: str, split: str, data_dir: str | os.PathLike) -> Split:
         )
     builder = _prepared_builder(dataset, data_dir)
 
-    source, records = open_source(builder, split)
-    return Split(dataset=dataset, split=split, source=source, **vars(records))
+    source, records, unreadable = open_source(builder, split)
+    damaged = {
+        index: f"Record {index} of {dataset}/{split} in {builder.data_path} is damaged"
+        f" ({reason})"
+        for index, reason in unreadable.items()
+    }
+    opened = Split(dataset=dataset, split=split, source=source, **vars(records))
+    return opened.without_damaged(damaged, skip_damaged)
 
 
 def builder_of(dataset: str, data_dir: str | os.PathLike) -> Any:

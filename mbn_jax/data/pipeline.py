@@ -4,7 +4,7 @@ A batch is one item of a random-access source, so that its number is all the sta
 is: reading from ``start`` continues a run exactly.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import cv2
 import grain
@@ -89,7 +89,7 @@ def train_batches(
     *,
     start: int,
     stop: int,
-    rows: slice = slice(None),
+    rows: slice | np.ndarray = slice(None),
     num_threads: int = 2,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields the batches ``start`` … ``stop - 1``, read ahead in threads.
@@ -127,9 +127,8 @@ def train_batches(
 
 def image_batches(
     split: Split,
-    indices: ArrayLike,
+    batches: Sequence[np.ndarray],
     image_size: tuple[int, int],
-    batch_size: int,
     *,
     num_threads: int = 2,
 ) -> Iterator[np.ndarray]:
@@ -140,24 +139,21 @@ def image_batches(
 
     Args:
         split: the records.
-        indices: which records, (n,) integers.
+        batches: which records make up each batch, (b,) integers.
         image_size: (height, width) in pixels.
-        batch_size: b, at least 1.
         num_threads: 0 reads in the caller's thread.
 
     Yields:
-        (b, H, W, 3) uint8; the last has the rest of the images and may be shorter.
+        (b, H, W, 3) uint8.
 
     Raises:
         InputError: an image cannot be decoded; raised where its batch is asked for.
     """
-    indices = np.asarray(indices)
 
     def read(index: int) -> np.ndarray:
-        batch = indices[index * batch_size : (index + 1) * batch_size]
-        return _read_images(split, batch, image_size)
+        return _read_images(split, batches[index], image_size)
 
-    return _in_order(read, -(-len(indices) // batch_size), num_threads)
+    return _in_order(read, len(batches), num_threads)
 
 
 def load_images(
@@ -183,26 +179,45 @@ def load_images(
     """
     indices = np.asarray(indices)
     images = np.empty((len(indices), *image_size, 3), np.uint8)
-    batches = image_batches(split, indices, image_size, _CHUNK, num_threads=num_threads)
+    chunks = _in_chunks(indices)
+    batches = image_batches(split, chunks, image_size, num_threads=num_threads)
     for index, batch in enumerate(batches):
         images[index * _CHUNK :][: len(batch)] = batch
     return images
 
 
-def check_images(split: Split, *, num_threads: int = 2) -> None:
-    """Decodes every image once, so that a damaged one shows now and not hours later.
+def damaged_images(
+    split: Split, indices: np.ndarray, *, num_threads: int = 2
+) -> dict[int, str]:
+    """Decodes images once, so that a damaged one shows now and not hours later.
 
     Args:
         split: the records.
+        indices: which records, (n,) integers.
         num_threads: 0 reads in the caller's thread.
 
-    Raises:
-        InputError: an image cannot be decoded; names it.
+    Returns:
+        For each that cannot be decoded, by its index, what is wrong.
     """
-    for _ in image_batches(
-        split, np.arange(len(split)), (16, 16), _CHUNK, num_threads=num_threads
-    ):
-        pass
+    chunks = _in_chunks(indices)
+
+    def check(chunk: int) -> dict[int, str]:
+        wrong = {}
+        for index in chunks[chunk]:
+            try:
+                _read_images(split, np.array([index]), (16, 16))
+            except InputError as error:
+                wrong[int(index)] = str(error).partition(";")[0]
+        return wrong
+
+    found: dict[int, str] = {}
+    for wrong in _in_order(check, len(chunks), num_threads):
+        found |= wrong
+    return found
+
+
+def _in_chunks(indices: np.ndarray) -> list[np.ndarray]:
+    return [indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK)]
 
 
 def _read_images(

@@ -54,7 +54,7 @@ class Examples(Sequence[Any]):
         }
 
 
-def open_source(builder: Any, split: str) -> tuple[Examples, Records]:
+def open_source(builder: Any, split: str) -> tuple[Examples, Records, dict[int, str]]:
     """Opens a split of a prepared data set.
 
     Args:
@@ -62,8 +62,8 @@ def open_source(builder: Any, split: str) -> tuple[Examples, Records]:
         split: name of the split.
 
     Returns:
-        The records by index, whose ``"image"`` is an encoded image, and the labels of
-        all of them.
+        The records by index, whose ``"image"`` is an encoded image, the labels of all
+        of them, and for every record that cannot be read, why; its labels are 0.
     """
     import tensorflow_datasets as tfds
 
@@ -72,12 +72,36 @@ def open_source(builder: Any, split: str) -> tuple[Examples, Records]:
             split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
     )
-    labels = np.empty((len(_LABELS), len(source)), np.int32)
+    labels = np.zeros((len(_LABELS), len(source)), np.int32)
     names: list[str] = []
+    damaged: dict[int, str] = {}
     for start in range(0, len(source), _CHUNK):
-        chunk = source[start : start + _CHUNK]
-        labels[:, start : start + _CHUNK] = [[r[k] for r in chunk] for k in _LABELS]
-        names += [record["name"] for record in chunk]
-    return source, Records(
+        for index, record in enumerate(_read_chunk(source, start), start):
+            if isinstance(record, str):
+                damaged[index] = record
+                names.append("")
+                continue
+            labels[:, index] = [record[label] for label in _LABELS]
+            names.append(record["name"])
+    records = Records(
         name=np.array(names, str), **dict(zip(_LABELS, labels, strict=True))
     )
+    return source, records, damaged
+
+
+def _read_chunk(source: Examples, start: int) -> list[Any]:
+    """The records of a chunk; in place of one that cannot be read, why."""
+    stop = min(start + _CHUNK, len(source))
+    try:
+        return source[start:stop]
+    except (RuntimeError, ValueError):
+        return [_read(source, index) for index in range(start, stop)]
+
+
+def _read(source: Examples, index: int) -> Any:
+    # array_record checks a sum over each record, and has one exception for all that is
+    # wrong; protobuf's is a ValueError.
+    try:
+        return source[index]
+    except (RuntimeError, ValueError) as error:
+        return " ".join(str(error).split()).partition(";")[0]

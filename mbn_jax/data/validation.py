@@ -1,9 +1,5 @@
 """Training identities set aside, so that a model can be chosen without the test set."""
 
-import dataclasses
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 
 from mbn_jax.data.datasets import Split
@@ -45,32 +41,6 @@ def carve_validation(
     chosen = np.random.default_rng(seed).choice(eligible, num_identities, replace=False)
     in_validation = np.isin(split.identity, chosen)
     return (
-        _select(split, np.flatnonzero(~in_validation), split.split),
-        _select(split, np.flatnonzero(in_validation), "val"),
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Chosen(Sequence):
-    """Some of the records of a source."""
-
-    source: Sequence[Any]
-    indices: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.source[int(self.indices[index])]
-
-
-def _select(split: Split, indices: np.ndarray, name: str) -> Split:
-    return dataclasses.replace(
-        split,
-        split=name,
-        source=_Chosen(split.source, indices),
-        identity=split.identity[indices],
-        camera=split.camera[indices],
-        modality=split.modality[indices],
-        name=split.name[indices],
+        split.select(np.flatnonzero(~in_validation)),
+        split.select(np.flatnonzero(in_validation), split="val", damaged=()),
     )

@@ -6,7 +6,7 @@ from mbn_jax.evaluation.distances import (
     euclidean_distances,
     l2_normalise,
 )
-from mbn_jax.evaluation.features import embed, extract
+from mbn_jax.evaluation.features import batch_rows, embed, extract
 from mbn_jax.evaluation.galleries import read_permutations
 from mbn_jax.evaluation.metrics import feature_metrics, retrieval_metrics
 from mbn_jax.evaluation.protocols import (
@@ -36,6 +36,7 @@ __all__ = [
     "Protocol",
     "Ranking",
     "Trial",
+    "batch_rows",
     "chance_level",
     "cosine_distances",
     "embed",

@@ -7,13 +7,35 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.distances import l2_normalise
+from mbn_jax.mesh import over_data, process_rows, replicated
 
 _EMBED_BATCH = 64
+
+
+def batch_rows(num_images: int, batch_size: int, mesh: Mesh | None) -> list[np.ndarray]:
+    """Which images this process reads for every batch of all processes.
+
+    Args:
+        num_images: N, of all processes together.
+        batch_size: of all of them, rounded up to a multiple of the mesh's devices.
+        mesh: the batches are cut over its axis ``data``; None for one device.
+
+    Returns:
+        For every batch the indices, rising, int64; none where the last batch has no
+        image left for this process.
+    """
+    if mesh is None:
+        rows = np.arange(batch_size)
+    else:
+        batch_size += -batch_size % mesh.size
+        rows = process_rows(batch_size, mesh)
+    batches = [start + rows for start in range(0, num_images, batch_size)]
+    return [batch[batch < num_images] for batch in batches]
 
 
 def extract(
@@ -27,45 +49,49 @@ def extract(
     """Applies a network to many images, batch by batch, in evaluation mode.
 
     Every batch has the same size on the device, so that the network is compiled once:
-    what is missing is filled up with the first image, and what that gives is dropped.
+    what is missing is filled up with black images, and what they give is dropped.
 
     Args:
         apply_fn: ``apply_fn(images uint8 (b, H, W, 3), modality int32 (b,))`` ->
           (b, D), jitted, without an effect of one image on another.
-        images: batches (b, H, W, 3) uint8 of at most ``batch_size`` images, as
-          `mbn_jax.data.pipeline.image_batches` yields them.
+        images: for every entry of ``batch_rows`` those images, (n, H, W, 3) uint8.
         modality: (N,) int, of all the images in their order.
-        batch_size: rounded up to a multiple of the mesh's devices.
+        batch_size: b, rounded up to a multiple of the mesh's devices.
         mesh: the batch is sharded over its axis ``data``; on one device if None.
 
     Returns:
-        (N, D) float32, as the network gives them.
+        (N, D) float32, as the network gives them, the same in every process.
 
     Raises:
         InputError: there is no image.
     """
     if len(modality) == 0:
         raise InputError("There is no image to embed: give at least one.")
-    sharding = None
-    if mesh is not None:
-        sharding = NamedSharding(mesh, PartitionSpec("data"))
-        batch_size += -batch_size % mesh.shape["data"]
     modality = np.asarray(modality, np.int32)
+    if mesh is None:
+        place, collect, rows_here = jax.device_put, lambda x: x, batch_size
+    else:
+        batch_size += -batch_size % mesh.size
+        rows_here = len(process_rows(batch_size, mesh))
+        place = functools.partial(
+            jax.make_array_from_process_local_data, over_data(mesh)
+        )
+        collect = jax.jit(lambda x: x, out_shardings=replicated(mesh))
+
+    def padded(values: np.ndarray) -> np.ndarray:
+        missing = rows_here - len(values)
+        return np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
 
     features: list[Any] = []
-    sizes: list[int] = []
-    for batch in images:
-        rows = np.arange(batch_size)
-        rows[len(batch) :] = 0
-        labels = modality[sum(sizes) :][: len(batch)]
-        arguments = jax.device_put((batch[rows], labels[rows]), sharding)
-        features.append(apply_fn(*arguments))
-        sizes.append(len(batch))
+    all_rows = batch_rows(len(modality), batch_size, mesh)
+    for batch, rows in zip(images, all_rows, strict=True):
+        result = apply_fn(place(padded(batch)), place(padded(modality[rows])))
+        features.append(collect(result))
         # The device works on this batch while the host fetches the one before it;
         # without the wait all batches would be queued in device memory.
         features[-2:-1] = jax.device_get(features[-2:-1])
-    whole = zip(jax.device_get(features), sizes, strict=True)
-    return np.concatenate([rows[:size] for rows, size in whole]).astype(np.float32)
+    together = np.concatenate(jax.device_get(features))
+    return together[: len(modality)].astype(np.float32)
 
 
 def embed(
@@ -105,7 +131,7 @@ def embed(
     return l2_normalise(
         extract(
             functools.partial(_embedding, model, variables),
-            (images[i : i + batch_size] for i in range(0, len(images), batch_size)),
+            (images[rows] for rows in batch_rows(len(images), batch_size, None)),
             modality,
             batch_size=batch_size,
         )

@@ -45,6 +45,7 @@ class ReID(nn.Module):
       momentum: decay of the running statistics.
       dtype: of the computation; parameters, statistics and outputs are float32.
       axis_name: mapped axis to normalise over, under pmap and shard_map.
+      remat: see `ResNet`.
     """
 
     num_identities: int
@@ -57,6 +58,7 @@ class ReID(nn.Module):
     momentum: float = 0.9
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -78,6 +80,7 @@ class ReID(nn.Module):
             momentum=self.momentum,
             dtype=self.dtype,
             axis_name=self.axis_name,
+            remat=self.remat,
             name="backbone",
         )(images, modality, train=train)
         pooled = feature_map.astype(jnp.float32).mean((1, 2))

@@ -164,6 +164,8 @@ class ResNet(nn.Module):
       momentum: decay of the running statistics.
       dtype: of the computation; parameters and statistics are float32.
       axis_name: mapped axis to normalise over, under pmap and shard_map.
+      remat: keep the input of every block only and compute its inside again in the
+        backward pass: less memory, more time, the same result.
     """
 
     depth: int = 50
@@ -174,6 +176,7 @@ class ResNet(nn.Module):
     momentum: float = 0.9
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -199,6 +202,8 @@ class ResNet(nn.Module):
                 f"{', '.join(map(str, STAGES))}."
             )
         block, repeats = STAGES[self.depth]
+        if self.remat:
+            block = nn.remat(block, static_argnums=(3,))  # train; self is 0
         norm = norm_factory(
             self.norm,
             share_affine=self.share_affine,

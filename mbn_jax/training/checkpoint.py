@@ -1,17 +1,19 @@
-"""Checkpoints in a work directory, and the way back from one to a network."""
+"""Checkpoints in a work directory: written by all processes, restored, set aside."""
 
+import errno
+import itertools
+import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
 from mbn_jax.errors import InputError
-from mbn_jax.models.reid import ReID
-from mbn_jax.training.config import read_config
-from mbn_jax.training.step import ModelState, make_model
+from mbn_jax.training.processes import on_main
+from mbn_jax.training.step import ModelState
 
 METRIC = "mean_mAP"
 
@@ -60,16 +62,14 @@ class Checkpoints:
         traceback: TracebackType | None,
     ) -> None:
         """Waits for what is still being written."""
+        if error is None:
+            self.wait()
         self._manager.close()
 
     def steps(self) -> list[int]:
         """The steps of all complete checkpoints, in order."""
         self._manager.wait_until_finished()
         return sorted(self._manager.all_steps())
-
-    def latest_step(self) -> int | None:
-        """The step of the newest complete checkpoint, or None."""
-        return self._manager.latest_step()
 
     def best_step(self) -> int | None:
         """The best step on validation, the later of equals; None without validation."""
@@ -80,17 +80,43 @@ class Checkpoints:
             default=None,
         )
 
-    def save(self, state: ModelState, mean_map: float | None) -> None:
+    def save(self, step: int, state: ModelState, mean_map: float | None) -> None:
         """Starts to write a checkpoint; returns before it is on disk.
 
         Args:
-          state: after a step.
+          step: of the state.
+          state: after this step; every process writes a part of it.
           mean_map: by which the best step is chosen; None without validation.
+
+        Raises:
+          InputError: this one, or the one before, cannot be written.
         """
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.PyTreeSave(state),
-            metrics=None if mean_map is None else {METRIC: mean_map},
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.PyTreeSave(state),
+                metrics=None if mean_map is None else {METRIC: mean_map},
+            )
+        except Exception as error:
+            raise self._not_written(error) from error
+
+    def wait(self) -> None:
+        """Waits until all checkpoints are on disk.
+
+        Raises:
+          InputError: if one cannot be written.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._not_written(error) from error
+
+    def _not_written(self, error: Exception) -> InputError:
+        kept = sorted(int(p.name) for p in self.directory.glob("*") if p.name.isdigit())
+        others = ", ".join(map(str, kept)) or "none"
+        return InputError(
+            f"A checkpoint cannot be written to {self.directory} ({_reason(error)}); "
+            f"whole ones there: {others}. Make room, and start the same command again."
         )
 
     def restore(self, step: int, like: ModelState) -> ModelState:
@@ -98,20 +124,67 @@ class Checkpoints:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         return self._read(step, abstract, partial=False)
 
-    def restore_variables(self, step: int) -> dict[str, Any]:
-        """Reads parameters and statistics of a checkpoint, on one device."""
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        stored = self._manager.item_metadata(step).tree
-        wanted = {
-            name: jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(
-                    leaf.shape, leaf.dtype, sharding=device
-                ),
-                stored[name],
+    def restore_newest(self, like: ModelState) -> tuple[int, ModelState] | None:
+        """The newest checkpoint that can be read, or None.
+
+        All are read, since the best may be asked for at the end of the run. Those that
+        cannot be read are moved to `damaged_checkpoints/` beside the others.
+
+        Args:
+          like: a state of the types and shardings of the result.
+        """
+        newest = None
+        for step in self.steps():
+            try:
+                self._manager.metrics(step)
+                newest = step, self.restore(step, like)
+            except Exception as error:
+                self._set_aside(step, error)
+        return newest
+
+    def _set_aside(self, step: int, error: Exception) -> None:
+        aside = self.directory.with_name("damaged_checkpoints")
+
+        def move() -> None:
+            aside.mkdir(exist_ok=True)
+            names = (f"{step}-{number}" for number in itertools.count(1))
+            target = next(aside / n for n in names if not (aside / n).exists())
+            (self.directory / str(step)).rename(target)
+            print(
+                f"The checkpoint of step {step} cannot be read ({_reason(error)}); it "
+                f"was moved to {target}, and the one before it is taken.",
+                file=sys.stderr,
             )
-            for name in ("params", "batch_stats")
-        }
-        return self._read(step, wanted, partial=True)
+
+        on_main(move)
+        self._manager.reload()
+
+    def restore_variables(self, step: int) -> dict[str, Any]:
+        """Reads parameters and statistics of a checkpoint, on one device.
+
+        Raises:
+          InputError: if the checkpoint is damaged.
+        """
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        try:
+            stored = self._manager.item_metadata(step).tree
+            wanted = {
+                name: jax.tree.map(
+                    lambda leaf: jax.ShapeDtypeStruct(
+                        leaf.shape, leaf.dtype, sharding=device
+                    ),
+                    stored[name],
+                )
+                for name in ("params", "batch_stats")
+            }
+            return self._read(step, wanted, partial=True)
+        except Exception as error:
+            others = [other for other in self.steps() if other != step]
+            raise InputError(
+                f"The checkpoint of step {step} in {self.directory} cannot be read "
+                f"({_reason(error)}); the others are {others or 'none'}: take one of "
+                "them, or go on with the training, which leaves a damaged one aside."
+            ) from error
 
     def _read(self, step: int, abstract: Any, *, partial: bool) -> Any:
         return self._manager.restore(
@@ -124,59 +197,11 @@ class Checkpoints:
         )
 
 
-def load(
-    workdir: str | Path, checkpoint: Literal["last", "best"] | int = "last"
-) -> tuple[ReID, dict[str, Any]]:
-    """A trained network of a work directory.
-
-    Args:
-      workdir: of a run of `experiments/train.py`.
-      checkpoint: "last", "best" (on validation), or the step of a kept checkpoint.
-
-    Returns:
-      The model and its variables, for `model.apply(variables, …, train=False)` and
-      `mbn_jax.embed(model, variables, images_uint8, modality)`.
-
-    Raises:
-      InputError: if it is not a work directory or holds no such checkpoint.
-    """
-    model, variables, _ = load_with_step(workdir, checkpoint)
-    return model, variables
-
-
-def load_with_step(
-    workdir: str | Path, checkpoint: str | int
-) -> tuple[ReID, dict[str, Any], int]:
-    """As `load`, and the step after which the network was saved."""
-    config = read_config(workdir)
-    if not (Path(workdir) / "checkpoints").is_dir():
-        raise InputError(
-            f"{workdir} holds no checkpoint yet; train it first with "
-            f"experiments/train.py --workdir {workdir}."
-        )
-    with Checkpoints(workdir, to_write=False) as checkpoints:
-        steps = checkpoints.steps()
-        if not steps:
-            raise InputError(
-                f"{workdir} holds no checkpoint yet; train it first with "
-                f"experiments/train.py --workdir {workdir}."
-            )
-        step: int | str = checkpoint
-        if checkpoint == "last":
-            step = steps[-1]
-        elif checkpoint == "best":
-            best = checkpoints.best_step()
-            if best is None:
-                raise InputError(
-                    f"{workdir} was trained without validation, so that no step is the "
-                    "best; take 'last', or train with config.data.num_val_identities."
-                )
-            step = best
-        if step not in steps:
-            raise InputError(
-                f"{workdir} holds no checkpoint {checkpoint!r}; it holds 'last', "
-                f"'best' and the steps {', '.join(map(str, steps))}."
-            )
-        variables = checkpoints.restore_variables(step)
-    num_identities = variables["params"]["classifier"]["kernel"].shape[1]
-    return make_model(config, num_identities), variables, int(step)
+def _reason(error: BaseException) -> str:
+    """A library's error in the shortest form that still says what is wrong."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "no space left on the device"
+    if "No space left on device" in text or "RESOURCE_EXHAUSTED" in text:
+        return "no space left on the device"
+    return f"{type(error).__name__}: {text[:200]}"

@@ -1,4 +1,4 @@
-"""The configuration: its defaults, its rules, and its agreement with a work directory.
+"""The configuration: its defaults, its rules, its flags.
 
 A recipe file calls `default_config`, changes what it wants and returns the result. The
 defaults are the quick run: a narrow ResNet-18 on the embedded near-infrared data.
@@ -19,9 +19,19 @@ from mbn_jax.errors import InputError
 from mbn_jax.files import read_json
 
 # What may differ when a run is resumed: where and how fast, not what is computed.
-MACHINE_KEYS = ("num_devices", "log_every", "data.data_dir", "data.num_threads")
+MACHINE_KEYS = (
+    "num_devices",
+    "parallelism",
+    "log_every",
+    "profile_steps",
+    "compilation_cache",
+    "data.data_dir",
+    "data.num_threads",
+    "model.remat",
+)
 
 _CHOICES = {
+    "parallelism": ("jit", "shard_map", "pmap"),
     "model.depth": (18, 34, 50, 101, 152),
     "model.norm": ("mbn", "bn"),
     "model.last_stride": (1, 2),
@@ -37,10 +47,12 @@ _AT_LEAST_ONE = (
     "data.num_threads",
     "batch.num_identities",
     "batch.num_images",
+    "batch.accumulation_steps",
 )
 _NOT_NEGATIVE = (
     "seed",
     "num_devices",
+    "max_skipped_in_a_row",
     "data.num_val_identities",
     "augmentation.pad",
     "augmentation.jitter",
@@ -67,6 +79,16 @@ def default_config() -> ConfigDict:
     config.seed = 0  # of weights, batches and augmentation
     config.num_steps = 800
     config.num_devices = 0  # 0: all; on a CPU, n makes n devices of it
+    # How a step runs on several devices: "jit", "shard_map" or "pmap". docs/scaling.md
+    config.parallelism = "jit"
+    # Steps whose loss or gradient is not finite change nothing; more of them in a row
+    # than this end the run.
+    config.max_skipped_in_a_row = 0
+    # "10:15" writes a trace of these steps into the work directory, for TensorBoard.
+    config.profile_steps = ""
+    # Directory of compiled programs, which later runs take up. "default": that of
+    # JAX_COMPILATION_CACHE_DIR, or .jax_cache beside the work directory. "": none.
+    config.compilation_cache = "default"
     config.log_every = 10  # steps
     config.eval_every = (
         200  # steps between checkpoints; validation, too, if there is any
@@ -77,6 +99,9 @@ def default_config() -> ConfigDict:
     config.data.data_dir = "data"
     config.data.image_size = (96, 48)  # height, width
     config.data.num_threads = 2  # that decode
+    # Leave out, and count, records for training that cannot be read, instead of
+    # stopping. A damaged record of the test always stops the run.
+    config.data.skip_damaged = False
     # Identities taken out of training for validation. 0: the validation split of the
     # data set; the real ones have none: train on everything, take the last step.
     config.data.num_val_identities = 0
@@ -84,6 +109,9 @@ def default_config() -> ConfigDict:
     config.batch = ConfigDict()
     config.batch.num_identities = 8  # P
     config.batch.num_images = 4  # K, of each modality
+    # Parts that a batch is worked through in, one after the other, to save memory. Each
+    # has statistics and pairs of its own: it is P / parts identities.
+    config.batch.accumulation_steps = 1
 
     config.augmentation = ConfigDict()
     config.augmentation.pad = 4  # pixels on each side before cropping
@@ -99,6 +127,7 @@ def default_config() -> ConfigDict:
     config.model.last_stride = 2  # 1 is finer and costs half as much again
     config.model.momentum = 0.9  # of the running statistics
     config.model.dtype = "float32"  # or "bfloat16"
+    config.model.remat = False  # compute blocks twice and keep less between
 
     config.loss = ConfigDict()
     config.loss.identity_weight = 1.0
@@ -163,6 +192,13 @@ def check(config: ConfigDict) -> None:
                 raise InputError(
                     f"config.{key} is {values[key]!r}, expected {expected}."
                 )
+    if config.batch.num_identities % config.batch.accumulation_steps:
+        raise InputError(
+            f"config.batch.accumulation_steps is {config.batch.accumulation_steps}, "
+            f"expected a divisor of batch.num_identities, {config.batch.num_identities}"
+            ": every part of a batch holds whole identities."
+        )
+    profile_steps(config)
     if config.loss.identity_weight == 0 and (
         config.loss.pairwise == "none" or config.loss.pairwise_weight == 0
     ):
@@ -172,31 +208,21 @@ def check(config: ConfigDict) -> None:
         )
 
 
-def check_same(config: ConfigDict, workdir: Path) -> None:
-    """Refuses a directory that is not a run's, or that another configuration made.
+def profile_steps(config: ConfigDict) -> range:
+    """The steps of which a trace is written, counted from 1; the last one is in it.
 
     Raises:
-      InputError: names every key that differs, with both values.
+      InputError: if `config.profile_steps` is not like "10:15".
     """
-    path = workdir / "config.json"
-    if not path.exists():
-        if workdir.is_dir() and any(workdir.iterdir()):
-            raise InputError(
-                f"{workdir} holds files and no config.json, so it is not a work "
-                "directory; choose a --workdir that is empty or does not exist yet."
-            )
-        return
-    before, now = flatten(read_json(path)), flatten(as_json(config))
-    differences = [
-        f"{key} was {_show(before, key)} and is now {_show(now, key)}"
-        for key in sorted(before.keys() | now.keys())
-        if key not in MACHINE_KEYS and before.get(key) != now.get(key)
-    ]
-    if differences:
+    if not config.profile_steps:
+        return range(0)
+    first, _, last = config.profile_steps.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
         raise InputError(
-            f"{workdir} was made with another configuration ({'; '.join(differences)});"
-            " resume with the same one or choose another --workdir."
+            f"config.profile_steps is {config.profile_steps!r}, expected the first and "
+            "the last step, like '10:15', or '' for none."
         )
+    return range(int(first), int(last) + 1)
 
 
 def read_config(workdir: str | Path) -> ConfigDict:
@@ -288,7 +314,3 @@ def _unknown(key: str) -> str:
 
 def _are_integers(values: Sequence[Any]) -> bool:
     return all(isinstance(value, int) for value in values)
-
-
-def _show(values: Mapping[str, Any], key: str) -> str:
-    return repr(values[key]) if key in values else "absent"

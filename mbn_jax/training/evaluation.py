@@ -15,14 +15,14 @@ from mbn_jax.data.pipeline import image_batches
 from mbn_jax.data.progress import progress
 from mbn_jax.data.regdb.tree import NUMBERS
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation import extract, mean_over_trials
+from mbn_jax.evaluation import batch_rows, extract, mean_over_trials
 from mbn_jax.evaluation.distances import Distance
 from mbn_jax.evaluation.evaluation import evaluation, protocol_of
 from mbn_jax.evaluation.feature_file import write_features
 from mbn_jax.files import read_json
-from mbn_jax.training.checkpoint import load_with_step
+from mbn_jax.mesh import make_mesh, replicated
 from mbn_jax.training.config import MACHINE_KEYS, flatten, read_config
-from mbn_jax.training.mesh import make_mesh, replicated
+from mbn_jax.training.loading import load_with_step
 from mbn_jax.training.step import make_feature_fn
 
 _PLACE = "{split}"
@@ -63,11 +63,10 @@ def split_features(
       mesh: the batches are sharded over it.
       advance: called after each image.
     """
+    rows = batch_rows(len(split), _BATCH, mesh)
 
     def batches() -> Iterator[np.ndarray]:
-        for batch in image_batches(
-            split, np.arange(len(split)), image_size, _BATCH, num_threads=num_threads
-        ):
+        for batch in image_batches(split, rows, image_size, num_threads=num_threads):
             yield batch
             for _ in batch:
                 advance()

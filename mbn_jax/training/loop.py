@@ -1,11 +1,8 @@
 """A run from configuration to report, top to bottom."""
 
-import contextlib
 import functools
+import json
 import os
-import shutil
-from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +13,16 @@ from ml_collections import ConfigDict
 from mbn_jax.data.datasets import Split
 from mbn_jax.data.pipeline import train_batches
 from mbn_jax.data.sampling import BalancedSampler
-from mbn_jax.errors import InputError
 from mbn_jax.evaluation import evaluate, standard_protocols
-from mbn_jax.files import write_json
+from mbn_jax.mesh import make_mesh, process_rows, shard
 from mbn_jax.training.checkpoint import Checkpoints
-from mbn_jax.training.config import as_json, check, check_same
+from mbn_jax.training.config import MACHINE_KEYS, check, flatten, profile_steps
 from mbn_jax.training.evaluation import split_features
-from mbn_jax.training.mesh import make_mesh, process_rows, shard
 from mbn_jax.training.metrics import MetricWriter, StepLog, TrainingProgress
 from mbn_jax.training.optimizer import make_optimizer
 from mbn_jax.training.outcome import mean_map, write_outcome
+from mbn_jax.training.processes import check_same_everywhere
+from mbn_jax.training.profiling import Profile
 from mbn_jax.training.splits import Splits, load_splits
 from mbn_jax.training.step import (
     init_state,
@@ -33,8 +30,8 @@ from mbn_jax.training.step import (
     make_model,
     make_train_step,
 )
-
-PACKAGES = ("mbn-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+from mbn_jax.training.termination import Terminated, Termination
+from mbn_jax.training.workdir import claimed, locked
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
@@ -43,155 +40,140 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
     The state after step n depends on the configuration and n alone: a run that was
     interrupted at any moment and is started again ends with the same results.
 
+    Of several processes, which `jax.distributed.initialize` has joined, each calls it
+    with the same arguments.
+
     Args:
       config: as `mbn_jax.training.config.default_config` makes it.
-      workdir: made if need be. Afterwards it holds config.json, environment.json,
-        metrics.jsonl, tensorboard/, checkpoints/, results.json, report/index.html.
+      workdir: made if need be, seen by all processes. Afterwards it holds config.json,
+        environment.json, metrics.jsonl, tensorboard/, checkpoints/, results.json,
+        report/index.html.
 
     Returns:
       The content of results.json.
 
     Raises:
       InputError: for a mistake in the configuration or the data, before the work
-        directory is touched, and for a loss that is not finite, whose checkpoints stay.
+        directory is touched; for a work directory that another run is in; for a loss
+        that is not finite or a disk that is full, whose earlier checkpoints stay.
+      Terminated: after a SIGTERM and a last checkpoint; calling it again goes on.
     """
     workdir = Path(workdir)
     check(config)
-    check_same(config, workdir)
+    check_same_everywhere(_to_be_shared(config, workdir), "configuration or --workdir")
     mesh = make_mesh(config.num_devices)
     batch_size = 2 * config.batch.num_identities * config.batch.num_images
-    rows = process_rows(batch_size, mesh)
+    rows = process_rows(batch_size, mesh, config.batch.accumulation_steps)
 
-    data = load_splits(config)
-    protocols = standard_protocols(config.data.dataset)
-    sampler = BalancedSampler(
-        data.train.identity,
-        data.train.modality,
-        num_identities=config.batch.num_identities,
-        num_images=config.batch.num_images,
-        seed=config.seed,
-    )
-    model = make_model(config, num_identities=len(sampler.classes))
-    optimizer = make_optimizer(config.optimizer, config.num_steps)
-    state = init_state(model, optimizer, config.seed, mesh)
-    train_step = make_train_step(model, optimizer, config, mesh)
-    embedding = make_feature_fn(model)
-
-    def features_of(variables: Any, split: Split) -> np.ndarray:
-        return split_features(
-            functools.partial(embedding, variables),
-            split,
-            model.image_size,
-            num_threads=config.data.num_threads,
-            mesh=mesh,
+    with locked(workdir, config):
+        data = load_splits(config)
+        protocols = standard_protocols(config.data.dataset)
+        sampler = BalancedSampler(
+            data.train.identity,
+            data.train.modality,
+            num_identities=config.batch.num_identities,
+            num_images=config.batch.num_images,
+            seed=config.seed,
         )
+        model = make_model(config, num_identities=len(sampler.classes))
+        optimizer = make_optimizer(config.optimizer, config.num_steps)
+        state = init_state(model, optimizer, config.seed, mesh)
+        train_step = make_train_step(model, optimizer, config, mesh)
+        embedding = make_feature_fn(model)
 
-    with _claim(workdir, config), Checkpoints(workdir) as checkpoints:
-        untrained = features_of(state.variables, data.test)
-        start = checkpoints.latest_step() or 0
-        if start:
-            state = checkpoints.restore(start, like=state)
-        with (
-            MetricWriter(workdir, start_step=start) as writer,
-            TrainingProgress(config.num_steps, start, batch_size) as progress,
-        ):
-            progress.print(_introduction(config, data, sampler, mesh.size, start))
-            log = StepLog(writer, progress, config.log_every)
-            batches = train_batches(
-                data.train,
-                sampler,
+        def features_of(variables: Any, split: Split) -> np.ndarray:
+            return split_features(
+                functools.partial(embedding, variables),
+                split,
                 model.image_size,
-                start=start,
-                stop=config.num_steps,
-                rows=rows,
                 num_threads=config.data.num_threads,
+                mesh=mesh,
             )
-            for step, batch in enumerate(batches, start=start + 1):
-                state, metrics = train_step(state, shard(mesh, batch))
-                log.add(step, metrics)
-                if step % config.eval_every and step < config.num_steps:
-                    continue
-                log.flush()
-                score = None
-                if data.validation:
-                    figures = evaluate(
-                        features_of(state.variables, data.validation),
-                        data.validation,
-                        protocols,
-                    )
-                    writer.write(step, _scalars(figures))
-                    score = mean_map(figures)
-                    progress.print(
-                        f"step {step}/{config.num_steps}  validation mAP {score:.1%} "
-                        f"(mean of {len(figures)} protocols)"
-                    )
-                checkpoints.save(state, score)
-                progress.pause()
 
-        features = {"last": (config.num_steps, features_of(state.variables, data.test))}
-        best_step = checkpoints.best_step()
-        if best_step is not None:
-            best = state
-            if best_step != config.num_steps:
-                best = checkpoints.restore(best_step, like=state)
-            features["best"] = best_step, features_of(best.variables, data.test)
-        return write_outcome(
-            workdir,
-            data.test,
-            protocols,
-            selection=data.selection,
-            features={**features, "untrained": (0, untrained)},
-        )
+        with claimed(workdir, config), Checkpoints(workdir) as checkpoints:
+            untrained = features_of(state.variables, data.test)
+            start = 0
+            resumed = checkpoints.restore_newest(like=state)
+            if resumed:
+                start, state = resumed
+            termination = Termination()
+            profile = Profile(workdir, profile_steps(config))
+            with (
+                MetricWriter(workdir, start_step=start) as writer,
+                TrainingProgress(config.num_steps, start, batch_size) as progress,
+                termination.awaited(),
+                profile,
+                # What moves between host and device in the loop is asked for by name.
+                jax.transfer_guard("disallow"),
+            ):
+                progress.print(_introduction(config, data, sampler, mesh.size, start))
+                log = StepLog(
+                    writer,
+                    progress,
+                    log_every=config.log_every,
+                    max_skipped_in_a_row=config.max_skipped_in_a_row,
+                )
+                batches = train_batches(
+                    data.train,
+                    sampler,
+                    model.image_size,
+                    start=start,
+                    stop=config.num_steps,
+                    rows=rows,
+                    num_threads=config.data.num_threads,
+                )
+                for step, batch in enumerate(batches, start=start + 1):
+                    with profile.step(step):
+                        state, metrics = train_step(state, shard(mesh, batch))
+                    log.add(step, metrics)
+                    profile.stop_after(step, metrics)
+                    is_due = step % config.eval_every == 0 or step == config.num_steps
+                    ends_here = termination.requested(step)
+                    if not (is_due or ends_here):
+                        continue
+                    log.flush()
+                    score = None
+                    if is_due and data.validation:
+                        features = features_of(state.variables, data.validation)
+                        with jax.transfer_guard("allow"):
+                            figures = evaluate(features, data.validation, protocols)
+                        writer.write(step, _scalars(figures))
+                        score = mean_map(figures)
+                        progress.print(
+                            f"step {step}/{config.num_steps}  validation mAP "
+                            f"{score:.1%} (mean of {len(figures)} protocols)"
+                        )
+                    checkpoints.save(step, state, score)
+                    if ends_here:
+                        checkpoints.wait()
+                        raise Terminated(step)
+                    progress.pause()
 
-
-@contextlib.contextmanager
-def _claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
-    """Writes who the directory belongs to; withdraws if nothing came of it.
-
-    A run that fails before its first checkpoint leaves nothing behind, so that the same
-    directory can be used once the mistake is mended.
-    """
-    files = {
-        "config.json": as_json(config),
-        "environment.json": {
-            "versions": {name: version(name) for name in PACKAGES},
-            "devices": [str(device) for device in jax.devices()],
-            "device_kind": jax.devices()[0].device_kind,
-            "process_count": jax.process_count(),
-        },
-    }
-    existed = workdir.exists()
-    try:
-        for name, content in files.items():
-            write_json(workdir / name, content)
-    except OSError as error:
-        raise InputError(
-            f"The work directory {workdir} cannot be written to ({error.strerror}); "
-            "give a --workdir that can."
-        ) from error
-    checkpoints = workdir / "checkpoints"
-    try:
-        yield
-    except (InputError, FloatingPointError) as error:
-        kept = sorted(int(p.name) for p in checkpoints.glob("*") if p.name.isdigit())
-        if not kept:
-            for name in (*files, "metrics.jsonl"):
-                (workdir / name).unlink(missing_ok=True)
-            for name in ("checkpoints", "tensorboard"):
-                shutil.rmtree(workdir / name, ignore_errors=True)
-            if not existed:
-                workdir.rmdir()
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{error}; "
-            + (
-                f"the checkpoint of step {kept[-1]} stays in {checkpoints}, "
-                if kept
-                else "there was no checkpoint yet, "
+            checkpoints.wait()
+            last = features_of(state.variables, data.test)
+            rows_of_table = {"last": (config.num_steps, last)}
+            best_step = checkpoints.best_step()
+            if best_step is not None:
+                best = state
+                if best_step != config.num_steps:
+                    best = checkpoints.restore(best_step, like=state)
+                of_best = features_of(best.variables, data.test)
+                rows_of_table["best"] = best_step, of_best
+            return write_outcome(
+                workdir,
+                data.test,
+                protocols,
+                selection=data.selection,
+                features={**rows_of_table, "untrained": (0, untrained)},
             )
-            + "try a smaller config.optimizer.learning_rate or a longer warm-up."
-        ) from error
+
+
+def _to_be_shared(config: ConfigDict, workdir: Path) -> str:
+    """What all processes of a run must have been given alike."""
+    shared = flatten(config.to_dict())
+    for key in {*MACHINE_KEYS} - {"num_devices", "parallelism", "model.remat"}:
+        del shared[key]
+    return json.dumps([shared, str(workdir.absolute())])
 
 
 def _introduction(

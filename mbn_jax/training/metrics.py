@@ -1,14 +1,13 @@
 """What a run tells: metrics.jsonl, TensorBoard, and progress for the person waiting."""
 
 import json
-import math
 import sys
 import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 import jax
 import numpy as np
@@ -23,10 +22,12 @@ from rich.progress import (
 from tensorboardX import SummaryWriter
 
 from mbn_jax.files import write_atomically
+from mbn_jax.training.processes import is_main
+from mbn_jax.training.resources import CompileTime, peak_memory
 
 
 class MetricWriter:
-    """Writes scalars to `metrics.jsonl` and to TensorBoard event files.
+    """Writes scalars to `metrics.jsonl` and to TensorBoard event files, in process 0.
 
     A resumed run repeats the steps after its checkpoint. What an earlier process wrote
     about these is removed, so that every step stands there once.
@@ -34,6 +35,10 @@ class MetricWriter:
 
     def __init__(self, workdir: Path, *, start_step: int) -> None:
         """Opens both; drops what was written beyond `start_step`."""
+        self._file: TextIO | None = None
+        self._events: SummaryWriter | None = None
+        if not is_main():
+            return
         self._path = workdir / "metrics.jsonl"
         kept = []
         if self._path.exists():
@@ -48,7 +53,6 @@ class MetricWriter:
         self._new_events = partial(
             SummaryWriter, str(workdir / "tensorboard"), purge_step=start_step + 1
         )
-        self._events: SummaryWriter | None = None
 
     def __enter__(self) -> Self:
         """Returns itself."""
@@ -61,12 +65,15 @@ class MetricWriter:
         traceback: TracebackType | None,
     ) -> None:
         """Closes both files."""
-        self._file.close()
+        if self._file:
+            self._file.close()
         if self._events:
             self._events.close()
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends the scalars of a step."""
+        if not self._file:
+            return
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
         self._file.flush()
         self._events = self._events or self._new_events()
@@ -87,7 +94,7 @@ def _parse(line: str) -> dict[str, float] | None:
 class TrainingProgress:
     """Step, loss, accuracy, images/s and time left: a bar, or lines without a terminal.
 
-    A context manager, since the bar owns the terminal while it is shown.
+    Process 0 shows it. A context manager, since the bar owns the terminal.
     """
 
     def __init__(self, num_steps: int, start_step: int, images_per_step: int) -> None:
@@ -97,7 +104,7 @@ class TrainingProgress:
         self._last = (start_step, time.monotonic())
         console = Console(file=sys.stderr)
         self._bar: Progress | None = None
-        if console.is_terminal:
+        if console.is_terminal and is_main():
             self._bar = Progress(
                 TextColumn("step"),
                 MofNCompleteColumn(),
@@ -151,6 +158,8 @@ class TrainingProgress:
 
     def print(self, text: str) -> None:
         """Prints a line above the bar."""
+        if not is_main():
+            return
         if self._bar:
             self._bar.console.print(text, markup=False, highlight=False)
         else:
@@ -169,19 +178,24 @@ class StepLog:
         self,
         writer: MetricWriter,
         progress: TrainingProgress,
+        *,
         log_every: int,
+        max_skipped_in_a_row: int,
     ) -> None:
         """Writes a line for every `log_every` steps, with the means over them."""
         self._writer = writer
         self._progress = progress
         self._log_every = log_every
+        self._max_skipped_in_a_row = max_skipped_in_a_row
         self._running: list[tuple[int, Mapping[str, jax.Array]]] = []
+        self._compile_time = CompileTime()
 
     def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Takes the metrics of a step that has been handed to the device.
 
         Raises:
-          FloatingPointError: if an earlier step's loss or gradient is not finite.
+          FloatingPointError: more steps in a row than allowed were skipped, because
+            their loss or gradient was not finite.
         """
         if self._running and self._running[-1][0] % self._log_every == 0:
             self.flush()
@@ -191,23 +205,38 @@ class StepLog:
         """Waits for all steps, checks them and writes their line.
 
         Raises:
-          FloatingPointError: if the loss or the gradient of one is not finite.
+          FloatingPointError: as `add`.
         """
         if not self._running:
             return
         finished = [(step, jax.device_get(metrics)) for step, metrics in self._running]
         self._running.clear()
         for step, metrics in finished:
-            for name in ("loss", "gradient_norm"):
-                if not math.isfinite(metrics[name]):
-                    raise FloatingPointError(
-                        f"The {name.replace('_', ' ')} is {metrics[name]} at step "
-                        f"{step}"
-                    )
-        step = finished[-1][0]
-        mean = {
-            name: float(np.mean([metrics[name] for _, metrics in finished]))
-            for name in finished[0][1]
-        }
-        rate = self._progress.update(step, mean["loss"], mean["accuracy"])
-        self._writer.write(step, {**mean, "images_per_second": rate})
+            self._check(step, metrics)
+        step, last = finished[-1]
+        scalars: dict[str, float] = {"skipped": int(last["skipped"])}
+        learnt = [m for _, m in finished if not m["skipped_in_a_row"]]
+        if learnt:
+            scalars |= {
+                name: float(np.mean([metrics[name] for metrics in learnt]))
+                for name in last
+                if not name.startswith("skipped")
+            }
+            rate = self._progress.update(step, scalars["loss"], scalars["accuracy"])
+            scalars["images_per_second"] = rate
+        scalars["compile_seconds"] = self._compile_time.since_last()
+        self._writer.write(step, scalars | peak_memory())
+
+    def _check(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
+        in_a_row = int(metrics["skipped_in_a_row"])
+        if not in_a_row:
+            return
+        name = "gradient_norm" if np.isfinite(metrics["loss"]) else "loss"
+        what = f"The {name.replace('_', ' ')} is {metrics[name]} at step {step}"
+        if in_a_row > self._max_skipped_in_a_row:
+            raise FloatingPointError(
+                what + (f", {in_a_row} such in a row" if in_a_row > 1 else "")
+            )
+        self._progress.print(
+            f"{what}: skipped, {in_a_row} in a row, {metrics['skipped']} in all"
+        )

@@ -19,6 +19,7 @@ from mbn_jax.evaluation import (
     ranked_list,
 )
 from mbn_jax.files import write_json
+from mbn_jax.training.processes import is_main
 
 _PICTURE_SIZE = (192, 96)  # height, width of the ranked lists' pictures
 
@@ -37,6 +38,8 @@ def write_outcome(
     features: Mapping[str, tuple[int, np.ndarray]],
 ) -> dict[str, Any]:
     """Evaluates, and writes `results.json`, `report/index.html` and its pictures.
+
+    Process 0 writes; all know the figures.
 
     Args:
       workdir: of the run.
@@ -60,6 +63,8 @@ def write_outcome(
         protocols=protocols,
         figures={**figures, "chance": evaluate_chance(split, protocols)},
     )
+    if not is_main():
+        return results
     write_json(workdir / "results.json", results)
 
     step, last = features["last"]

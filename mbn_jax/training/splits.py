@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -11,8 +12,11 @@ from mbn_jax.data.datasets import (
     training_split,
     validation_split,
 )
-from mbn_jax.data.pipeline import check_images
+from mbn_jax.data.pipeline import damaged_images
 from mbn_jax.data.validation import carve_validation
+from mbn_jax.training.processes import gather, together
+
+_SHOWN = 5  # damaged records, of which each has a line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,46 +43,82 @@ class Splits:
             for name, split in named.items()
             if split is not None
         )
-        return f"{self.train.dataset}: {sizes}\n{self.selection}"
+        damaged = [*self.train.damaged]
+        if self.validation:
+            damaged += self.validation.damaged
+        lines = [f"{self.train.dataset}: {sizes}", self.selection]
+        if damaged:
+            lines += [f"{len(damaged)} damaged records are left out:"]
+            lines += [f"  {phrase}" for phrase in damaged[:_SHOWN]]
+            lines += ["  …"] * (len(damaged) > _SHOWN)
+        return "\n".join(lines)
 
 
 def load_splits(config: ConfigDict) -> Splits:
     """Opens the splits of a configuration and decodes every image once.
 
     Raises:
-      InputError: the data set is not known or not prepared, an image cannot be decoded,
-        or fewer identities than `data.num_val_identities` can be taken out of training.
+      InputError: the data set is not known or not prepared, a record is damaged and not
+        to be skipped, or fewer identities than `data.num_val_identities` can be taken
+        out of training.
     """
-    dataset, data_dir = config.data.dataset, config.data.data_dir
-    train = load_split(dataset, training_split(dataset), data_dir)
-    test = load_split(dataset, "test", data_dir)
-    name = validation_split(dataset)
+    train, validation, test = together(lambda: _open(config))
+    skip, num_threads = config.data.skip_damaged, config.data.num_threads
+    train = _whole(train, skip, num_threads)
+    # Figures on a part of the test would not be those of its protocol.
+    test = _whole(test, False, num_threads)
+    damaged = f", without {len(train.damaged)} damaged records" if train.damaged else ""
     if config.data.num_val_identities:
         train, validation = carve_validation(
             train, config.data.num_val_identities, config.seed
         )
         people = f"{_num_identities(validation)} identities taken out of training"
-    elif name is not None:
-        validation = load_split(dataset, name, data_dir)
+    elif validation is not None:
+        validation = _whole(validation, skip, num_threads)
         people = (
             "the validation split, whose identities are in neither training nor test"
         )
-    else:
-        validation = None
     if validation is None:
         selection = (
-            f"Trained on all {_num_identities(train)} training identities, without "
-            "validation: the last step is taken, and no step was chosen by its figures."
+            f"Trained on all {_num_identities(train)} training identities{damaged}, "
+            "without validation: the last step is taken, and no step was chosen by its "
+            "figures."
         )
     else:
         selection = (
             "Best on validation is the step with the highest mean of the mAP of all "
             f"protocols on {people}; among equals the latest."
         )
-    for split in (train, validation, test):
-        if split is not None:
-            check_images(split, num_threads=config.data.num_threads)
+        if train.damaged:
+            selection += f" Trained{damaged[1:]}."
     return Splits(train, validation, test, selection)
+
+
+def _open(config: ConfigDict) -> tuple[Split, Split | None, Split]:
+    """The data set's splits for training, validation if it has one, and test."""
+    dataset, data_dir = config.data.dataset, config.data.data_dir
+    skip = config.data.skip_damaged
+    name = None if config.data.num_val_identities else validation_split(dataset)
+    return (
+        load_split(dataset, training_split(dataset), data_dir, skip_damaged=skip),
+        load_split(dataset, name, data_dir, skip_damaged=skip) if name else None,
+        load_split(dataset, "test", data_dir),
+    )
+
+
+def _whole(split: Split, skip: bool, num_threads: int) -> Split:
+    """The images that can be decoded, of which each process tries its share."""
+    share = np.arange(len(split))[jax.process_index() :: jax.process_count()]
+    mine = damaged_images(split, share, num_threads=num_threads)
+    damaged = {
+        int(index): mine.get(
+            index,
+            f"The image {split.name[index]} of {split.dataset}/{split.split} cannot be "
+            "decoded by another process",
+        )
+        for index in gather(np.array(sorted(mine), np.int64))
+    }
+    return split.without_damaged(damaged, skip)
 
 
 def _num_identities(split: Split) -> int:

@@ -1,6 +1,12 @@
-"""One training step: augment, forward, losses, update. Pure, jitted, donated."""
+"""One training step: augment, forward, losses, update. Pure, jitted, donated.
+
+The same update runs in all three ways of `mbn_jax.training.parallelism`: everything
+that goes across samples (statistics, losses, augmentation) takes the name of the mapped
+axis, or none where the program sees the global batch.
+"""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,9 +19,10 @@ from ml_collections import ConfigDict
 from mbn_jax import losses
 from mbn_jax.data.augment import Augmentation, augment, normalise
 from mbn_jax.evaluation.distances import unit_rows
+from mbn_jax.mesh import replicated
 from mbn_jax.models.reid import ReID, ReIDOutput
-from mbn_jax.training.mesh import replicated
 from mbn_jax.training.optimizer import learning_rate
+from mbn_jax.training.parallelism import Step, parallelise
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -30,12 +37,17 @@ class ModelState:
       params: trained weights.
       batch_stats: running statistics of the normalisations.
       opt_state: of the optimiser.
+      skipped: int32 scalar, the number of steps that changed nothing, because their
+        loss or gradient was not finite.
+      skipped_in_a_row: int32 scalar, how many of these the last steps were.
     """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
+    skipped: jax.Array
+    skipped_in_a_row: jax.Array
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -55,6 +67,7 @@ def make_model(config: ConfigDict, num_identities: int) -> ReID:
         share_affine=config.model.share_affine,
         momentum=config.model.momentum,
         dtype=jnp.dtype(config.model.dtype),
+        remat=config.model.remat,
     )
 
 
@@ -71,6 +84,8 @@ def init_state(
             params=variables["params"],
             batch_stats=variables["batch_stats"],
             opt_state=optimizer.init(variables["params"]),
+            skipped=jnp.zeros((), jnp.int32),
+            skipped_in_a_row=jnp.zeros((), jnp.int32),
         )
 
     # Under jit every process computes the same weights; nothing is sent.
@@ -78,35 +93,42 @@ def init_state(
 
 
 def loss_terms(
-    config: ConfigDict, output: ReIDOutput, identity: jax.Array
+    config: ConfigDict,
+    output: ReIDOutput,
+    identity: jax.Array,
+    axis_name: str | None = None,
 ) -> tuple[jax.Array, Metrics]:
-    """The weighted sum of the losses, and each of them.
+    """The weighted sum of the losses, and each of them, over the global batch.
 
-    The pairwise loss acts on the feature before the neck and sees the global batch.
+    The pairwise loss acts on the feature before the neck.
 
     Args:
       config: `config.loss`.
       output: of the network.
       identity: `(B,)` int32 class labels.
+      axis_name: mapped axis over which the batch is cut, under pmap and shard_map.
     """
     identity_loss = losses.identity_loss(
-        output.logits, identity, config.label_smoothing
+        output.logits, identity, config.label_smoothing, axis_name=axis_name
     )
     pairwise_loss = jnp.zeros(())
     if config.pairwise == "wrt":
-        pairwise_loss = losses.weighted_regularised_triplet(output.pooled, identity)
+        pairwise_loss = losses.weighted_regularised_triplet(
+            output.pooled, identity, axis_name=axis_name
+        )
     elif config.pairwise == "triplet":
         pairwise_loss = losses.batch_hard_triplet(
-            output.pooled, identity, config.margin
+            output.pooled, identity, config.margin, axis_name=axis_name
         )
     total = (
         config.identity_weight * identity_loss + config.pairwise_weight * pairwise_loss
     )
+    accuracy = jnp.mean(jnp.argmax(output.logits, -1) == identity)
     return total, {
         "loss": total,
         "identity_loss": identity_loss,
         "pairwise_loss": pairwise_loss,
-        "accuracy": jnp.mean(jnp.argmax(output.logits, -1) == identity),
+        "accuracy": _mean_over_devices(accuracy, axis_name),
     }
 
 
@@ -115,49 +137,120 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
     mesh: Mesh,
-) -> Callable[[ModelState, Batch], tuple[ModelState, Metrics]]:
-    """The jitted step from a state and a batch to the next state and its metrics.
+) -> Step:
+    """The compiled step from a state and a batch to the next state and its metrics.
 
     The state's memory is given up to the result (donated): the old state is gone. The
     batch is `{image: uint8 (B, H, W, 3), identity, modality, camera: int32 (B,)}`,
-    sharded over `data`; everything across samples is over the global batch.
+    sharded over `data`; everything across samples is over the global batch, or over
+    each of its `config.batch.accumulation_steps` parts.
+    """
+
+    def update(
+        state: ModelState, batch: Batch, axis_name: str | None
+    ) -> tuple[ModelState, Metrics]:
+        num_shards = mesh.size if axis_name is None else 1
+        gradients, batch_stats, metrics = _gradients(
+            model.copy(axis_name=axis_name), config, state, batch, num_shards
+        )
+        # The loss is the same on every device, so each of them has differentiated it as
+        # often as there are devices: the gradient of one is the mean and not the sum.
+        gradients = _mean_over_devices(gradients, axis_name)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
+        metrics["learning_rate"] = jnp.asarray(schedule(state.step))
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+        params, batch_stats, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (optax.apply_updates(state.params, updates), batch_stats, opt_state),
+            (state.params, state.batch_stats, state.opt_state),
+        )
+        state = ModelState(
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            skipped=state.skipped + ~finite,
+            skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
+        )
+        metrics["skipped"] = state.skipped
+        metrics["skipped_in_a_row"] = state.skipped_in_a_row
+        return state, metrics
+
+    schedule = learning_rate(config.optimizer, config.num_steps)
+    return parallelise(update, config.parallelism, mesh)
+
+
+def _gradients(
+    model: ReID, config: ConfigDict, state: ModelState, batch: Batch, num_shards: int
+) -> tuple[Any, Any, Metrics]:
+    """Gradients, statistics after the batch, and metrics.
+
+    Args:
+      model: whose `axis_name` is that of the mapped axis, if there is one.
+      config: of the run.
+      state: before the step.
+      batch: of all devices, or of this one under pmap and shard_map.
+      num_shards: devices whose rows the batch holds, one after the other.
     """
     augmentation = Augmentation(**config.augmentation.to_dict())
-    loss_config = config.loss
-    schedule = learning_rate(config.optimizer, config.num_steps)
     key = jax.random.key(config.seed + 1)  # not the stream of the weights
+    key = jax.random.fold_in(key, state.step)
+    num_parts = config.batch.accumulation_steps
 
-    def train_step(state: ModelState, batch: Batch) -> tuple[ModelState, Metrics]:
-        step_key = jax.random.fold_in(key, state.step)
-        images = augment(step_key, batch["image"], augmentation)
+    def of_part(
+        batch_stats: Any, key: jax.Array, part: Batch
+    ) -> tuple[Any, Any, Metrics]:
+        images = augment(key, part["image"], augmentation, axis_name=model.axis_name)
 
         def objective(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
             output, updates = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
+                {"params": params, "batch_stats": batch_stats},
                 images,
-                batch["modality"],
+                part["modality"],
                 train=True,
                 mutable=["batch_stats"],
             )
-            loss, metrics = loss_terms(loss_config, output, batch["identity"])
+            loss, metrics = loss_terms(
+                config.loss, output, part["identity"], model.axis_name
+            )
             return loss, (updates["batch_stats"], metrics)
 
         gradients, (batch_stats, metrics) = jax.grad(objective, has_aux=True)(
             state.params
         )
-        metrics["gradient_norm"] = optax.tree.norm(gradients)
-        metrics["learning_rate"] = jnp.asarray(schedule(state.step))
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        state = ModelState(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-        )
-        return state, metrics
+        return gradients, batch_stats, metrics
 
-    everywhere = replicated(mesh)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(everywhere, everywhere))
+    if num_parts == 1:
+        return of_part(state.batch_stats, key, batch)
+
+    def add_part(sums: Any, part: tuple[jax.Array, Batch]) -> tuple[Any, None]:
+        total, batch_stats, total_metrics = sums
+        gradients, batch_stats, metrics = of_part(batch_stats, *part)
+        add = partial(jax.tree.map, jnp.add)
+        return (add(total, gradients), batch_stats, add(total_metrics, metrics)), None
+
+    def in_parts(rows: jax.Array) -> jax.Array:
+        """(B, …) to (parts, B / parts, …); each device keeps the rows that it has."""
+        by_device = rows.reshape(num_shards, num_parts, -1, *rows.shape[1:])
+        return by_device.swapaxes(0, 1).reshape(num_parts, -1, *rows.shape[1:])
+
+    parts = jax.random.split(key, num_parts), jax.tree.map(in_parts, batch)
+    first = jax.tree.map(lambda x: x[0], parts)
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype),
+        jax.eval_shape(of_part, state.batch_stats, *first),
+    )
+    (gradients, batch_stats, metrics), _ = jax.lax.scan(
+        add_part, (zeros[0], state.batch_stats, zeros[2]), parts
+    )
+    mean = partial(jax.tree.map, lambda x: x / num_parts)
+    return mean(gradients), batch_stats, mean(metrics)
+
+
+def _mean_over_devices(tree: Any, axis_name: str | None) -> Any:
+    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
 def make_feature_fn(

@@ -14,7 +14,7 @@ from mbn_jax.data.datasets import (
     training_split,
     validation_split,
 )
-from mbn_jax.data.pipeline import check_images, load_images
+from mbn_jax.data.pipeline import damaged_images, load_images
 from mbn_jax.errors import InputError
 
 TINY = "synthetic_vireid/thermal-3-1-2-x2"
@@ -159,14 +159,17 @@ def test_failing_disk_is_an_input_error_and_leaves_no_data_set(tmp_path, monkeyp
     assert len(load_split(TINY, "val", tmp_path)) == 4
 
 
-def test_check_images_names_a_damaged_image(data_dir):
+def test_damaged_images_are_named(data_dir):
     split = load_split(TINY, "train", data_dir)
-    check_images(split)
+    everything = np.arange(len(split))
+    assert damaged_images(split, everything) == {}
     records = [dict(record) for record in split.source]
     records[-1]["image"] = b"damaged"
     damaged = Split(**{**vars(split), "source": records})
-    with pytest.raises(InputError, match=split.name[-1]):
-        check_images(damaged)
+    ((index, phrase),) = damaged_images(damaged, everything).items()
+    assert index == len(split) - 1
+    assert split.name[-1] in phrase
+    assert not damaged_images(damaged, everything[:-1])
 
 
 def test_reading_data_never_imports_tensorflow(data_dir):

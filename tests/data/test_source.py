@@ -75,15 +75,16 @@ def reference(builder):
 
 
 def test_records_are_those_that_tfds_reads(builder, reference):
-    source, _ = open_source(builder, "train")
+    source, _, _ = open_source(builder, "train")
     assert len(source) == COUNT
     for ours, theirs in zip(source, reference, strict=True):
         assert ours == {**theirs, "name": theirs["name"].decode()}
 
 
 def test_labels_are_those_of_the_records_in_their_order(builder, reference):
-    _, records = open_source(builder, "train")
+    _, records, damaged = open_source(builder, "train")
     assert len(records) == COUNT
+    assert not damaged
     for label in ("identity", "camera", "modality"):
         values = getattr(records, label)
         assert values.dtype == np.int32
@@ -93,16 +94,16 @@ def test_labels_are_those_of_the_records_in_their_order(builder, reference):
 
 
 def test_every_split_has_its_own_records(builder):
-    source, records = open_source(builder, "test")
+    source, records, _ = open_source(builder, "test")
     assert len(source) == len(records) == COUNTS["test"]
 
 
 def test_a_sum_of_splits_has_the_records_of_both_in_this_order(builder):
-    source, records = open_source(builder, "test+train")
+    source, records, _ = open_source(builder, "test+train")
     parts = [open_source(builder, split) for split in ("test", "train")]
-    assert list(source) == [record for part, _ in parts for record in part]
+    assert list(source) == [record for part, _, _ in parts for record in part]
     np.testing.assert_array_equal(
-        records.name, np.concatenate([labels.name for _, labels in parts])
+        records.name, np.concatenate([labels.name for _, labels, _ in parts])
     )
 
 
@@ -110,20 +111,20 @@ def test_a_sum_of_splits_has_the_records_of_both_in_this_order(builder):
     "part", [slice(0), slice(3), slice(195, 405), slice(-2, None), slice(9, 0, -3)]
 )
 def test_a_slice_is_the_list_of_its_records(builder, part):
-    source, _ = open_source(builder, "train")
+    source, _, _ = open_source(builder, "train")
     assert source[part] == [source[i] for i in range(COUNT)[part]]
 
 
 @pytest.mark.parametrize("index", [COUNT, -COUNT - 1])
 def test_an_index_beyond_the_end_is_refused(builder, index):
-    source, _ = open_source(builder, "train")
+    source, _, _ = open_source(builder, "train")
     assert source[-1] == source[COUNT - 1]
     with pytest.raises(IndexError):
         source[index]
 
 
 def test_threads_read_at_once_what_one_reads_alone(builder, reference):
-    source, _ = open_source(builder, "train")
+    source, _, _ = open_source(builder, "train")
     order = np.random.default_rng(0).integers(0, COUNT, 3000)
     with ThreadPoolExecutor(8) as pool:
         for index, record in zip(
@@ -136,7 +137,7 @@ def test_opening_keeps_no_images(builder):
     open_source(builder, "train")  # what is imported and opened once does not count
     tracemalloc.start()
     try:
-        source, _ = open_source(builder, "train")
+        source, _, _ = open_source(builder, "train")
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AxisType
 
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation import embed, extract
+from mbn_jax.evaluation import batch_rows, embed, extract
 
 
 class Output(NamedTuple):
@@ -44,8 +44,8 @@ def mean_colour_and_modality(images, modality):
     return jnp.concatenate([means, modality[:, None].astype(jnp.float32)], axis=1)
 
 
-def batches(images, size):
-    return (images[i : i + size] for i in range(0, len(images), size))
+def batches(images, size, mesh=None):
+    return (images[rows] for rows in batch_rows(len(images), size, mesh))
 
 
 @pytest.mark.parametrize("count", [1, 5, 6, 7])
@@ -68,7 +68,7 @@ def test_a_mesh_gives_the_same_features():
     for batch_size in (8, 5):
         sharded = extract(
             mean_colour_and_modality,
-            batches(images, batch_size),
+            batches(images, batch_size, mesh),
             modality,
             batch_size=batch_size,
             mesh=mesh,

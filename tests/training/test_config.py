@@ -6,7 +6,8 @@ import pytest
 
 from mbn_jax.errors import InputError
 from mbn_jax.training import config as configuration
-from mbn_jax.training.config import as_json, check, check_same, default_config
+from mbn_jax.training.config import as_json, check, default_config
+from mbn_jax.training.workdir import check_same
 
 
 def test_defaults_pass_the_check():

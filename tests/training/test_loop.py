@@ -43,9 +43,9 @@ def start(workdir, *flags, **environment):
     )
 
 
-def final_state(workdir):
-    """Everything in the last checkpoint, as NumPy arrays."""
-    step = max(int(p.name) for p in (workdir / "checkpoints").iterdir())
+def final_state(workdir, step=None):
+    """Everything in the last checkpoint, or another one, as NumPy arrays."""
+    step = step or max(int(p.name) for p in (workdir / "checkpoints").iterdir())
     path = workdir / "checkpoints" / str(step) / "default"
     with ocp.PyTreeCheckpointer() as checkpointer:
         as_numpy = jax.tree.map(

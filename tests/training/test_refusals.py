@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mbn_jax.data import datasets
@@ -98,46 +97,14 @@ def test_an_image_that_cannot_be_decoded(config, tmp_path, monkeypatch):
             record = dict(self.source[index])
             return record | {"image": record["image"][:100]} if index == 5 else record
 
-    def load_damaged(dataset, split, data_dir):
-        loaded = load_split(dataset, split, data_dir)
+    def load_damaged(*arguments, **options):
+        loaded = load_split(*arguments, **options)
         object.__setattr__(loaded, "source", Damaged(loaded.source))
         return loaded
 
     monkeypatch.setattr("mbn_jax.training.splits.load_split", load_damaged)
     name = load_split(config.data.dataset, "train", config.data.data_dir).name[5]
     refused(config, tmp_path / "run", name)
-
-
-def test_a_loss_that_is_not_finite_before_the_first_checkpoint(config, tmp_path):
-    config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e30, 0
-    refused(config, tmp_path / "run", "at step [23]; there was no checkpoint yet")
-
-
-def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
-    config, tmp_path, monkeypatch
-):
-    from mbn_jax.training import loop
-
-    make_train_step = loop.make_train_step
-
-    def breaking(*arguments):
-        step = make_train_step(*arguments)
-
-        def run(state, batch):
-            done = int(state.step)
-            state, metrics = step(state, batch)
-            return state, metrics | ({"loss": np.nan} if done == 4 else {})
-
-        return run
-
-    monkeypatch.setattr(loop, "make_train_step", breaking)
-    workdir = tmp_path / "run"
-    with pytest.raises(InputError, match="nan at step 5; the checkpoint of step 4 "):
-        train(config, workdir)
-    kept = {p.name for p in (workdir / "checkpoints").iterdir()}
-    assert kept == {"2", "4"}
-    monkeypatch.undo()
-    assert train(config, workdir)["figures"]["last"]["step"] == 6
 
 
 def test_a_directory_with_files_of_somebody_else(config, tmp_path):

@@ -1,0 +1,68 @@
+"""The way back from a work directory to a network."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from mbn_jax.errors import InputError
+from mbn_jax.models.reid import ReID
+from mbn_jax.training.checkpoint import Checkpoints
+from mbn_jax.training.config import read_config
+from mbn_jax.training.step import make_model
+
+
+def load(
+    workdir: str | Path, checkpoint: Literal["last", "best"] | int = "last"
+) -> tuple[ReID, dict[str, Any]]:
+    """A trained network of a work directory.
+
+    Args:
+      workdir: of a run of `experiments/train.py`.
+      checkpoint: "last", "best" (on validation), or the step of a kept checkpoint.
+
+    Returns:
+      The model and its variables, for `model.apply(variables, …, train=False)` and
+      `mbn_jax.embed(model, variables, images_uint8, modality)`.
+
+    Raises:
+      InputError: if it is not a work directory or holds no such checkpoint.
+    """
+    model, variables, _ = load_with_step(workdir, checkpoint)
+    return model, variables
+
+
+def load_with_step(
+    workdir: str | Path, checkpoint: str | int
+) -> tuple[ReID, dict[str, Any], int]:
+    """As `load`, and the step after which the network was saved."""
+    config = read_config(workdir)
+    if not (Path(workdir) / "checkpoints").is_dir():
+        raise InputError(
+            f"{workdir} holds no checkpoint yet; train it first with "
+            f"experiments/train.py --workdir {workdir}."
+        )
+    with Checkpoints(workdir, to_write=False) as checkpoints:
+        steps = checkpoints.steps()
+        if not steps:
+            raise InputError(
+                f"{workdir} holds no checkpoint yet; train it first with "
+                f"experiments/train.py --workdir {workdir}."
+            )
+        step: int | str = checkpoint
+        if checkpoint == "last":
+            step = steps[-1]
+        elif checkpoint == "best":
+            best = checkpoints.best_step()
+            if best is None:
+                raise InputError(
+                    f"{workdir} was trained without validation, so that no step is the "
+                    "best; take 'last', or train with config.data.num_val_identities."
+                )
+            step = best
+        if step not in steps:
+            raise InputError(
+                f"{workdir} holds no checkpoint {checkpoint!r}; it holds 'last', "
+                f"'best' and the steps {', '.join(map(str, steps))}."
+            )
+        variables = checkpoints.restore_variables(step)
+    num_identities = variables["params"]["classifier"]["kernel"].shape[1]
+    return make_model(config, num_identities), variables, int(step)

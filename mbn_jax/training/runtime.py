@@ -1,0 +1,213 @@
+"""How a process sets JAX up before it is used: devices, other processes, cache."""
+
+import contextlib
+import importlib.util
+import itertools
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+
+from mbn_jax.errors import InputError
+
+_HOST_DEVICES_FLAG = "--xla_force_host_platform_device_count"
+
+# A process that does not answer for so long is given up, and the run with it: the
+# others end instead of waiting. JAX's own value is 100.
+_HEARTBEAT_TIMEOUT_S = 30
+# How long a process that has ended waits for the others to end.
+_SHUTDOWN_TIMEOUT_S = 60
+
+_SLURM = (
+    "SLURM_JOB_ID",
+    "SLURM_STEP_NODELIST",
+    "SLURM_NTASKS",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+)
+
+_COORDINATOR_ADDRESS = flags.DEFINE_string(
+    "coordinator_address",
+    None,
+    "host:port of process 0, for a run of several processes (docs/launching.md); not "
+    "needed where JAX finds the others itself: Slurm, Open MPI, Kubernetes, Cloud TPU",
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes",
+    None,
+    "processes of the run; 1: this one is alone, whatever the cluster says",
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "of this process, 0 to num_processes - 1"
+)
+
+
+@contextlib.contextmanager
+def joined_processes() -> Iterator[None]:
+    """Joins the other processes of the run, if there are any; before JAX is used.
+
+    They are those of the flags or, without these, of the cluster that JAX finds. If one
+    of them is lost, this one ends, too, at once or after a silence of 30 seconds.
+
+    Raises:
+      InputError: the flags are not complete, or Slurm's GPUs do not fit its tasks.
+    """
+    arguments = _arguments()
+    if arguments is None:
+        yield
+        return
+    jax.distributed.initialize(
+        **arguments,
+        heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT_S,
+        shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT_S,
+    )
+    print(
+        f"process {jax.process_index()} of {jax.process_count()}, with "
+        f"{jax.local_device_count()} of {jax.device_count()} devices",
+        file=sys.stderr,
+    )
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0][:200]
+        print(
+            f"error: process {jax.process_index()} cannot go on, because another "
+            f"process of the run has ended or does not answer ({reason}); start all "
+            "processes again, and the run goes on from its newest checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        # Not sys.exit: on the way out JAX would wait for the one that is gone.
+        os._exit(1)
+
+
+def _arguments() -> dict[str, Any] | None:
+    """What `jax.distributed.initialize` is to be told; None for a process alone."""
+    flags_given: dict[str, Any] = {
+        "coordinator_address": _COORDINATOR_ADDRESS.value,
+        "num_processes": _NUM_PROCESSES.value,
+        "process_id": _PROCESS_ID.value,
+    }
+    if _NUM_PROCESSES.value == 1:
+        return None
+    if any(value is not None for value in flags_given.values()):
+        missing = [name for name, value in flags_given.items() if value is None]
+        if missing:
+            raise InputError(
+                f"--{missing[0]} is missing: several processes find each other by "
+                "--coordinator_address, --num_processes and --process_id together."
+            )
+        number, process = int(flags_given["num_processes"]), flags_given["process_id"]
+        if process not in range(number):
+            raise InputError(
+                f"--process_id is {process}, expected 0 to {number - 1} for "
+                f"--num_processes={number}."
+            )
+        # Within a cluster JAX would take the devices of this process from there.
+        return {**flags_given, "cluster_detection_method": "deactivate"}
+    return cluster_arguments(os.environ)
+
+
+def cluster_arguments(environment: Mapping[str, str]) -> dict[str, Any] | None:
+    """What `jax.distributed.initialize` is to be told; None outside of a cluster.
+
+    It has a detection of its own, which this one narrows down: JAX also takes a shell
+    within a Slurm job for a task of it, any pod for a process, and gives every task of
+    Slurm one GPU, even if the task has all of a node.
+
+    Args:
+      environment: variables of the process.
+
+    Raises:
+      InputError: Slurm's GPUs do not fit its tasks.
+    """
+    if all(name in environment for name in _SLURM):
+        tasks = environment.get("SLURM_STEP_NUM_TASKS", environment["SLURM_NTASKS"])
+        if int(tasks) == 1:
+            return None
+        return {"local_device_ids": _slurm_devices(environment)}
+    in_job = {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys()
+    if (
+        int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
+        or (in_job and importlib.util.find_spec("kubernetes"))
+        or _is_tpu_host(environment)
+    ):
+        return {}
+    return None
+
+
+def _slurm_devices(environment: Mapping[str, str]) -> list[int] | None:
+    """The GPUs of a task among those that it sees; None leaves it to JAX."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    num_gpus = (
+        len(visible.split(","))
+        if visible
+        else int(environment.get("SLURM_GPUS_ON_NODE", 0))
+    )
+    if not num_gpus or "JAX_LOCAL_DEVICE_IDS" in environment:
+        return None
+    num_tasks = _tasks_on_node(environment)
+    if num_tasks == 1:
+        return list(range(num_gpus))
+    if num_gpus == 1:
+        return [0]
+    if num_gpus == num_tasks:
+        return None
+    raise InputError(
+        f"A task of Slurm sees {num_gpus} GPUs, and its node has {num_tasks} tasks; "
+        "give each node one task, or one for each GPU (docs/launching.md)."
+    )
+
+
+def _tasks_on_node(environment: Mapping[str, str]) -> int:
+    """Of "8(x2),4", which is short for 8, 8 and 4, the number at this node."""
+    groups = re.findall(
+        r"(\d+)(?:\(x(\d+)\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", "1")
+    )
+    nodes = itertools.chain.from_iterable(
+        [int(tasks)] * int(repeats or 1) for tasks, repeats in groups
+    )
+    return list(nodes)[int(environment.get("SLURM_NODEID", 0))]
+
+
+def _is_tpu_host(environment: Mapping[str, str]) -> bool:
+    """Whether this is a TPU host whose slice JAX can look up; one host is a slice, too.
+
+    Without these variables or Google's metadata server JAX would ask in vain.
+    """
+    if not importlib.util.find_spec("libtpu"):
+        return False
+    in_gke = {"TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES"} & environment.keys()
+    vendor = Path("/sys/class/dmi/id/product_name")
+    in_gce = vendor.exists() and "Google" in vendor.read_text()
+    has_tpu = any(any(Path("/dev").glob(pattern)) for pattern in ("accel*", "vfio/*"))
+    return has_tpu and bool(in_gke or in_gce)
+
+
+def request_cpu_devices(num_devices: int) -> None:
+    """Makes `num_devices` devices of the CPU; to be called before JAX is used.
+
+    XLA's flag `--xla_force_host_platform_device_count`, where it is given, has already
+    said how many. Other platforms are not affected.
+    """
+    if num_devices > 1 and _HOST_DEVICES_FLAG not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", num_devices)
+
+
+def use_compilation_cache(setting: str, workdir: Path) -> None:
+    """Keeps compiled programs on disk, so that a run started again need not compile.
+
+    Args:
+      setting: `config.compilation_cache`.
+      workdir: of the run.
+    """
+    if setting == "default":
+        if jax.config.values["jax_compilation_cache_dir"]:
+            return
+        setting = str(workdir.absolute().parent / ".jax_cache")
+    jax.config.update("jax_compilation_cache_dir", setting or None)

@@ -1,0 +1,169 @@
+"""A work directory: one run's at a time, and left as it was if nothing came of it."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from mbn_jax.errors import InputError
+from mbn_jax.files import read_json, write_json
+from mbn_jax.training.config import MACHINE_KEYS, as_json, flatten
+from mbn_jax.training.processes import is_main, on_main
+
+PACKAGES = ("mbn-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_LOCK = "lock"
+
+
+@contextlib.contextmanager
+def locked(workdir: Path, config: ConfigDict) -> Iterator[None]:
+    """Keeps other runs out of a work directory, and runs of other configurations.
+
+    The lock ends with the process, however that ends. Process 0 holds it for all.
+
+    Raises:
+      InputError: another run is in it, another configuration made it, it is no work
+        directory, or it cannot be written to.
+    """
+    with contextlib.ExitStack() as held:
+
+        def hold() -> None:
+            held.enter_context(_lock(workdir))
+            check_same(config, workdir)
+
+        on_main(hold)
+        yield
+
+
+@contextlib.contextmanager
+def _lock(workdir: Path) -> Iterator[None]:
+    existed = workdir.exists()
+    path = workdir / _LOCK
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        while True:
+            file = path.open("a+")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A run that ended just now has removed the file that this one had opened.
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break
+            file.close()
+    except BlockingIOError as error:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise InputError(
+            f"{workdir} is in use by {holder}; wait until that run has ended, or "
+            "choose another --workdir."
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"The work directory {workdir} cannot be written to ({error.strerror}); "
+            "give a --workdir that can."
+        ) from error
+    with file:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            if not existed and not any(workdir.iterdir()):
+                workdir.rmdir()
+
+
+def check_same(config: ConfigDict, workdir: Path) -> None:
+    """Refuses a directory that is not a run's, or that another configuration made.
+
+    Raises:
+      InputError: names every key that differs, with both values.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        if any(entry.name != _LOCK for entry in workdir.iterdir()):
+            raise InputError(
+                f"{workdir} holds files and no config.json, so it is not a work "
+                "directory; choose a --workdir that is empty or does not exist yet."
+            )
+        return
+    before, now = flatten(read_json(path)), flatten(as_json(config))
+    differences = [
+        f"{key} was {_show(before, key)} and is now {_show(now, key)}"
+        for key in sorted(before.keys() | now.keys())
+        if key not in MACHINE_KEYS and before.get(key) != now.get(key)
+    ]
+    if differences:
+        raise InputError(
+            f"{workdir} was made with another configuration ({'; '.join(differences)});"
+            " resume with the same one or choose another --workdir."
+        )
+
+
+@contextlib.contextmanager
+def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
+    """Writes who the directory belongs to; withdraws if nothing came of it.
+
+    A run that fails before its first checkpoint leaves nothing behind, so that the same
+    directory can be used once the mistake is mended.
+    """
+    if not is_main():
+        yield
+        return
+    files = {
+        "config.json": as_json(config),
+        "environment.json": {
+            "versions": {name: version(name) for name in PACKAGES},
+            "devices": [str(device) for device in jax.devices()],
+            "device_kind": jax.devices()[0].device_kind,
+            "process_count": jax.process_count(),
+        },
+    }
+    try:
+        for name, content in files.items():
+            write_json(workdir / name, content)
+        yield
+    except OSError as error:
+        # Checkpoints have an error of their own; what else is written is small, and of
+        # no use to those who resume.
+        raise InputError(
+            f"The work directory {workdir} cannot be written to ("
+            f"{error.strerror or error}); {_kept(workdir)}: make room, or give a "
+            "--workdir that can be written to, and start again."
+        ) from error
+    except (InputError, FloatingPointError) as error:
+        kept = _kept(workdir)
+        if not _steps(workdir):
+            for name in (*files, "metrics.jsonl"):
+                (workdir / name).unlink(missing_ok=True)
+            for name in ("checkpoints", "tensorboard", "profile"):
+                shutil.rmtree(workdir / name, ignore_errors=True)
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{error}; {kept}: try a smaller config.optimizer.learning_rate, a longer "
+            "warm-up, or to skip such steps, config.max_skipped_in_a_row."
+        ) from error
+
+
+def _steps(workdir: Path) -> list[int]:
+    names = (path.name for path in (workdir / "checkpoints").glob("*"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _kept(workdir: Path) -> str:
+    steps = _steps(workdir)
+    if not steps:
+        return "there was no checkpoint yet"
+    return f"the checkpoint of step {steps[-1]} stays in {workdir / 'checkpoints'}"
+
+
+def _show(values: Mapping[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else "absent"
