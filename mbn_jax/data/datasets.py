@@ -234,5 +234,9 @@ def _prepared_builder(dataset: str, data_dir: str | os.PathLike) -> Any:
             " say where it is prepared (--config.data.data_dir of train.py, --data_dir"
             " of evaluate.py)."
         )
+    if is_prepared(builder):
+        return builder
     write(builder)
-    return builder
+    # TFDS reads the format of the files when a builder is made: this one, made before
+    # there were any, does not know what another process has written meanwhile.
+    return builder_of(dataset, data_dir)

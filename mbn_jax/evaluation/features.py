@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.distances import l2_normalise
-from mbn_jax.mesh import over_data, process_rows, replicated
+from mbn_jax.mesh import process_rows, replicated, shard
 
 _EMBED_BATCH = 64
 
@@ -69,13 +69,12 @@ def extract(
         raise InputError("There is no image to embed: give at least one.")
     modality = np.asarray(modality, np.int32)
     if mesh is None:
-        place, collect, rows_here = jax.device_put, lambda x: x, batch_size
+        place: Any = jax.device_put
+        collect, rows_here = (lambda x: x), batch_size
     else:
         batch_size += -batch_size % mesh.size
         rows_here = len(process_rows(batch_size, mesh))
-        place = functools.partial(
-            jax.make_array_from_process_local_data, over_data(mesh)
-        )
+        place = functools.partial(shard, mesh)
         collect = jax.jit(lambda x: x, out_shardings=replicated(mesh))
 
     def padded(values: np.ndarray) -> np.ndarray:
@@ -85,8 +84,8 @@ def extract(
     features: list[Any] = []
     all_rows = batch_rows(len(modality), batch_size, mesh)
     for batch, rows in zip(images, all_rows, strict=True):
-        result = apply_fn(place(padded(batch)), place(padded(modality[rows])))
-        features.append(collect(result))
+        placed = place({"images": padded(batch), "modality": padded(modality[rows])})
+        features.append(collect(apply_fn(placed["images"], placed["modality"])))
         # The device works on this batch while the host fetches the one before it;
         # without the wait all batches would be queued in device memory.
         features[-2:-1] = jax.device_get(features[-2:-1])

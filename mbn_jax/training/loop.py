@@ -21,7 +21,7 @@ from mbn_jax.training.evaluation import split_features
 from mbn_jax.training.metrics import MetricWriter, StepLog, TrainingProgress
 from mbn_jax.training.optimizer import make_optimizer
 from mbn_jax.training.outcome import mean_map, write_outcome
-from mbn_jax.training.processes import check_same_everywhere
+from mbn_jax.training.processes import check_same_everywhere, together
 from mbn_jax.training.profiling import Profile
 from mbn_jax.training.splits import Splits, load_splits
 from mbn_jax.training.step import (
@@ -159,12 +159,15 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
                     best = checkpoints.restore(best_step, like=state)
                 of_best = features_of(best.variables, data.test)
                 rows_of_table["best"] = best_step, of_best
-            return write_outcome(
-                workdir,
-                data.test,
-                protocols,
-                selection=data.selection,
-                features={**rows_of_table, "untrained": (0, untrained)},
+            # Together: nobody leaves while process 0 still writes.
+            return together(
+                lambda: write_outcome(
+                    workdir,
+                    data.test,
+                    protocols,
+                    selection=data.selection,
+                    features={**rows_of_table, "untrained": (0, untrained)},
+                )
             )
 
 

@@ -20,8 +20,14 @@ _HOST_DEVICES_FLAG = "--xla_force_host_platform_device_count"
 # A process that does not answer for so long is given up, and the run with it: the
 # others end instead of waiting. JAX's own value is 100.
 _HEARTBEAT_TIMEOUT_S = 30
-# How long a process that has ended waits for the others to end.
-_SHUTDOWN_TIMEOUT_S = 60
+# How long a process that ends waits for the others to end, too.
+_SHUTDOWN_TIMEOUT_S = 10
+
+# What errors of JAX, Gloo and NCCL say when another process is gone.
+_PEER_LOST = re.compile(
+    "gloo|nccl|peer|connection|socket|barrier|unavailable|deadline|coordination|heartbeat",
+    re.IGNORECASE,
+)
 
 _SLURM = (
     "SLURM_JOB_ID",
@@ -74,6 +80,8 @@ def joined_processes() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
+        if not _PEER_LOST.search(str(error)):
+            raise
         reason = str(error).splitlines()[0][:200]
         print(
             f"error: process {jax.process_index()} cannot go on, because another "
