@@ -14,12 +14,13 @@ docs/launching.md has the commands for several GPUs, Slurm, Kubernetes and Cloud
 import sys
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation import format_table
 from mbn_jax.training import config as configuration
 from mbn_jax.training import runtime
+from mbn_jax.training.checkpoint import raise_and_do_not_log
 from mbn_jax.training.loop import train
 from mbn_jax.training.processes import is_main
 from mbn_jax.training.termination import Terminated
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> None:
     """Runs the training that the flags describe."""
     if argv[1:]:
         sys.exit(f"error: unexpected argument {argv[1]!r}, expected --flag=value")
-    logging.set_verbosity(logging.ERROR)
+    raise_and_do_not_log()
     if not _WORKDIR.value:
         sys.exit("error: --workdir is empty, expected a directory for the run")
     workdir = Path(_WORKDIR.value)

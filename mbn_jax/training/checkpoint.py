@@ -1,12 +1,15 @@
 """Checkpoints in a work directory: written by all processes, restored, set aside."""
 
+import contextlib
 import errno
 import itertools
+import logging
 import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import absl.logging
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
@@ -16,6 +19,24 @@ from mbn_jax.training.processes import on_main
 from mbn_jax.training.step import ModelState
 
 METRIC = "mean_mAP"
+
+
+def raise_and_do_not_log() -> None:
+    """Silences what Orbax and what it uses print about errors that they also raise.
+
+    Of a disk that is full they print a thousand lines around the one that helps. It is
+    for programs whose only work is a run: it holds for the whole process.
+    """
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    report = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        # TensorStore answers to whom Orbax, after the first error, no longer awaits.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _score(metrics: dict[str, float]) -> float:
@@ -64,6 +85,10 @@ class Checkpoints:
         """Waits for what is still being written."""
         if error is None:
             self.wait()
+        else:
+            # The first error is the one to be told.
+            with contextlib.suppress(Exception):
+                self._manager.wait_until_finished()
         self._manager.close()
 
     def steps(self) -> list[int]:

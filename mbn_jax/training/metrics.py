@@ -4,7 +4,6 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
@@ -19,7 +18,9 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 from mbn_jax.files import write_atomically
 from mbn_jax.training.processes import is_main
@@ -36,7 +37,7 @@ class MetricWriter:
     def __init__(self, workdir: Path, *, start_step: int) -> None:
         """Opens both; drops what was written beyond `start_step`."""
         self._file: TextIO | None = None
-        self._events: SummaryWriter | None = None
+        self._events: EventFile | None = None
         if not is_main():
             return
         self._path = workdir / "metrics.jsonl"
@@ -49,10 +50,7 @@ class MetricWriter:
             ]
         write_atomically(self._path, "".join(line + "\n" for line in kept).encode())
         self._file = self._path.open("a")
-        # Made at the first write: a run that had ended already adds no file.
-        self._new_events = partial(
-            SummaryWriter, str(workdir / "tensorboard"), purge_step=start_step + 1
-        )
+        self._folder, self._start_step = workdir / "tensorboard", start_step
 
     def __enter__(self) -> Self:
         """Returns itself."""
@@ -65,10 +63,14 @@ class MetricWriter:
         traceback: TracebackType | None,
     ) -> None:
         """Closes both files."""
-        if self._file:
-            self._file.close()
-        if self._events:
-            self._events.close()
+        for file in (self._file, self._events):
+            try:
+                if file:
+                    file.close()
+            except OSError:
+                # After another error that is the one to be told.
+                if error is None:
+                    raise
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends the scalars of a step."""
@@ -76,11 +78,45 @@ class MetricWriter:
             return
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
         self._file.flush()
-        self._events = self._events or self._new_events()
-        for name, value in scalars.items():
-            self._events.add_scalar(
-                name if "/" in name else f"train/{name}", value, step
-            )
+        # Made at the first write: a run that had ended already adds no file.
+        self._events = self._events or EventFile(self._folder, self._start_step)
+        self._events.write(
+            step,
+            {n if "/" in n else f"train/{n}": value for n, value in scalars.items()},
+        )
+
+
+class EventFile:
+    """An event file for TensorBoard, on disk when `write` returns.
+
+    tensorboardX's own SummaryWriter writes in a thread, which a full disk ends; ten
+    values later the run would wait for it without end.
+    """
+
+    def __init__(self, folder: Path, start_step: int) -> None:
+        """Makes the file; what others tell of steps beyond `start_step` is void."""
+        folder.mkdir(exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"))
+        self._add(
+            Event(step=start_step + 1, session_log=SessionLog(status=SessionLog.START))
+        )
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Appends the scalars of a step."""
+        values = [
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in scalars.items()
+        ]
+        self._add(Event(step=step, summary=Summary(value=values)))
+        self._writer.flush()
+
+    def _add(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._writer.write_event(event)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._writer.close()
 
 
 def _parse(line: str) -> dict[str, float] | None:

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 from ml_collections import ConfigDict
@@ -64,20 +64,34 @@ def _lock(workdir: Path) -> Iterator[None]:
             "choose another --workdir."
         ) from error
     except OSError as error:
-        raise InputError(
-            f"The work directory {workdir} cannot be written to ({error.strerror}); "
-            "give a --workdir that can."
-        ) from error
+        raise _not_writable(workdir, error) from error
     with file:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
         try:
+            _sign(file, workdir)
             yield
         finally:
             path.unlink(missing_ok=True)
             if not existed and not any(workdir.iterdir()):
                 workdir.rmdir()
+
+
+def _sign(file: TextIO, workdir: Path) -> None:
+    """Writes into the lock who holds it."""
+    try:
+        file.truncate(0)
+        # Unbuffered: nothing is left that closing the file would write once more.
+        os.write(
+            file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode()
+        )
+    except OSError as error:
+        raise _not_writable(workdir, error) from error
+
+
+def _not_writable(workdir: Path, error: OSError) -> InputError:
+    return InputError(
+        f"The work directory {workdir} cannot be written to ({error.strerror}); "
+        "give a --workdir that can."
+    )
 
 
 def check_same(config: ConfigDict, workdir: Path) -> None:
