@@ -1,0 +1,124 @@
+"""How a process finds the others of its run, and where compiled programs are kept."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mbn_jax.errors import InputError
+from mbn_jax.training.runtime import cluster_arguments
+
+TRAIN = Path(__file__).parents[2] / "experiments" / "train.py"
+
+
+def slurm(tasks, **more):
+    return {
+        "SLURM_JOB_ID": "4711",
+        "SLURM_STEP_NODELIST": "node[1-2]",
+        "SLURM_NTASKS": str(tasks),
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+        **more,
+    }
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        slurm(1),
+        slurm(16, SLURM_STEP_NUM_TASKS="1"),  # a shell that salloc has opened
+        {key: value for key, value in slurm(16).items() if key != "SLURM_PROCID"},
+        {"OMPI_COMM_WORLD_SIZE": "1"},
+        {"KUBERNETES_SERVICE_HOST": "10.0.0.1"},  # a pod that is no part of a job
+    ],
+)
+def test_a_process_alone_joins_nobody(environment):
+    assert cluster_arguments(environment) is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices"),
+    [
+        (slurm(16, SLURM_STEP_TASKS_PER_NODE="8(x2)", SLURM_GPUS_ON_NODE="8"), None),
+        (
+            slurm(2, SLURM_STEP_TASKS_PER_NODE="1(x2)", SLURM_GPUS_ON_NODE="8"),
+            [0, 1, 2, 3, 4, 5, 6, 7],
+        ),
+        (slurm(16, SLURM_STEP_TASKS_PER_NODE="8(x2)", CUDA_VISIBLE_DEVICES="3"), [0]),
+        (
+            slurm(
+                3,
+                SLURM_STEP_TASKS_PER_NODE="2,1",
+                SLURM_NODEID="1",
+                CUDA_VISIBLE_DEVICES="0,1",
+            ),
+            [0, 1],
+        ),
+        (slurm(16, SLURM_STEP_TASKS_PER_NODE="8(x2)"), None),  # no GPUs
+        (slurm(4, SLURM_GPUS_ON_NODE="8", JAX_LOCAL_DEVICE_IDS="0,1"), None),
+    ],
+)
+def test_a_task_of_slurm_has_its_share_of_the_gpus(environment, devices):
+    assert cluster_arguments(environment) == {"local_device_ids": devices}
+
+
+def test_tasks_that_do_not_fit_the_gpus_are_refused():
+    environment = slurm(4, SLURM_STEP_TASKS_PER_NODE="2(x2)", SLURM_GPUS_ON_NODE="8")
+    with pytest.raises(InputError, match="sees 8 GPUs, and its node has 2 tasks"):
+        cluster_arguments(environment)
+
+
+def test_open_mpi_is_left_to_jax():
+    assert cluster_arguments({"OMPI_COMM_WORLD_SIZE": "2"}) == {}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--num_processes=2"], "--coordinator_address is missing"),
+        (["--coordinator_address=localhost:1"], "--num_processes is missing"),
+        (
+            ["--coordinator_address=h:1", "--num_processes=2", "--process_id=2"],
+            "--process_id is 2, expected 0 to 1",
+        ),
+        (["--num_processes=0"], "num_processes"),
+    ],
+)
+def test_flags_that_do_not_belong_together(flags, message, tmp_path):
+    process = subprocess.run(
+        [sys.executable, TRAIN, f"--workdir={tmp_path / 'run'}", *flags],
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 1
+    assert process.stderr.startswith("error: ")
+    assert process.stderr.count("\n") == 1, process.stderr
+    assert message in process.stderr
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [("default", "runs/.jax_cache"), ("elsewhere", "elsewhere"), ("", "None")],
+)
+def test_compiled_programs_are_kept_beside_the_work_directory(
+    setting, expected, tmp_path
+):
+    program = (
+        "import jax, pathlib; from mbn_jax.training import runtime; "
+        f"runtime.use_compilation_cache({setting!r}, pathlib.Path('runs/one')); "
+        "print(jax.config.values['jax_compilation_cache_dir'])"
+    )
+    output = subprocess.check_output(
+        [sys.executable, "-c", program], text=True, cwd=tmp_path, env=without_cache()
+    )
+    assert output.strip() in (expected, str(tmp_path / expected))
+
+
+def without_cache():
+    import os
+
+    named = ("JAX_COMPILATION_CACHE_DIR",)
+    return {key: value for key, value in os.environ.items() if key not in named}
