@@ -1,0 +1,298 @@
+"""What crosses between devices in a training step, and what that costs as they grow.
+
+    python benchmarks/scaling.py collectives
+    python benchmarks/scaling.py collectives --depth=50 --devices 8
+    python benchmarks/scaling.py batch
+    python benchmarks/scaling.py model
+
+`collectives` counts in compiled programs of `make_train_step` on CPU devices: of the
+quick configuration, with the loss of a step, or of SYSU-MM01's (--depth=50), compiled
+only. `batch` times ResNet-50 on one CPU device. `model` computes a step on 8 to 512
+accelerators; it measures nothing. docs/scaling.md keeps the tables that they print.
+"""
+
+import argparse
+import collections
+import itertools
+import math
+import re
+import statistics
+import time
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from machine import machine_line  # type: ignore[import-not-found]
+from ml_collections import ConfigDict
+
+from mbn_jax.mesh import make_mesh, replicated, shard
+from mbn_jax.training import recipes, step
+from mbn_jax.training.config import default_config
+from mbn_jax.training.optimizer import make_optimizer
+
+NORMS, BATCH = ("mbn", "bn"), 64
+WAYS = ("jit", "shard_map")  # pmap: the program of shard_map, see docs/scaling.md
+IDENTITIES = {18: 64, 50: 395}
+
+# `%name = shape kind(…)`; of a pair -start and -done the start counts.
+COLLECTIVE = re.compile(
+    r"^\s*(?:ROOT )?%?\S+ = (?P<shape>.*?) "
+    r"(?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all"
+    r"|collective-permute|collective-broadcast)(?P<start>-start)?\("
+)
+ARRAY = re.compile(r"\b(?:pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
+COMPUTATION = re.compile(r"^(?:ENTRY )?%?(\S+) .*\{$")
+LOOP = re.compile(r" while\(.*body=%?([^\s,]+).*known_trip_count\W+n\W+(\d+)")
+# In the name of an operation: a kernel, or a sum outside of what is differentiated.
+GRADIENT = re.compile(r"conv|classifier|shard_map/\(?psum")
+STATISTICS = "statistics, forward", "statistics, backward"
+KINDS = "all-reduce", "all-gather", "reduce-scatter"
+PLACES = *STATISTICS, "pairwise loss", "gradients", "scalars"
+
+
+class Collective(NamedTuple):
+    """An instruction that communicates.
+
+    Attributes:
+      kind: "all-reduce" and so on.
+      place: of `PLACES`.
+      size: bytes of the whole array: what an all-reduce or a reduce-scatter takes in,
+        what an all-gather gives out.
+      times: how often a step executes it.
+    """
+
+    kind: str
+    place: str
+    size: int
+    times: int
+
+
+def ring(kind: str, devices: int) -> float:
+    """Bytes that each device of a ring sends, over the bytes of the whole array."""
+    return (2 if kind == "all-reduce" else 1) * (devices - 1) / devices
+
+
+def batch_of(config: ConfigDict, size: int) -> dict[str, np.ndarray]:
+    """Random images, the modalities in halves, four images of an identity in each."""
+    shape = (size, *config.data.image_size, 3)
+    row = np.arange(size, dtype=np.int32)
+    return {
+        "image": np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8),
+        "identity": row % (size // 2) // 4,
+        "modality": row // (size // 2),
+        "camera": np.zeros_like(row),
+    }
+
+
+def prepare(config: ConfigDict, num_devices: int) -> tuple[Any, Any, Any]:
+    """The mesh, the function that makes the state, and the training step."""
+    mesh = make_mesh(num_devices)
+    model = step.make_model(config, IDENTITIES[config.model.depth])
+    optimizer = make_optimizer(config.optimizer, config.num_steps)
+    init = partial(step.init_state, model, optimizer, config.seed, mesh)
+    return mesh, init, step.make_train_step(model, optimizer, config, mesh)
+
+
+def collectives(text: str, devices: int) -> list[Collective]:
+    """Those of a compiled program; the body of a loop counts as often as it runs."""
+    found: list[tuple[str, str, str, int]] = []
+    loops: list[tuple[str, str, int]] = []
+    computation = ""
+    for line in text.splitlines():
+        if match := COMPUTATION.match(line):
+            computation = match[1]
+        if match := LOOP.search(line):
+            loops.append((computation, match[1], int(match[2])))
+        if match := COLLECTIVE.match(line):
+            sizes = [
+                math.prod(map(int, filter(None, dims.split(",")))) * int(bits or 8) // 8
+                for bits, dims in ARRAY.findall(match["shape"])
+            ]
+            if match["start"] and match["kind"] != "all-reduce":
+                sizes = sizes[len(sizes) // 2 :]  # operands come before results
+            size = sum(sizes) * (devices if match["kind"] == "reduce-scatter" else 1)
+            operation = line.partition('op_name="')[2].partition('"')[0]
+            where = place(operation, size)
+            found.append((computation, match["kind"], where, size))
+    times: dict[str, int] = collections.defaultdict(lambda: 1)
+    for outer, body, trips in reversed(loops):  # callers stand after what they call
+        times[body] = times[outer] * trips
+    return [
+        Collective(kind, where, size, times[inside])
+        for inside, kind, where, size in found
+    ]
+
+
+def place(operation: str, size: int) -> str:
+    """What a collective is for, by the operations that it was made from."""
+    if GRADIENT.search(operation):
+        return "gradients"
+    for part in operation.split(":"):  # several may have been combined
+        if "norm" in part or "neck" in part:
+            return STATISTICS["transpose" in part]
+    return "pairwise loss" if size > 64 else "scalars"
+
+
+def count(flags: argparse.Namespace) -> None:
+    """Prints collectives by norm, way and number of devices, and those of most."""
+    most, by_place = max(flags.devices), {}
+    print(
+        "\n| norm | way | devices | all-reduces | all-gathers | reduce-scatters "
+        "| others | a device sends, kB | loss of a step |"
+    )
+    print("|---" * 9 + "|")
+    for norm, n, way in itertools.product(NORMS, flags.devices, WAYS):
+        large = flags.depth == 50
+        config = recipes.agw("sysu_mm01", 695) if large else default_config()
+        config.model.norm, config.parallelism = norm, way
+        config.batch.accumulation_steps = flags.parts
+        config.model.remat = flags.remat
+        mesh, init, train_step = prepare(config, n)
+        batch = shard(mesh, batch_of(config, BATCH))
+        placed = partial(jax.ShapeDtypeStruct.update, sharding=replicated(mesh))
+        state = jax.tree.map(placed, jax.eval_shape(init))
+        # What is counted does not depend on how well the machine code is optimised.
+        quickly: Any = {"xla_backend_optimization_level": 0}
+        compiled = train_step.lower(state, batch).compile(quickly)
+        found = collectives(compiled.as_text(), n)
+        loss = "–" if large else f"{compiled(init(), batch)[1]['loss']:.6f}"
+        columns = [number_and_bytes([c for c in found if c.kind == k]) for k in KINDS]
+        columns.append(number_and_bytes([c for c in found if c.kind not in KINDS]))
+        sent = sum(ring(c.kind, n) * c.size * c.times for c in found)
+        columns += [f"{sent / 1e3:,.1f}", loss]
+        print(f"| {norm} | {way} | {n} | " + " | ".join(columns) + " |", flush=True)
+        if n == most:
+            by_place[f"{norm}, {way}"] = found
+    print(f"\n| on {most} devices | " + " | ".join(by_place) + " |")
+    print("|---" * (len(by_place) + 1) + "|")
+    for where in PLACES:
+        columns = [
+            number_and_bytes([c for c in found if c.place == where])
+            for found in by_place.values()
+        ]
+        print(f"| {where} | " + " | ".join(columns) + " |")
+
+
+def number_and_bytes(those: list[Collective]) -> str:
+    """How many of them a step executes, and the bytes of their arrays."""
+    size = sum(c.size * c.times for c in those)
+    return f"{sum(c.times for c in those)}: {size / 1e3:,.1f} kB" if those else "0"
+
+
+def time_batches(flags: argparse.Namespace) -> None:
+    """Prints the time of a step of ResNet-50 on one device for growing batches."""
+    print("\n| norm | images | step, s | images/s | TFLOP | accessed, GB | held, GB |")
+    print("|---" * 7 + "|")
+    for norm in NORMS:
+        config = recipes.agw("sysu_mm01", 695)
+        config.model.norm = norm
+        mesh, init, train_step = prepare(config, 1)
+        state = init()
+        for size in flags.batches:
+            batch = shard(mesh, batch_of(config, size))
+            compiled = train_step.lower(state, batch).compile()
+            ends = []
+            for _ in range(flags.rounds + 1):  # from end to end
+                state, _ = jax.block_until_ready(compiled(state, batch))
+                ends.append(time.perf_counter())
+            seconds = np.diff(ends)
+            median = statistics.median(seconds)
+            cost = compiled.cost_analysis()
+            held = compiled.memory_analysis().temp_size_in_bytes
+            figures = cost["flops"] / 1e12, cost["bytes accessed"] / 1e9, held / 1e9
+            spread = f"{min(seconds):.2f}–{max(seconds):.2f}"
+            columns = [f"{median:.2f} ({spread})", f"{size / median:.2f}"]
+            columns += [f"{figure:.3g}" for figure in figures]
+            print(f"| {norm} | {size} | " + " | ".join(columns) + " |", flush=True)
+
+
+def nccl_latency(devices: int) -> float:
+    """NCCL's estimate, in s, of a small all-reduce on nodes of eight: tree, LL."""
+    return 6.8e-6 + 2 * (7 * 0.6e-6 + math.log2(devices // 8) * 5.0e-6)
+
+
+class Accelerator(NamedTuple):
+    """Published figures in FLOP/s, bytes/s, s; their sources are in docs/scaling.md."""
+
+    flops: float  # of convolutions in float32 as JAX computes them by default
+    exact_flops: float  # of a matrix product in full float32 precision
+    memory: float  # bandwidth
+    network: dict[int, tuple[float, float]]  # devices: latency, bandwidth of a ring
+
+
+ACCELERATORS = {
+    # TF32. 370 GB/s is what NCCL gets of NVLink; eight cards of 50 GB/s join nodes.
+    "H100": Accelerator(
+        494.7e12, 66.9e12, 3.35e12, {n: (nccl_latency(n), 370e9) for n in (8, 64, 512)}
+    ),
+    # bfloat16, six passes for float32. 1 µs a hop, there and back along both axes of
+    # 2×4, 8×8, 16×16; 45 GB/s a link; 16×16 is a torus: half as far, twice as wide.
+    "TPU v5e": Accelerator(
+        197e12, 33e12, 819e9, {8: (8e-6, 90e9), 64: (28e-6, 90e9), 256: (32e-6, 180e9)}
+    ),
+}
+# ResNet-50 of SYSU-MM01's recipe. Operations and bytes of an image in float32, as XLA
+# for the CPU compiles it, are those that `batch` prints. The rest is counted.
+FLOPS, BYTES = 1910e9 / 64, 67.3e9 / 64
+LAYERS, CHANNELS, FEATURES, PARAMETERS = 54, 28_608, 2048, 24_319_040
+# All-reduces a layer, and their bytes a channel, under jit.
+PER_LAYER = {"mbn": (2 + 1, (2 + 3) * 2 * 4 + 4 * 4), "bn": (1 + 1, (2 + 2) * 4)}
+
+
+def compute_growth(flags: argparse.Namespace) -> None:
+    """Prints computed times of the parts of a step, as if none overlapped another."""
+    for each in flags.per_device:
+        print(f"\n### {each} images a device: ms\n")
+        print(
+            "| accelerator | devices | forward and backward | statistics, MBN | of BN "
+            "| gradients | features | distances | sum, MBN | communication |"
+        )
+        print("|---" * 10 + "|")
+        for name, chip in ACCELERATORS.items():
+            for n, (latency, bandwidth) in chip.network.items():
+                around = ring("all-reduce", n) / bandwidth  # s a byte
+                mbn, bn = (
+                    LAYERS * number * latency + CHANNELS * size * around
+                    for number, size in PER_LAYER.values()
+                )
+                gradients = latency + 4 * PARAMETERS * around
+                # Gathered, and their gradient reduced.
+                features = 2 * latency + 1.5 * 4 * FEATURES * each * n * around
+                image = max(FLOPS / chip.flops, BYTES / chip.memory)
+                # The product of all pairs, and two for its gradients.
+                pairs = 6 * FEATURES * each * each * n / chip.exact_flops
+                talk = mbn + gradients + features
+                whole = each * image + talk + pairs
+                parts = [each * image, mbn, bn, gradients, features, pairs, whole]
+                columns = [f"{1e3 * t:.2f}" for t in parts] + [f"{talk / whole:.0%}"]
+                print(f"| {name} | {n} | " + " | ".join(columns) + " |")
+
+
+def main() -> None:
+    """Prints what the flags say."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    modes = parser.add_subparsers(required=True)
+    add = modes.add_parser("collectives", help="count them in compiled programs")
+    add.set_defaults(run=count)
+    add.add_argument("--depth", type=int, default=18, choices=list(IDENTITIES))
+    add.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4, 8])
+    add.add_argument("--parts", type=int, default=1, help="accumulation_steps")
+    add.add_argument("--remat", action="store_true", help="model.remat")
+    add = modes.add_parser("batch", help="time steps of growing batches")
+    add.set_defaults(run=time_batches)
+    add.add_argument("--batches", type=int, nargs="+", default=[4, 8, 16, 32])
+    add.add_argument("--rounds", type=int, default=3, help="counted (default 3)")
+    add = modes.add_parser("model", help="compute a step on many accelerators")
+    add.set_defaults(run=compute_growth)
+    add.add_argument("--per_device", type=int, nargs="+", default=[64, 8, 1])
+    flags = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", max(getattr(flags, "devices", [1])))
+    print(machine_line("jax", "flax"))
+    flags.run(flags)
+
+
+if __name__ == "__main__":
+    main()
