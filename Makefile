@@ -5,16 +5,19 @@ RUN := $(VENV)/bin/python
 WORKDIR ?= runs/quick
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint clean
+.PHONY: help train test test-slow lint clean
 
 help:  ## what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
 
 train: $(VENV)/installed  ## train on embedded data, evaluate, write the report (WORKDIR=runs/quick)
 	$(RUN) experiments/train.py --workdir=$(WORKDIR)
 
 test: $(VENV)/installed-dev  ## run the tests
 	$(RUN) -m pytest
+
+test-slow: $(VENV)/installed-dev  ## cause faults for real, and what else takes minutes
+	$(RUN) -m pytest -m slow tests
 
 lint: $(VENV)/installed-dev  ## check style and types
 	$(RUN) -m ruff check .

@@ -1,6 +1,7 @@
 """What a run tells: metrics.jsonl, TensorBoard, and progress for the person waiting."""
 
 import json
+import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -18,9 +19,9 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
 
 from mbn_jax.files import write_atomically
 from mbn_jax.training.processes import is_main
@@ -96,7 +97,9 @@ class EventFile:
     def __init__(self, folder: Path, start_step: int) -> None:
         """Makes the file; what others tell of steps beyond `start_step` is void."""
         folder.mkdir(exist_ok=True)
-        self._writer = EventsWriter(str(folder / "events"))
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+        self._writer = RecordWriter(str(folder / name))
+        self._add(Event(file_version="brain.Event:2"))
         self._add(
             Event(step=start_step + 1, session_log=SessionLog(status=SessionLog.START))
         )
@@ -112,7 +115,7 @@ class EventFile:
 
     def _add(self, event: Event) -> None:
         event.wall_time = time.time()
-        self._writer.write_event(event)
+        self._writer.write(event.SerializeToString())
 
     def close(self) -> None:
         """Closes the file."""

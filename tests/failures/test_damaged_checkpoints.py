@@ -1,0 +1,167 @@
+"""A checkpoint of which a file is lost or cut off: set aside, and the end is the same.
+
+`damages` is every file deleted, cut to half, and emptied. What is then read is compared
+bit for bit; that the same state leads to the same end is trained for some of them.
+"""
+
+import itertools
+import random
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mbn_jax
+from mbn_jax.errors import InputError
+from mbn_jax.mesh import make_mesh
+from mbn_jax.training.checkpoint import Checkpoints
+from mbn_jax.training.loop import train
+from mbn_jax.training.optimizer import make_optimizer
+from mbn_jax.training.step import ModelState, init_state, make_model
+
+from ..training.test_loop import assert_same_outcome, final_state
+from .faults import copy, steps_of
+
+DAMAGES = {
+    "deleted": lambda path: path.unlink(),
+    "cut to half": lambda path: path.write_bytes(
+        path.read_bytes()[: path.stat().st_size // 2]
+    ),
+    "emptied": lambda path: path.write_bytes(b""),
+}
+
+
+def files_of(workdir, step):
+    directory = workdir / "checkpoints" / str(step)
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def damaged_copy(workdir, other, file, damage):
+    shutil.rmtree(other, ignore_errors=True)
+    copy(workdir, other)
+    DAMAGES[damage](other / file.relative_to(workdir))
+    return other
+
+
+def empty_state(config):
+    mesh = make_mesh(config.num_devices)
+    optimizer = make_optimizer(config.optimizer, config.num_steps)
+    return init_state(make_model(config, 6), optimizer, config.seed, mesh)
+
+
+def assert_equal_states(state, stored):
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+    for ours, theirs in zip(leaves, jax.tree.leaves(stored), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def assert_named_or_loaded(workdir, step, stored):
+    """`mbn_jax.load` gives the network that was saved, or an error that names it."""
+    message = None
+    try:
+        _, variables = mbn_jax.load(workdir)
+    except InputError as error:
+        message = str(error)
+    if message:
+        assert f"checkpoint of step {step} in {workdir}" in message
+        assert "\n" not in message
+    else:
+        for part in ("params", "batch_stats"):
+            assert_equal_states(variables[part], stored[part])
+
+
+def check_what_is_read(config, whole, workdir, like, capfd):
+    """What a restart and `load` make of a work directory whose newest is damaged."""
+    before, newest = steps_of(whole)[-2:]
+    assert_named_or_loaded(workdir, newest, final_state(whole, newest))
+    capfd.readouterr()
+    with Checkpoints(workdir) as checkpoints:
+        step, state = checkpoints.restore_newest(like)
+        best = checkpoints.best_step()
+    aside = workdir / "damaged_checkpoints" / f"{newest}-1"
+    assert_equal_states(state, as_state(like, final_state(whole, step)))
+    if not aside.exists():
+        assert step == newest
+        with Checkpoints(whole, to_write=False) as checkpoints:
+            assert best == checkpoints.best_step()
+        return "not needed"
+    assert step == before
+    message = capfd.readouterr().err
+    assert f"checkpoint of step {newest} cannot be read" in message
+    assert str(aside) in message
+    return "set aside"
+
+
+def as_state(like, stored):
+    """What was stored, in the order of the leaves of a state."""
+    leaves = jax.tree_util.tree_leaves_with_path(like)
+
+    def find(path):
+        found = stored
+        for key in path:
+            name = getattr(key, "name", getattr(key, "key", getattr(key, "idx", None)))
+            found = found[name] if isinstance(found, dict) else found[int(name)]
+        return found
+
+    return [find(path) for path, _ in leaves]
+
+
+@pytest.fixture(scope="module")
+def damages(half_done):
+    files = files_of(half_done, max(steps_of(half_done)))
+    return list(itertools.product(files, DAMAGES))
+
+
+@pytest.mark.slow
+def test_every_file_lost_or_cut_off_is_noticed_or_not_needed(
+    config, half_done, damages, tmp_path, capfd, count
+):
+    like = empty_state(config)
+    for file, damage in damages:
+        workdir = damaged_copy(half_done, tmp_path / "run", file, damage)
+        outcome = check_what_is_read(config, half_done, workdir, like, capfd)
+        count(f"file of a checkpoint {damage}", outcome)
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(tmp_path, capfd):
+    state = ModelState(*(jnp.full(3, float(part)) for part in range(6)))
+    workdir = tmp_path / "run"
+    with Checkpoints(workdir) as checkpoints:
+        for step in (2, 4, 6):
+            checkpoints.save(step, jax.tree.map(lambda x, n=step: x + n, state), None)
+    (workdir / "checkpoints" / "6" / "default" / "manifest.ocdbt").unlink()
+    with Checkpoints(workdir) as checkpoints:
+        step, restored = checkpoints.restore_newest(state)
+        assert checkpoints.steps() == [4]
+    assert step == 4
+    assert_equal_states(restored, [leaf + 4 for leaf in jax.tree.leaves(state)])
+    assert steps_of(workdir) == [4]
+    assert (workdir / "damaged_checkpoints" / "6-1").is_dir()
+    assert "The checkpoint of step 6 cannot be read" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_with_the_newest_checkpoint_damaged_a_run_ends_the_same(
+    config, half_done, undisturbed, damages, tmp_path, count
+):
+    for file, damage in random.Random(0).sample(damages, 6):
+        workdir = damaged_copy(half_done, tmp_path / "run", file, damage)
+        train(config, workdir)
+        assert_same_outcome(workdir, undisturbed)
+        count("run with a damaged newest checkpoint", "the same end")
+
+
+@pytest.mark.slow
+def test_with_all_checkpoints_damaged_a_run_starts_from_the_beginning(
+    config, half_done, undisturbed, tmp_path, capfd, count
+):
+    workdir = copy(half_done, tmp_path / "run")
+    for step in steps_of(workdir):
+        for file in files_of(workdir, step):
+            DAMAGES["cut to half"](file)
+    train(config, workdir)
+    assert "resumed" not in capfd.readouterr().err
+    assert_same_outcome(workdir, undisturbed)
+    count("run with all checkpoints damaged", "the same end, from step 0")

@@ -1,0 +1,104 @@
+"""Two processes, of which one is killed, hangs, or is asked to end."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ..norm.test_processes import free_port
+from ..training.conftest import small_config
+from ..training.test_loop import TRAIN, logged, overrides
+from .faults import has_logged, steps_of, wait_until
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"}
+
+
+@contextlib.contextmanager
+def both(config, workdir):
+    """Starts two processes of one run, and leaves none behind."""
+    address = f"--coordinator_address=127.0.0.1:{free_port()}"
+    command = [sys.executable, TRAIN, f"--workdir={workdir}", *overrides(config)]
+    started = [
+        subprocess.Popen(
+            [*command, address, "--num_processes=2", f"--process_id={i}"],
+            stdout=subprocess.DEVNULL,
+            stderr=workdir.with_suffix(f".{i}.log").open("w"),
+            cwd=workdir.parent,
+            env={**os.environ, **SETTINGS},
+        )
+        for i in (0, 1)
+    ]
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def told(workdir, i):
+    return workdir.with_suffix(f".{i}.log").read_text()
+
+
+@pytest.fixture
+def config(data_dir):
+    config = small_config(data_dir)
+    config.num_steps, config.eval_every, config.num_devices = 60, 2, 0
+    return config
+
+
+def test_of_two_processes_one_may_be_lost_at_any_time(config, tmp_path, count):
+    """The other one ends within a minute and says why; the restart goes on."""
+    workdir = tmp_path / "run"
+    for what, lost in (("SIGKILL", 1), ("SIGKILL", 0), ("SIGSTOP", 1)):
+        newest = max(steps_of(workdir), default=0)
+        with both(config, workdir) as processes:
+            wait_until(lambda step=newest + 3: has_logged(workdir, step), processes[0])
+            processes[lost].send_signal(getattr(signal, what))
+            begun = time.monotonic()
+            status = processes[1 - lost].wait(timeout=60)
+            seconds = time.monotonic() - begun
+        assert status != 0
+        text = told(workdir, 1 - lost)
+        ours = "another process of the run has ended or does not answer" in text
+        assert ours or "indicates that another task died" in text, text
+        by_whom = "our message" if ours else "JAX's message"
+        count(
+            f"process {lost} of two: {what}",
+            f"the other ends after {seconds:.0f} s, status {status}, with {by_whom}",
+        )
+        if newest:
+            assert f"resumed after step {newest}" in told(workdir, 0)
+    finish_both(config, workdir)
+
+
+def test_sigterm_to_one_of_two_saves_the_same_step_in_both(config, tmp_path, count):
+    workdir = tmp_path / "run"
+    for asked in (0, 1):
+        newest = max(steps_of(workdir), default=0)
+        with both(config, workdir) as processes:
+            wait_until(lambda step=newest + 3: has_logged(workdir, step), processes[0])
+            processes[asked].send_signal(signal.SIGTERM)
+            statuses = [process.wait(timeout=120) for process in processes]
+        assert statuses == [143, 143], told(workdir, 0) + told(workdir, 1)
+        step = max(steps_of(workdir))
+        for i in (0, 1):
+            assert f"terminated after step {step}, which is saved" in told(workdir, i)
+        count(f"process {asked} of two: SIGTERM", "both saved the same step")
+    finish_both(config, workdir)
+
+
+def finish_both(config, workdir):
+    newest = max(steps_of(workdir))
+    with both(config, workdir) as processes:
+        statuses = [process.wait(timeout=400) for process in processes]
+    assert statuses == [0, 0], told(workdir, 0) + told(workdir, 1)
+    assert f"resumed after step {newest}" in told(workdir, 0)
+    assert (workdir / "results.json").exists()
+    assert [e["step"] for e in logged(workdir) if "loss" in e] == list(range(1, 61))
