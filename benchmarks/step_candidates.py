@@ -1,0 +1,203 @@
+"""The candidates of `train_step.py`, each in a process of its own.
+
+    python benchmarks/step_candidates.py '{"batch": 16, "height": 288, ...}'
+
+is what `turns.Worker` starts. Beyond the sizes the argument has "config", keys of our
+configuration that differ, or "torch", the form of PyTorch's step.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import turns  # type: ignore[import-not-found]
+
+NUM_IDENTITIES = 395  # of SYSU-MM01's training set
+LABEL_SMOOTHING = 0.1
+AUGMENTATION = {"pad": 10, "flip": 0.5, "erase": 0.5, "jitter": 0.5}
+
+
+def make_config(sizes: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
+    """Our configuration of the step, without augmentation, with changes by key."""
+    from mbn_jax.training.config import default_config
+
+    config = default_config()
+    values = {
+        "data.image_size": (sizes["height"], sizes["width"]),
+        "batch.num_identities": sizes["batch"] // 4,
+        "batch.num_images": 2,
+        **{f"augmentation.{k}": type(value)(0) for k, value in AUGMENTATION.items()},
+        "model.depth": 50,
+        "model.width": 1.0,
+        "model.last_stride": 1,
+        "model.dtype": sizes["dtype"],
+        "loss.label_smoothing": LABEL_SMOOTHING,
+        "optimizer.name": "sgd",
+        "optimizer.learning_rate": 1e-3,
+        "optimizer.weight_decay": 5e-4,
+        "optimizer.schedule": "constant",
+        "optimizer.warmup_steps": 0,
+        **changes,
+    }
+    config.update_from_flattened_dict(values)
+    return config
+
+
+def make_batch(sizes: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Random pixels; every identity has two images of each modality."""
+    rows = np.arange(sizes["batch"], dtype=np.int32)
+    shape = (sizes["batch"], sizes["height"], sizes["width"], 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    modality = rows % 2
+    return dict(image=pixels, identity=rows // 4, modality=modality, camera=modality)
+
+
+def our_step(
+    sizes: Mapping[str, Any], changes: Mapping[str, Any]
+) -> tuple[Callable[[], float], dict[str, Any]]:
+    """The project's own step, with the state donated, on all devices that there are."""
+    import jax
+
+    from mbn_jax.mesh import make_mesh, shard
+    from mbn_jax.training.optimizer import make_optimizer
+    from mbn_jax.training.step import init_state, make_model, make_train_step
+
+    config = make_config(sizes, changes)
+    mesh = make_mesh()
+    model = make_model(config, NUM_IDENTITIES)
+    optimizer = make_optimizer(config.optimizer, config.num_steps)
+    state = init_state(model, optimizer, config.seed, mesh)
+    batch = shard(mesh, make_batch(sizes))
+    step_function: Any = make_train_step(model, optimizer, config, mesh)
+    started = time.perf_counter()
+    lowered = step_function.lower(state, batch)
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    facts = {
+        "tracing": traced - started,
+        "compiling": time.perf_counter() - traced,
+        "operations": compiled.cost_analysis()["flops"],
+        "temporary": compiled.memory_analysis().temp_size_in_bytes,
+        "peak": matrix_peak("jax", sizes["dtype"]),
+        "device": ""
+        if jax.default_backend() == "cpu"
+        else jax.devices()[0].device_kind,
+    }
+
+    def step() -> float:
+        nonlocal state
+        state, metrics = compiled(state, batch)
+        return float(metrics["loss"])
+
+    return step, facts
+
+
+def torch_step(
+    sizes: Mapping[str, Any], form: Mapping[str, bool]
+) -> tuple[Callable[[], float], dict[str, Any]]:
+    """PyTorch's step in the form of the given flags."""
+    import torch_resnet  # type: ignore[import-not-found]
+
+    batch = make_batch(sizes)
+    step = torch_resnet.train_step(
+        batch["image"],
+        batch["identity"],
+        num_identities=NUM_IDENTITIES,
+        dtype=sizes["dtype"],
+        label_smoothing=LABEL_SMOOTHING,
+        **form,
+    )
+    return step, {"peak": matrix_peak("torch", sizes["dtype"])}
+
+
+def matrix_peak(library: str, dtype: str) -> float:
+    """Operations per second of a large product of matrices, the best of five.
+
+    On a GPU as both libraries compute convolutions there: in the given type, float32
+    with TF32.
+    """
+    size = 4096
+    if library == "numpy":
+        matrix = np.ones((size, size), np.float32)
+
+        def product() -> object:
+            return matrix @ matrix
+
+    elif library == "torch":
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        values = torch.ones((size, size), dtype=getattr(torch, dtype), device=device)
+
+        def product() -> object:
+            result = values @ values
+            return torch.cuda.synchronize() if device == "cuda" else result
+
+    else:
+        import jax
+        import jax.numpy as jnp
+
+        ones = jnp.ones((size, size), dtype)
+        multiply = jax.jit(jnp.matmul)
+
+        def product() -> object:
+            return multiply(ones, ones).block_until_ready()
+
+    product()
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        product()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
+
+
+def analytic_operations(sizes: Mapping[str, Any]) -> float:
+    """Of the convolutions and the classifier, forward and both gradients.
+
+    The same for all candidates, whatever their compilers count or compute twice. The
+    gradient with respect to the pixels is not needed.
+    """
+    import jax
+    import jax.numpy as jnp
+    from flax import linen as nn
+
+    from mbn_jax.training.step import make_model
+
+    forward: list[int] = []
+
+    def count(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        y = call(*args, **kwargs)
+        module = context.module
+        if isinstance(module, nn.Conv | nn.Dense):
+            size = getattr(module, "kernel_size", ())
+            forward.append(2 * y.size * args[0].shape[-1] * math.prod(size))
+        return y
+
+    model = make_model(make_config(sizes, {}), NUM_IDENTITIES)
+    images = jax.ShapeDtypeStruct(
+        (sizes["batch"], sizes["height"], sizes["width"], 3), jnp.float32
+    )
+    modality = jax.ShapeDtypeStruct((sizes["batch"],), jnp.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    with nn.intercept_methods(count):
+        jax.eval_shape(lambda *a: model.init(*a, train=True), key, images, modality)
+    return float(3 * sum(forward) - forward[0])
+
+
+def main() -> None:
+    """Serves the steps of one candidate."""
+    spec = json.loads(sys.argv[1])
+    changes, form = spec.pop("config", {}), spec.pop("torch", None)
+    if form is None:
+        turns.serve(lambda: our_step(spec, changes))
+    else:
+        turns.serve(lambda: torch_step(spec, form))
+
+
+if __name__ == "__main__":
+    main()
