@@ -2,12 +2,15 @@
 
 import contextlib
 import errno
+import functools
 import itertools
+import json
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import absl.logging
 import jax
@@ -52,6 +55,10 @@ class Checkpoints:
     def __init__(self, workdir: str | Path, *, to_write: bool = True) -> None:
         """Opens `workdir/checkpoints`; if `to_write`, makes it and clears debris."""
         self.directory = Path(workdir).absolute() / "checkpoints"
+        if to_write:
+            on_main(lambda: self._check_scores(self._move_aside))
+        else:
+            self._check_scores(self._refuse)
         best = managers.BestN(
             get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
         )
@@ -85,11 +92,23 @@ class Checkpoints:
         """Waits for what is still being written."""
         if error is None:
             self.wait()
-        else:
-            # The first error is the one to be told.
-            with contextlib.suppress(Exception):
-                self._manager.wait_until_finished()
-        self._manager.close()
+            self._manager.close()
+            return
+        # The first error is the one to be told; these tell that of a save, each anew.
+        with contextlib.suppress(Exception):
+            self._manager.wait_until_finished()
+        with contextlib.suppress(Exception):
+            self._manager.close()
+
+    def _check_scores(self, answer: Callable[[int, Exception], None]) -> None:
+        """Finds what Orbax's manager, which reads all scores first, stumbles over."""
+        for directory in sorted(self.directory.glob("*/metrics")):
+            if not directory.parent.name.isdecimal():  # an unfinished one
+                continue
+            try:
+                _score(json.loads((directory / "metrics").read_text()))
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                answer(int(directory.parent.name), error)
 
     def steps(self) -> list[int]:
         """The steps of all complete checkpoints, in order."""
@@ -164,25 +183,22 @@ class Checkpoints:
                 self._manager.metrics(step)
                 newest = step, self.restore(step, like)
             except Exception as error:
-                self._set_aside(step, error)
+                on_main(functools.partial(self._move_aside, step, error))
+                self._manager.reload()
         return newest
 
-    def _set_aside(self, step: int, error: Exception) -> None:
+    def _move_aside(self, step: int, error: Exception) -> None:
         aside = self.directory.with_name("damaged_checkpoints")
-
-        def move() -> None:
-            aside.mkdir(exist_ok=True)
-            names = (f"{step}-{number}" for number in itertools.count(1))
-            target = next(aside / n for n in names if not (aside / n).exists())
-            (self.directory / str(step)).rename(target)
-            print(
-                f"The checkpoint of step {step} cannot be read ({_reason(error)}); it "
-                f"was moved to {target}, and the one before it is taken.",
-                file=sys.stderr,
-            )
-
-        on_main(move)
-        self._manager.reload()
+        aside.mkdir(exist_ok=True)
+        names = (f"{step}-{number}" for number in itertools.count(1))
+        target = next(aside / n for n in names if not (aside / n).exists())
+        (self.directory / str(step)).rename(target)
+        print(
+            f"The checkpoint of step {step} cannot be read ({_reason(error)}); it was "
+            f"moved to {target}: the run goes on from the newest of the others and, if "
+            "this one was the best on validation, reports the best of them.",
+            file=sys.stderr,
+        )
 
     def restore_variables(self, step: int) -> dict[str, Any]:
         """Reads parameters and statistics of a checkpoint, on one device.
@@ -204,12 +220,16 @@ class Checkpoints:
             }
             return self._read(step, wanted, partial=True)
         except Exception as error:
-            others = [other for other in self.steps() if other != step]
-            raise InputError(
-                f"The checkpoint of step {step} in {self.directory} cannot be read "
-                f"({_reason(error)}); the others are {others or 'none'}: take one of "
-                "them, or go on with the training, which leaves a damaged one aside."
-            ) from error
+            self._refuse(step, error)
+
+    def _refuse(self, step: int, error: Exception) -> NoReturn:
+        names = (path.name for path in self.directory.glob("*"))
+        others = sorted({int(n) for n in names if n.isdecimal()} - {step})
+        raise InputError(
+            f"The checkpoint of step {step} in {self.directory} cannot be read "
+            f"({_reason(error)}); the others are {others or 'none'}: take one of "
+            "them, or go on with the training, which leaves a damaged one aside."
+        ) from error
 
     def _read(self, step: int, abstract: Any, *, partial: bool) -> Any:
         return self._manager.restore(

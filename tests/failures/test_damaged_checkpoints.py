@@ -24,6 +24,11 @@ from mbn_jax.training.step import ModelState, init_state, make_model
 from ..training.test_loop import assert_same_outcome, final_state
 from .faults import copy, steps_of
 
+# From TensorStore, whose answer comes when Orbax has given up (raise_and_do_not_log).
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning"
+)
+
 DAMAGES = {
     "deleted": lambda path: path.unlink(),
     "cut to half": lambda path: path.write_bytes(
@@ -125,13 +130,25 @@ def test_every_file_lost_or_cut_off_is_noticed_or_not_needed(
         count(f"file of a checkpoint {damage}", outcome)
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(tmp_path, capfd):
+def restore_variables(workdir, step):
+    with Checkpoints(workdir, to_write=False) as checkpoints:
+        return checkpoints.restore_variables(step)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("file", ["default/manifest.ocdbt", "metrics/metrics"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(
+    file, damage, tmp_path, capfd
+):
     state = ModelState(*(jnp.full(3, float(part)) for part in range(6)))
     workdir = tmp_path / "run"
     with Checkpoints(workdir) as checkpoints:
         for step in (2, 4, 6):
-            checkpoints.save(step, jax.tree.map(lambda x, n=step: x + n, state), None)
-    (workdir / "checkpoints" / "6" / "default" / "manifest.ocdbt").unlink()
+            saved = jax.tree.map(lambda x, n=step: x + n, state)
+            checkpoints.save(step, saved, step / 10)
+    DAMAGES[damage](workdir / "checkpoints" / "6" / file)
+    with pytest.raises(InputError, match="checkpoint of step 6 in"):
+        restore_variables(workdir, 6)
     with Checkpoints(workdir) as checkpoints:
         step, restored = checkpoints.restore_newest(state)
         assert checkpoints.steps() == [4]
