@@ -16,7 +16,7 @@ def make_mesh(num_devices: int = 0) -> Mesh:
     """A mesh over the first `num_devices` devices, or over all of them for 0.
 
     Raises:
-      InputError: if there are fewer devices, or some process would be without one.
+      InputError: if there are fewer devices, or processes would have unequal shares.
     """
     devices = jax.devices()
     if num_devices > len(devices):
@@ -25,11 +25,14 @@ def make_mesh(num_devices: int = 0) -> Mesh:
             f"({devices[0].platform}); give a smaller number, or 0 for all."
         )
     chosen = devices[: num_devices or None]
-    if len({device.process_index for device in chosen}) < jax.process_count():
+    processes = [device.process_index for device in chosen]
+    shares = {processes.count(process) for process in range(jax.process_count())}
+    if len(shares) > 1:
         raise InputError(
-            f"config.num_devices is {num_devices} of {len(devices)} devices in "
-            f"{jax.process_count()} processes, so that not every process would have "
-            "one; give 0 for all, or start fewer processes."
+            f"Of {len(chosen)} devices (config.num_devices is {num_devices}) the "
+            f"{jax.process_count()} processes would have {min(shares)} to "
+            f"{max(shares)} each, expected equal shares; give 0 for all, or start the "
+            "processes with as many devices as each other."
         )
     # Auto axes: losses over pairs (x @ x.T, labels against labels) mix the batch with
     # itself, which the Explicit axes that JAX makes by default refuse.

@@ -82,8 +82,9 @@ class Split(Records):
         if not skip:
             several = f", one of {len(phrases)} such" if len(phrases) > 1 else ""
             raise InputError(
-                f"{phrases[0]}{several}; prepare the data set again, or leave damaged"
-                " records out of training with --config.data.skip_damaged."
+                f"{phrases[0]}{several}; prepare the data set again (a new run can"
+                " leave damaged records of training and validation out, with"
+                " --config.data.skip_damaged; those of the test never)."
             )
         whole = np.delete(np.arange(len(self)), sorted(damaged))
         return self.select(whole, damaged=(*self.damaged, *phrases))

@@ -14,14 +14,16 @@ from typing import Any, NoReturn, Self
 
 import absl.logging
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
 from mbn_jax.errors import InputError
-from mbn_jax.training.processes import on_main
+from mbn_jax.training.processes import gather, on_main
 from mbn_jax.training.step import ModelState
 
 METRIC = "mean_mAP"
+DAMAGED = "damaged_checkpoints"  # beside them
 
 
 def raise_and_do_not_log() -> None:
@@ -141,6 +143,8 @@ class Checkpoints:
                 args=ocp.args.PyTreeSave(state),
                 metrics=None if mean_map is None else {METRIC: mean_map},
             )
+        except jax.errors.JaxRuntimeError:  # another process, or the device
+            raise
         except Exception as error:
             raise self._not_written(error) from error
 
@@ -152,6 +156,8 @@ class Checkpoints:
         """
         try:
             self._manager.wait_until_finished()
+        except jax.errors.JaxRuntimeError:
+            raise
         except Exception as error:
             raise self._not_written(error) from error
 
@@ -160,7 +166,8 @@ class Checkpoints:
         others = ", ".join(map(str, kept)) or "none"
         return InputError(
             f"A checkpoint cannot be written to {self.directory} ({_reason(error)}); "
-            f"whole ones there: {others}. Make room, and start the same command again."
+            f"whole ones there: {others}. Mend that, or make room, and start the same "
+            "command again."
         )
 
     def restore(self, step: int, like: ModelState) -> ModelState:
@@ -179,22 +186,30 @@ class Checkpoints:
         """
         newest = None
         for step in self.steps():
+            error, state = None, like
             try:
                 self._manager.metrics(step)
-                newest = step, self.restore(step, like)
-            except Exception as error:
+                state = self.restore(step, like)
+            except jax.errors.JaxRuntimeError:  # another process, or the device
+                raise
+            except Exception as raised:
+                error = raised
+            if gather(np.array([error is not None])).any():
                 on_main(functools.partial(self._move_aside, step, error))
                 self._manager.reload()
+            else:
+                newest = step, state
         return newest
 
-    def _move_aside(self, step: int, error: Exception) -> None:
-        aside = self.directory.with_name("damaged_checkpoints")
+    def _move_aside(self, step: int, error: Exception | None) -> None:
+        aside = self.directory.with_name(DAMAGED)
         aside.mkdir(exist_ok=True)
         names = (f"{step}-{number}" for number in itertools.count(1))
         target = next(aside / n for n in names if not (aside / n).exists())
         (self.directory / str(step)).rename(target)
         print(
-            f"The checkpoint of step {step} cannot be read ({_reason(error)}); it was "
+            f"The checkpoint of step {step} cannot be read "
+            f"({_reason(error) if error else 'in another process'}); it was "
             f"moved to {target}: the run goes on from the newest of the others and, if "
             "this one was the best on validation, reports the best of them.",
             file=sys.stderr,
@@ -247,6 +262,6 @@ def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "no space left on the device"
-    if "No space left on device" in text or "RESOURCE_EXHAUSTED" in text:
+    if "No space left on device" in text:
         return "no space left on the device"
     return f"{type(error).__name__}: {text[:200]}"

@@ -22,6 +22,7 @@ from mbn_jax.files import read_json
 MACHINE_KEYS = (
     "num_devices",
     "parallelism",
+    "max_skipped_in_a_row",
     "log_every",
     "profile_steps",
     "compilation_cache",
@@ -90,9 +91,8 @@ def default_config() -> ConfigDict:
     # JAX_COMPILATION_CACHE_DIR, or .jax_cache beside the work directory. "": none.
     config.compilation_cache = "default"
     config.log_every = 10  # steps
-    config.eval_every = (
-        200  # steps between checkpoints; validation, too, if there is any
-    )
+    # Steps between checkpoints, and validations, if there is any.
+    config.eval_every = 200
 
     config.data = ConfigDict()
     config.data.dataset = "synthetic_vireid/nir"
@@ -197,6 +197,15 @@ def check(config: ConfigDict) -> None:
             f"config.batch.accumulation_steps is {config.batch.accumulation_steps}, "
             f"expected a divisor of batch.num_identities, {config.batch.num_identities}"
             ": every part of a batch holds whole identities."
+        )
+    if (
+        config.loss.pairwise != "none"
+        and config.batch.num_identities == config.batch.accumulation_steps > 1
+    ):
+        raise InputError(
+            f"config.batch.accumulation_steps is {config.batch.accumulation_steps}, so "
+            "that a part would hold one identity and the pairwise loss no negatives; "
+            "give half of it or less, or no pairwise loss."
         )
     profile_steps(config)
     if config.loss.identity_weight == 0 and (

@@ -16,12 +16,12 @@ from mbn_jax.data.sampling import BalancedSampler
 from mbn_jax.evaluation import evaluate, standard_protocols
 from mbn_jax.mesh import make_mesh, process_rows, shard
 from mbn_jax.training.checkpoint import Checkpoints
-from mbn_jax.training.config import MACHINE_KEYS, check, flatten, profile_steps
+from mbn_jax.training.config import check, flatten, profile_steps
 from mbn_jax.training.evaluation import split_features
 from mbn_jax.training.metrics import MetricWriter, StepLog, TrainingProgress
 from mbn_jax.training.optimizer import make_optimizer
 from mbn_jax.training.outcome import mean_map, write_outcome
-from mbn_jax.training.processes import check_same_everywhere, together
+from mbn_jax.training.processes import check_same_everywhere, is_main, together
 from mbn_jax.training.profiling import Profile
 from mbn_jax.training.splits import Splits, load_splits
 from mbn_jax.training.step import (
@@ -97,7 +97,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
             if resumed:
                 start, state = resumed
             termination = Termination()
-            profile = Profile(workdir, profile_steps(config))
+            profile = Profile(workdir, profile_steps(config) if is_main() else range(0))
             with (
                 MetricWriter(workdir, start_step=start) as writer,
                 TrainingProgress(config.num_steps, start, batch_size) as progress,
@@ -132,24 +132,27 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
                     if not (is_due or ends_here):
                         continue
                     log.flush()
-                    score = None
-                    if is_due and data.validation:
-                        features = features_of(state.variables, data.validation)
-                        with jax.transfer_guard("allow"):
-                            figures = evaluate(features, data.validation, protocols)
-                        writer.write(step, _scalars(figures))
-                        score = mean_map(figures)
-                        progress.print(
-                            f"step {step}/{config.num_steps}  validation mAP "
-                            f"{score:.1%} (mean of {len(figures)} protocols)"
-                        )
-                    checkpoints.save(step, state, score)
+                    with jax.transfer_guard("allow"):
+                        score = None
+                        if is_due and data.validation:
+                            figures = evaluate(
+                                features_of(state.variables, data.validation),
+                                data.validation,
+                                protocols,
+                            )
+                            writer.write(step, _scalars(figures))
+                            score = mean_map(figures)
+                            progress.print(
+                                f"step {step}/{config.num_steps}  validation mAP "
+                                f"{score:.1%} (mean of {len(figures)} protocols)"
+                            )
+                        checkpoints.save(step, state, score)
+                        if ends_here or step == config.num_steps:
+                            checkpoints.wait()
                     if ends_here:
-                        checkpoints.wait()
                         raise Terminated(step)
                     progress.pause()
 
-            checkpoints.wait()
             last = features_of(state.variables, data.test)
             rows_of_table = {"last": (config.num_steps, last)}
             best_step = checkpoints.best_step()
@@ -174,7 +177,14 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
 def _to_be_shared(config: ConfigDict, workdir: Path) -> str:
     """What all processes of a run must have been given alike."""
     shared = flatten(config.to_dict())
-    for key in {*MACHINE_KEYS} - {"num_devices", "parallelism", "model.remat"}:
+    of_each_process = (
+        "log_every",
+        "profile_steps",
+        "compilation_cache",
+        "data.data_dir",
+        "data.num_threads",
+    )
+    for key in of_each_process:
         del shared[key]
     return json.dumps([shared, str(workdir.absolute())])
 

@@ -20,7 +20,7 @@ Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
 def parallelise(update: Update, parallelism: str, mesh: Mesh) -> Step:
-    """Compiles an update for the devices of a mesh; the state is donated.
+    """Compiles an update for the devices of a mesh; all but pmap donate the state.
 
     Args:
       update: pure; with `axis_name` None it sees the global batch, with a name the rows

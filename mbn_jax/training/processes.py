@@ -65,7 +65,8 @@ def check_same_everywhere(text: str, what: str) -> None:
     if different.size:
         raise InputError(
             f"Process {different[0]} was started with another {what} than process 0; "
-            "give all processes of a run the same command, but for --process_id."
+            "give all processes of a run the same command, but for --process_id, and "
+            "the same data."
         )
 
 

@@ -1,6 +1,7 @@
 """How a process sets JAX up before it is used: devices, other processes, cache."""
 
 import contextlib
+import faulthandler
 import importlib.util
 import itertools
 import os
@@ -23,9 +24,9 @@ _HEARTBEAT_TIMEOUT_S = 30
 # How long a process that ends waits for the others to end, too.
 _SHUTDOWN_TIMEOUT_S = 10
 
-# What errors of JAX, Gloo and NCCL say when another process is gone.
+# What the errors of JAX, Gloo and NCCL say when another process is gone.
 _PEER_LOST = re.compile(
-    "gloo|nccl|peer|connection|socket|barrier|unavailable|deadline|coordination|heartbeat",
+    "gloo|remote|peer|connection|socket|barrier|unavailable|deadline|coordination",
     re.IGNORECASE,
 )
 
@@ -74,9 +75,13 @@ def joined_processes() -> Iterator[None]:
     )
     print(
         f"process {jax.process_index()} of {jax.process_count()}, with "
-        f"{jax.local_device_count()} of {jax.device_count()} devices",
+        f"{jax.local_device_count()} of {jax.device_count()} devices; if one process "
+        "is lost, all end within a minute; start all again, and the run goes on",
         file=sys.stderr,
     )
+    # Where another process falls silent, JAX says that it "died" and aborts this one.
+    # Every thread's stack below that would hide it.
+    faulthandler.disable()
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

@@ -1,6 +1,7 @@
 """What a run trains on, is validated on, and is tested on."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from mbn_jax.data.datasets import (
 )
 from mbn_jax.data.pipeline import damaged_images
 from mbn_jax.data.validation import carve_validation
-from mbn_jax.training.processes import gather, together
+from mbn_jax.training.processes import check_same_everywhere, gather, together
 
 _SHOWN = 5  # damaged records, of which each has a line
 
@@ -48,7 +49,7 @@ class Splits:
             damaged += self.validation.damaged
         lines = [f"{self.train.dataset}: {sizes}", self.selection]
         if damaged:
-            lines += [f"{len(damaged)} damaged records are left out:"]
+            lines += [f"Left out: {_records(damaged)}"]
             lines += [f"  {phrase}" for phrase in damaged[:_SHOWN]]
             lines += ["  …"] * (len(damaged) > _SHOWN)
         return "\n".join(lines)
@@ -67,7 +68,7 @@ def load_splits(config: ConfigDict) -> Splits:
     train = _whole(train, skip, num_threads)
     # Figures on a part of the test would not be those of its protocol.
     test = _whole(test, False, num_threads)
-    damaged = f", without {len(train.damaged)} damaged records" if train.damaged else ""
+    damaged = f", without {_records(train.damaged)}" if train.damaged else ""
     if config.data.num_val_identities:
         train, validation = carve_validation(
             train, config.data.num_val_identities, config.seed
@@ -91,7 +92,18 @@ def load_splits(config: ConfigDict) -> Splits:
         )
         if train.damaged:
             selection += f" Trained{damaged[1:]}."
+        if validation.damaged:
+            selection += f" Validated without {_records(validation.damaged)}."
+    for split in (train, validation, test):
+        if split is not None:
+            # Copies on the disks of several hosts may differ.
+            labels = split.name, split.identity, split.camera, split.modality
+            check_same_everywhere(repr([a.tolist() for a in labels]), "data set")
     return Splits(train, validation, test, selection)
+
+
+def _records(damaged: Sequence[str]) -> str:
+    return f"{len(damaged)} damaged record{'s' * (len(damaged) > 1)}"
 
 
 def _open(config: ConfigDict) -> tuple[Split, Split | None, Split]:

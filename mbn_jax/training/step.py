@@ -33,7 +33,7 @@ class ModelState:
     """All that changes in training; after step n a function of configuration and n.
 
     Attributes:
-      step: int32 scalar, the number of updates done.
+      step: int32 scalar, the number of steps done.
       params: trained weights.
       batch_stats: running statistics of the normalisations.
       opt_state: of the optimiser.
@@ -157,7 +157,7 @@ def make_train_step(
         # often as there are devices: the gradient of one is the mean and not the sum.
         gradients = _mean_over_devices(gradients, axis_name)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
-        metrics["learning_rate"] = jnp.asarray(schedule(state.step))
+        metrics["learning_rate"] = jnp.asarray(schedule(state.step - state.skipped))
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
 
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])

@@ -5,7 +5,7 @@ import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,11 +15,14 @@ from ml_collections import ConfigDict
 
 from mbn_jax.errors import InputError
 from mbn_jax.files import read_json, write_json
+from mbn_jax.training.checkpoint import DAMAGED
 from mbn_jax.training.config import MACHINE_KEYS, as_json, flatten
 from mbn_jax.training.processes import is_main, on_main
 
 PACKAGES = ("mbn-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _LOCK = "lock"
+# What a run that was killed at its very start may leave: the second, unfinished.
+_OURS = (_LOCK, "config.json")
 
 
 @contextlib.contextmanager
@@ -102,7 +105,7 @@ def check_same(config: ConfigDict, workdir: Path) -> None:
     """
     path = workdir / "config.json"
     if not path.exists():
-        if any(entry.name != _LOCK for entry in workdir.iterdir()):
+        if any(not entry.name.startswith(_OURS) for entry in workdir.iterdir()):
             raise InputError(
                 f"{workdir} holds files and no config.json, so it is not a work "
                 "directory; choose a --workdir that is empty or does not exist yet."
@@ -128,9 +131,6 @@ def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
     A run that fails before its first checkpoint leaves nothing behind, so that the same
     directory can be used once the mistake is mended.
     """
-    if not is_main():
-        yield
-        return
     files = {
         "config.json": as_json(config),
         "environment.json": {
@@ -142,11 +142,14 @@ def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
     }
     try:
         for name, content in files.items():
-            write_json(workdir / name, content)
+            if is_main():
+                write_json(workdir / name, content)
         yield
     except OSError as error:
         # Checkpoints have an error of their own; what else is written is small, and of
-        # no use to those who resume.
+        # no use to those who resume. Data that cannot be read are another matter.
+        if error.filename and workdir.absolute() not in _parents(error.filename):
+            raise
         raise InputError(
             f"The work directory {workdir} cannot be written to ("
             f"{error.strerror or error}); {_kept(workdir)}: make room, or give a "
@@ -154,7 +157,7 @@ def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
         ) from error
     except (InputError, FloatingPointError) as error:
         kept = _kept(workdir)
-        if not _steps(workdir):
+        if is_main() and not _steps(workdir) and not (workdir / DAMAGED).exists():
             for name in (*files, "metrics.jsonl"):
                 (workdir / name).unlink(missing_ok=True)
             for name in ("checkpoints", "tensorboard", "profile"):
@@ -162,9 +165,14 @@ def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{error}; {kept}: try a smaller config.optimizer.learning_rate, a longer "
-            "warm-up, or to skip such steps, config.max_skipped_in_a_row."
+            f"{error}; {kept}: start again with --config.max_skipped_in_a_row to skip "
+            "such steps, or in another --workdir with a smaller "
+            "config.optimizer.learning_rate or a longer warm-up."
         ) from error
+
+
+def _parents(path: str | bytes) -> Sequence[Path]:
+    return Path(os.fsdecode(path)).absolute().parents
 
 
 def _steps(workdir: Path) -> list[int]:

@@ -16,7 +16,9 @@ def steps_of(workdir):
 
 
 def saves_in_progress(workdir):
-    return list((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
+    """Their directories, but for the debris that a test has put aside as seen."""
+    found = (workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*")
+    return [path for path in found if not path.name.startswith("seen-")]
 
 
 def has_logged(workdir, step):

@@ -95,7 +95,7 @@ def test_where_asked_for_it_is_left_out_counted_and_told(config, damage):
     splits = load_splits(config)
     assert len(splits.train) == len(whole.train) - 1
     assert "without 1 damaged record" in splits.selection
-    assert "1 damaged records are left out:" in str(splits)
+    assert "Left out: 1 damaged record" in str(splits)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -126,5 +126,5 @@ def test_a_run_without_the_damaged_record_says_so_in_its_results(
     train(config, tmp_path / "run")
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert "without 1 damaged record" in results["selection"]
-    assert "1 damaged records are left out:" in capfd.readouterr().err
+    assert "Left out: 1 damaged record" in capfd.readouterr().err
     count(f"damaged data ({damage.__name__})", "left out, counted in results.json")

@@ -38,9 +38,18 @@ def config_of(data_dir, num_devices=0):
     return config
 
 
-def task(data_dir, workdir, num_devices=0, stop_after=None, process=None):
+def task(
+    data_dir,
+    workdir,
+    num_devices=0,
+    stop_after=None,
+    process=None,
+    parallelism="jit",
+):
+    config = config_of(data_dir, num_devices)
+    config.parallelism = parallelism
     return {
-        "config": config_of(data_dir, num_devices).to_dict(),
+        "config": config.to_dict(),
         "workdir": str(workdir),
         "stop_after": stop_after,
         "first_state": f"{workdir}.first.npz" if stop_after is None else None,
@@ -48,14 +57,13 @@ def task(data_dir, workdir, num_devices=0, stop_after=None, process=None):
     }
 
 
-def run_in_two_processes(data_dir, workdir, stop_after=None):
+def run_in_two_processes(data_dir, workdir, **options):
+    """Returns what process 0 has printed."""
     port = free_port()
     workers = []
     logs = [workdir.with_suffix(f".{i}.log") for i in (0, 1)]
     for i in (0, 1):
-        argument = json.dumps(
-            task(data_dir, workdir, stop_after=stop_after, process=[port, 2, i])
-        )
+        argument = json.dumps(task(data_dir, workdir, process=[port, 2, i], **options))
         with logs[i].open("w") as log:
             workers.append(
                 subprocess.Popen(
@@ -73,6 +81,7 @@ def run_in_two_processes(data_dir, workdir, stop_after=None):
             worker.kill()
             worker.wait()
     assert codes == [0, 0], "\n".join(log.read_text() for log in logs)
+    return logs[0].read_text()
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +121,7 @@ def assert_same_training(actual, expected):
 
 def assert_same_end(actual, expected):
     for part in ("params", "batch_stats"):
-        assert_close(final_state(actual)[part], final_state(expected)[part], 1e-3)
+        assert_close(final_state(actual)[part], final_state(expected)[part], 1e-4)
     losses, expected_losses = (
         [line["loss"] for line in logged(workdir) if "loss" in line]
         for workdir in (actual, expected)
@@ -125,6 +134,23 @@ def test_two_processes_train_as_one_device(two_processes, one_device):
     assert_same_training(two_processes, one_device)
 
 
+@pytest.mark.parametrize("parallelism", ["shard_map", "pmap"])
+def test_they_do_in_the_other_ways_to_run_a_step(
+    parallelism, folder, one_device, data_dir
+):
+    run_in_two_processes(data_dir, folder / parallelism, parallelism=parallelism)
+    assert_same_training(folder / parallelism, one_device)
+
+
+def test_twenty_steps_move_the_parameters_by_more_than_they_may_differ(one_device):
+    first = np.load(f"{one_device}.first.npz")
+    last = jax.tree.leaves(
+        {k: final_state(one_device)[k] for k in ("batch_stats", "params")}
+    )
+    moved = [np.abs(first[f"arr_{i}"] - leaf).max() for i, leaf in enumerate(last)]
+    assert max(moved) > 1e-3
+
+
 def test_eight_devices_of_one_process_do_too(two_processes, one_device, data_dir):
     workdir = one_device.with_name("eight")
     run(task(data_dir, workdir, num_devices=8))
@@ -133,8 +159,9 @@ def test_eight_devices_of_one_process_do_too(two_processes, one_device, data_dir
 
 
 def test_both_processes_have_written_the_checkpoint(two_processes):
-    parts = two_processes / "checkpoints" / "20" / "default" / "array_metadatas"
-    assert {path.name for path in parts.iterdir()} == {"process_0", "process_1"}
+    checkpoint = two_processes / "checkpoints" / "20" / "default"
+    parts = {path.name for path in checkpoint.glob("ocdbt.process_*")}
+    assert parts == {"ocdbt.process_0", "ocdbt.process_1"}
 
 
 def test_one_process_has_written_logs_and_report(two_processes):
@@ -169,15 +196,17 @@ def test_their_figures_are_those_of_one_device(two_processes, data_dir):
             assert actual == pytest.approx(figures[figure], abs=1e-6)
 
 
-def test_one_process_goes_on_from_what_two_wrote(folder, one_device, data_dir):
+def test_one_process_goes_on_from_what_two_wrote(folder, one_device, data_dir, capfd):
     run_in_two_processes(data_dir, folder / "from_two", stop_after=10)
     assert not (folder / "from_two" / "results.json").exists()
     run(task(data_dir, folder / "from_two", num_devices=1))
+    assert "resumed after step 10" in capfd.readouterr().err
     assert_same_end(folder / "from_two", one_device)
 
 
 def test_two_processes_go_on_from_what_one_wrote(folder, one_device, data_dir):
     run(task(data_dir, folder / "from_one", num_devices=1, stop_after=10))
     assert not (folder / "from_one" / "results.json").exists()
-    run_in_two_processes(data_dir, folder / "from_one")
+    log = run_in_two_processes(data_dir, folder / "from_one")
+    assert "resumed after step 10" in log
     assert_same_end(folder / "from_one", one_device)
