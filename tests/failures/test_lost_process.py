@@ -24,17 +24,18 @@ def both(config, workdir):
     """Starts two processes of one run, and leaves none behind."""
     address = f"--coordinator_address=127.0.0.1:{free_port()}"
     command = [sys.executable, TRAIN, f"--workdir={workdir}", *overrides(config)]
-    started = [
-        subprocess.Popen(
-            [*command, address, "--num_processes=2", f"--process_id={i}"],
-            stdout=subprocess.DEVNULL,
-            stderr=workdir.with_suffix(f".{i}.log").open("w"),
-            cwd=workdir.parent,
-            env={**os.environ, **SETTINGS},
-        )
-        for i in (0, 1)
-    ]
+    started = []
     try:
+        for i in (0, 1):
+            with log(workdir, i).open("w") as file:
+                process = subprocess.Popen(
+                    [*command, address, "--num_processes=2", f"--process_id={i}"],
+                    stdout=subprocess.DEVNULL,
+                    stderr=file,
+                    cwd=workdir.parent,
+                    env={**os.environ, **SETTINGS},
+                )
+            started.append(process)
         yield started
     finally:
         for process in started:
@@ -42,14 +43,18 @@ def both(config, workdir):
             process.wait()
 
 
+def log(workdir, i):
+    return workdir.with_suffix(f".{i}.log")
+
+
 def told(workdir, i):
-    return workdir.with_suffix(f".{i}.log").read_text()
+    return log(workdir, i).read_text()
 
 
 @pytest.fixture
 def config(data_dir):
     config = small_config(data_dir)
-    config.num_steps, config.eval_every, config.num_devices = 60, 2, 0
+    config.num_steps, config.eval_every, config.num_devices = 20, 2, 0
     return config
 
 
@@ -101,4 +106,4 @@ def finish_both(config, workdir):
     assert statuses == [0, 0], told(workdir, 0) + told(workdir, 1)
     assert f"resumed after step {newest}" in told(workdir, 0)
     assert (workdir / "results.json").exists()
-    assert [e["step"] for e in logged(workdir) if "loss" in e] == list(range(1, 61))
+    assert [e["step"] for e in logged(workdir) if "loss" in e] == list(range(1, 21))
