@@ -155,12 +155,11 @@ def compare_options(sizes: Mapping[str, Any], rounds: int, steps: int) -> None:
             f"{facts[name]['temporary'] / 1e6:.0f}",
             f"{facts[name]['temporary'] / facts['plain']['temporary']:.2f}",
             f"{taken[name][-1].peak_memory / 1e6:.0f}",
-            f"{facts[name]['operations'] / 1e9:.0f}",
         ]
         for name in OPTIONS
     ]
     titles = "option|time, s|time / plain|temporary memory, MB|temporary / plain"
-    titles += "|peak memory, MB|operations, G"
+    titles += "|peak memory, MB"
     print_table(titles.split("|"), rows)
 
 
