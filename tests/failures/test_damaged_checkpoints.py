@@ -24,9 +24,9 @@ from mbn_jax.training.step import ModelState, init_state, make_model
 from ..training.test_loop import assert_same_outcome, final_state
 from .faults import copy, steps_of
 
-# From TensorStore, whose answer comes when Orbax has given up (raise_and_do_not_log).
+# Orbax, after the first error, no longer awaits what TensorStore says of the others.
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning"
+    "ignore::pytest.PytestUnraisableExceptionWarning"
 )
 
 DAMAGES = {
