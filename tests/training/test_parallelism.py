@@ -105,11 +105,13 @@ def test_eight_devices_train_as_one(norm, parallelism, on_one_device):
     assert_agree(trained(norm, 8, parallelism), on_one_device)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallelism", WAYS)
 def test_they_do_with_gradients_accumulated_over_parts(parallelism, in_two_parts):
     assert_agree(trained("mbn", 4, parallelism, parts=2), in_two_parts)
 
 
+@pytest.mark.slow
 def test_parts_have_statistics_of_their_own(in_two_parts):
     whole = trained("mbn", 1)
     difference = np.abs(whole[2][0] - in_two_parts[2][0])
@@ -118,6 +120,7 @@ def test_parts_have_statistics_of_their_own(in_two_parts):
     assert np.abs(mean - whole[0].batch_stats["neck"]["mean"]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_no_figure(on_one_device, norm):
     assert_agree(trained(norm, 1, remat=True), on_one_device)
 
