@@ -28,7 +28,8 @@ class Windows:
 
     Every `length` calls it stops the watch, takes as many steps by itself on one batch
     and a copy of the state, and goes on: so the run and the bare steps take turns in
-    one process, with one program.
+    one process, with one program. It stops midway between two checkpoints, when the
+    threads that write the last one have ended.
     """
 
     def __init__(self, step: Any, length: int, rounds: int) -> None:
@@ -40,8 +41,8 @@ class Windows:
 
     def __call__(self, state: Any, batch: Any) -> Any:
         """Takes a step of the run."""
-        # The first window, which compiles, does not count.
-        if self._calls and self._calls % self._length == 0:
+        # The first window, which is short and compiles, does not count.
+        if self._calls % self._length == self._length // 2:
             jax.block_until_ready(state)
             self.in_loop.append(time.perf_counter() - self._started)
             with jax.transfer_guard("allow"):
