@@ -1,21 +1,17 @@
 """ModalityBatchNorm against its peers, on the normalisations of a ResNet-50.
 
     python benchmarks/norm.py
-    python benchmarks/norm.py --network --rounds=3
 
-The first measures every normalisation of the network by itself, in all forms in turn,
-and adds up; PyTorch takes part where it is installed. The second measures a whole
-training step with ModalityBatchNorm and with BatchNorm. Both print Markdown tables;
-docs/benchmarks.md keeps those that we measured.
+measures every normalisation of the network by itself, in all forms in turn, and adds
+up; PyTorch takes part where it is installed. It prints Markdown tables;
+docs/benchmarks.md keeps those that we measured. `train_step.py` measures whole steps.
 """
 
 import argparse
 import collections
-import ctypes
 import importlib.util
 import math
 import os
-import platform
 import statistics
 import sys
 import time
@@ -28,8 +24,9 @@ import numpy as np
 from flax import linen as nn
 from machine import machine_line  # type: ignore[import-not-found]
 from rich.progress import track
+from turns import keep_freed_memory, ratio  # type: ignore[import-not-found]
 
-from mbn_jax import ModalityBatchNorm, losses
+from mbn_jax import ModalityBatchNorm
 from mbn_jax.models.reid import ReID
 
 Shape = tuple[int, ...]
@@ -201,12 +198,6 @@ def in_turn(candidates: dict[str, Candidate], rounds: int) -> dict[str, list[flo
     return {name: values[1:] for name, values in seconds.items()}
 
 
-def ratio(ours: list[float], theirs: list[float]) -> str:
-    """Median and range of the ratios round by round, which drift does not touch."""
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
-
-
 def compare_layers(
     shapes: dict[Shape, int], dtype: jnp.dtype, mode: str, rounds: int
 ) -> None:
@@ -268,76 +259,6 @@ def compare_layers(
     print("\n".join(lines))
 
 
-def compare_networks(
-    batch: int, image_size: tuple[int, int], dtype: jnp.dtype, rounds: int
-) -> None:
-    """Prints what a training step of a ResNet-50 costs with each normalisation."""
-    keys = jax.random.split(jax.random.key(0), 2)
-    images = jax.random.normal(keys[0], (batch, *image_size, 3))
-    modality, identity = jnp.arange(batch) % 2, jnp.arange(batch) // 8
-
-    def candidate(norm: str) -> Candidate:
-        model = ReID(395, image_size, norm=norm, dtype=dtype)
-        variables = jax.jit(
-            lambda: model.init(keys[1], images[:2], modality[:2], train=True)
-        )()
-
-        def step(variables: Any, images: jax.Array) -> Any:
-            def loss(params: Any) -> Any:
-                output, updates = model.apply(
-                    {**variables, "params": params},
-                    images,
-                    modality,
-                    train=True,
-                    mutable=["batch_stats"],
-                )
-                total = losses.identity_loss(output.logits, identity)
-                total += losses.weighted_regularised_triplet(output.pooled, identity)
-                return total, updates
-
-            (value, updates), gradients = jax.value_and_grad(loss, has_aux=True)(
-                variables["params"]
-            )
-            params = jax.tree.map(
-                lambda p, g: p - 1e-3 * g, variables["params"], gradients
-            )
-            return value, {"params": params, **updates}
-
-        compiled = jax.jit(step).lower(variables, images).compile()
-        return Candidate(
-            lambda: jax.block_until_ready(compiled(variables, images)), cost(compiled)
-        )
-
-    candidates = {OURS: candidate("mbn"), REFERENCE: candidate("bn")}
-    seconds = in_turn(candidates, rounds)
-    print(f"\n### {dtype}: a training step of ResNet-50\n")
-    print(
-        "| normalisation | time, s | images/s | time ratio | bytes accessed, GB "
-        "| operations, G | temporary memory, MB |"
-    )
-    print("|---|---|---|---|---|---|---|")
-    for name, (_, (read, operations, temporary)) in candidates.items():
-        median = statistics.median(seconds[name])
-        print(
-            f"| {name} | {median:.2f} | {batch / median:.1f} "
-            f"| {ratio(seconds[name], seconds[REFERENCE])} | {read / 1e9:.1f} "
-            f"| {operations / 1e9:.0f} | {temporary / 1e6:.0f} |"
-        )
-
-
-def keep_freed_memory() -> None:
-    """Tells the C library to hand freed memory out again instead of returning it.
-
-    The results of one call are hundreds of megabytes. To get fresh pages for them from
-    the system costs more than the arithmetic, and not the same in every round.
-    """
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        no_trim, no_mmap = (-1, 2**31 - 1), (-4, 0)  # M_TRIM_THRESHOLD, M_MMAP_MAX
-        libc.mallopt(*no_trim)
-        libc.mallopt(*no_mmap)
-
-
 def main() -> None:
     """Measures what the flags say."""
     parser = argparse.ArgumentParser(
@@ -354,9 +275,6 @@ def main() -> None:
         choices=["float32", "bfloat16"],
         help="of the computation (default both)",
     )
-    parser.add_argument(
-        "--network", action="store_true", help="whole training steps instead"
-    )
     flags = parser.parse_args()
     if flags.batch < 2 or flags.batch % 2:
         parser.error(f"--batch is {flags.batch}, expected an even number")
@@ -370,9 +288,6 @@ def main() -> None:
     )
     for name in flags.dtypes:
         dtype = jnp.dtype(name)
-        if flags.network:
-            compare_networks(flags.batch, image_size, dtype, flags.rounds)
-            continue
         for mode in MODES:
             compare_layers(
                 norm_shapes(flags.batch, image_size), dtype, mode, flags.rounds

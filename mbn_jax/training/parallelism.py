@@ -39,7 +39,7 @@ def parallelise(update: Update, parallelism: str, mesh: Mesh) -> Step:
 def _compiler_options(mesh: Mesh) -> dict[str, str] | None:
     """Eigen instead of YNNPACK for products and convolutions on a CPU.
 
-    A step of a ResNet-50 takes 0.9 of the time (docs/benchmarks.md).
+    YNNPACK took 1.1 times as long for a step of a ResNet-50 (docs/benchmarks.md).
     """
     if mesh.devices.flat[0].platform != "cpu":
         return None
