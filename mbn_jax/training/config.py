@@ -109,8 +109,8 @@ def default_config() -> ConfigDict:
     config.batch = ConfigDict()
     config.batch.num_identities = 8  # P
     config.batch.num_images = 4  # K, of each modality
-    # Parts that a batch is worked through in, one after the other, to save memory. Each
-    # has statistics and pairs of its own: it is P / parts identities.
+    # Parts that a batch is worked through in, one after the other, to save memory on an
+    # accelerator. Each has statistics and pairs of its own: it is P / parts identities.
     config.batch.accumulation_steps = 1
 
     config.augmentation = ConfigDict()
