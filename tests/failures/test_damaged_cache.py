@@ -18,6 +18,6 @@ def test_programs_that_are_cut_off_in_the_cache_are_compiled_anew(
     for entry in entries:
         entry.write_bytes(entry.read_bytes()[: entry.stat().st_size // 2])
     told = finish(config, tmp_path / "run")
-    assert told.count("Error reading persistent compilation cache entry") >= 3
+    assert "Error reading persistent compilation cache entry" in told
     assert_same_outcome(tmp_path / "run", undisturbed)
     count("compilation cache with every entry cut off", "the same end")
