@@ -10,8 +10,6 @@ from mbn_jax.training.loop import train
 from ..training.conftest import small_config
 from .faults import stop_after
 
-_COUNTS = {}
-
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
@@ -47,19 +45,25 @@ def half_done(data_dir, tmp_path_factory):
 
 
 @pytest.fixture
-def count():
+def count(record_property):
     """Counts a fault that was caused, and whether it was survived, for the summary."""
 
     def one(fault, outcome):
-        _COUNTS.setdefault(fault, collections.Counter())[outcome] += 1
+        record_property("fault", (fault, outcome))
 
     return one
 
 
 def pytest_terminal_summary(terminalreporter):
-    if not _COUNTS:
+    counts = {}
+    for report in terminalreporter.stats.get("passed", ()):
+        for name, value in report.user_properties:
+            if report.when == "call" and name == "fault":
+                fault, outcome = value
+                counts.setdefault(fault, collections.Counter())[outcome] += 1
+    if not counts:
         return
     terminalreporter.section(f"faults caused (JAX {jax.__version__})")
-    for fault, outcomes in _COUNTS.items():
+    for fault, outcomes in counts.items():
         listed = ", ".join(f"{outcome} {n}" for outcome, n in outcomes.items())
         terminalreporter.write_line(f"{fault}: {outcomes.total()} ({listed})")
