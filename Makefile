@@ -17,7 +17,7 @@ test: $(VENV)/installed-dev  ## run the tests
 	$(RUN) -m pytest
 
 test-slow: $(VENV)/installed-dev  ## cause faults for real, and what else takes minutes
-	$(RUN) -m pytest -m slow -n 2 --dist=loadfile tests
+	$(RUN) -m pytest -m slow tests
 
 lint: $(VENV)/installed-dev  ## check style and types
 	$(RUN) -m ruff check .

@@ -4,6 +4,7 @@
 bit for bit; that the same state leads to the same end is trained for some of them.
 """
 
+import functools
 import itertools
 import random
 import shutil
@@ -36,6 +37,9 @@ DAMAGES = {
     ),
     "emptied": lambda path: path.write_bytes(b""),
 }
+
+
+stored_state = functools.cache(final_state)
 
 
 def files_of(workdir, step):
@@ -80,13 +84,13 @@ def assert_named_or_loaded(workdir, step, stored):
 def check_what_is_read(config, whole, workdir, like, capfd):
     """What a restart and `load` make of a work directory whose newest is damaged."""
     before, newest = steps_of(whole)[-2:]
-    assert_named_or_loaded(workdir, newest, final_state(whole, newest))
+    assert_named_or_loaded(workdir, newest, stored_state(whole, newest))
     capfd.readouterr()
     with Checkpoints(workdir) as checkpoints:
         step, state = checkpoints.restore_newest(like)
         best = checkpoints.best_step()
     aside = workdir / "damaged_checkpoints" / f"{newest}-1"
-    assert_equal_states(state, as_state(like, final_state(whole, step)))
+    assert_equal_states(state, as_state(like, stored_state(whole, step)))
     if not aside.exists():
         assert step == newest
         with Checkpoints(whole, to_write=False) as checkpoints:

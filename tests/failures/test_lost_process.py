@@ -58,45 +58,50 @@ def config(data_dir):
     return config
 
 
-def test_of_two_processes_one_may_be_lost_at_any_time(config, tmp_path, count):
-    """The other one ends within a minute and says why; the restart goes on."""
+def test_of_two_processes_one_may_be_lost_or_asked_to_end_at_any_time(
+    config, tmp_path, count
+):
+    """The other one ends within a minute and says why; the restart goes on.
+
+    Six starts of one run: each of them is half a minute of compiling.
+    """
     workdir = tmp_path / "run"
-    for what, lost in (("SIGKILL", 1), ("SIGKILL", 0), ("SIGSTOP", 1)):
+    for what, hit, follows in (
+        ("SIGKILL", 1, the_other_gives_up),
+        ("SIGKILL", 0, the_other_gives_up),
+        ("SIGSTOP", 1, the_other_gives_up),
+        ("SIGTERM", 0, both_save_the_same_step),
+        ("SIGTERM", 1, both_save_the_same_step),
+    ):
         newest = max(steps_of(workdir), default=0)
         with both(config, workdir) as processes:
             wait_until(lambda step=newest + 3: has_logged(workdir, step), processes[0])
-            processes[lost].send_signal(getattr(signal, what))
-            begun = time.monotonic()
-            status = processes[1 - lost].wait(timeout=60)
-            seconds = time.monotonic() - begun
-        assert status != 0
-        text = told(workdir, 1 - lost)
-        ours = "another process of the run has ended or does not answer" in text
-        assert ours or "indicates that another task died" in text, text
-        by_whom = "our message" if ours else "JAX's message"
-        count(
-            f"process {lost} of two: {what}",
-            f"the other ends after {seconds:.0f} s, status {status}, with {by_whom}",
-        )
+            processes[hit].send_signal(getattr(signal, what))
+            count(f"process {hit} of two: {what}", follows(processes, hit, workdir))
         if newest:
             assert f"resumed after step {newest}" in told(workdir, 0)
     finish_both(config, workdir)
 
 
-def test_sigterm_to_one_of_two_saves_the_same_step_in_both(config, tmp_path, count):
-    workdir = tmp_path / "run"
-    for asked in (0, 1):
-        newest = max(steps_of(workdir), default=0)
-        with both(config, workdir) as processes:
-            wait_until(lambda step=newest + 3: has_logged(workdir, step), processes[0])
-            processes[asked].send_signal(signal.SIGTERM)
-            statuses = [process.wait(timeout=120) for process in processes]
-        assert statuses == [143, 143], told(workdir, 0) + told(workdir, 1)
-        step = max(steps_of(workdir))
-        for i in (0, 1):
-            assert f"terminated after step {step}, which is saved" in told(workdir, i)
-        count(f"process {asked} of two: SIGTERM", "both saved the same step")
-    finish_both(config, workdir)
+def the_other_gives_up(processes, hit, workdir):
+    begun = time.monotonic()
+    status = processes[1 - hit].wait(timeout=60)
+    seconds = time.monotonic() - begun
+    assert status != 0
+    text = told(workdir, 1 - hit)
+    ours = "another process of the run has ended or does not answer" in text
+    assert ours or "indicates that another task died" in text, text
+    by_whom = "our message" if ours else "JAX's message"
+    return f"the other ends after {seconds:.0f} s, status {status}, with {by_whom}"
+
+
+def both_save_the_same_step(processes, hit, workdir):
+    statuses = [process.wait(timeout=120) for process in processes]
+    assert statuses == [143, 143], told(workdir, 0) + told(workdir, 1)
+    step = max(steps_of(workdir))
+    for i in (0, 1):
+        assert f"terminated after step {step}, which is saved" in told(workdir, i)
+    return "both saved the same step"
 
 
 def finish_both(config, workdir):
