@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 WORKDIR ?= runs/quick
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow lint clean
+.PHONY: help train test test-slow test-hosts lint clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
@@ -16,8 +16,11 @@ train: $(VENV)/installed  ## train on embedded data, evaluate, write the report 
 test: $(VENV)/installed-dev  ## run the tests
 	$(RUN) -m pytest
 
-test-slow: $(VENV)/installed-dev  ## cause faults for real, and what else takes minutes
-	$(RUN) -m pytest -m slow tests
+test-slow: $(VENV)/installed-dev  ## cause faults for real: a quarter of an hour
+	$(RUN) -m pytest -m slow tests/failures
+
+test-hosts: $(VENV)/installed-dev  ## train in several processes, and in parts: ten minutes
+	$(RUN) -m pytest -m slow tests --ignore=tests/failures
 
 lint: $(VENV)/installed-dev  ## check style and types
 	$(RUN) -m ruff check .
