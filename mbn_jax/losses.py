@@ -21,6 +21,8 @@ the loss of the global batch, the same on every device, and the gradient flows b
 the device that owns a row.
 """
 
+from typing import NamedTuple, Self
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -114,7 +116,11 @@ def batch_hard_triplet(
 
 
 def weighted_regularised_triplet(
-    features: jax.Array, identity: jax.Array, *, axis_name: str | None = None
+    features: jax.Array,
+    identity: jax.Array,
+    *,
+    squared: bool = False,
+    axis_name: str | None = None,
 ) -> jax.Array:
     r"""Soft-plus of the softmax-weighted positive minus negative distances.
 
@@ -136,6 +142,8 @@ def weighted_regularised_triplet(
     Args:
         features: :math:`f`, (B, D) floating; not normalised here.
         identity: :math:`y`, (B,) integers.
+        squared: takes the square of the difference, with its sign, in place of the
+            difference: the loss of CAJ, which presses more on what is far from right.
         axis_name: mapped axis under pmap and shard_map, over which the batch is cut.
 
     Returns:
@@ -143,7 +151,10 @@ def weighted_regularised_triplet(
 
     References:
         Ye et al., `Deep Learning for Person Re-identification: A Survey and Outlook
-        <https://arxiv.org/abs/2001.04193>`_, TPAMI 2021 (the loss of AGW).
+        <https://arxiv.org/abs/2001.04193>`_, TPAMI 2021 (the loss of AGW). The square:
+        Ye et al., `Channel Augmented Joint Learning for Visible-Infrared Recognition
+        <https://openaccess.thecvf.com/content/ICCV2021/html/Ye_Channel_Augmented_Joint_Learning_for_Visible-Infrared_Recognition_ICCV_2021_paper.html>`_,
+        ICCV 2021.
 
     Example:
         >>> features = jnp.array([[0.0], [1.0], [3.0]])
@@ -156,8 +167,207 @@ def weighted_regularised_triplet(
     positive, negative = _pairs(identity, axis_name)
     far_positive = _softmax_weighted_sum(distance, distance, positive)
     near_negative = _softmax_weighted_sum(distance, -distance, negative)
-    loss = jax.nn.softplus(far_positive - near_negative)
+    difference = far_positive - near_negative
+    if squared:
+        difference *= jnp.abs(difference)
+    loss = jax.nn.softplus(difference)
     return _mean_over_valid_anchors(loss, positive, negative, axis_name)
+
+
+def hetero_centre(
+    features: jax.Array,
+    identity: jax.Array,
+    modality: jax.Array,
+    *,
+    axis_name: str | None = None,
+) -> jax.Array:
+    r"""Squared distance between the two modality centres of an identity.
+
+    .. math::
+      L = \frac{1}{|Y|} \sum_{y \in Y} \lVert c_{y0} - c_{y1} \rVert_2^2, \qquad
+      c_{ym} = \frac{1}{|S_{ym}|} \sum_{i \in S_{ym}} f_i
+
+    where :math:`S_{ym}` are the samples of identity y in modality m, and :math:`Y` the
+    identities of the batch that have both modalities. The authors add up over the
+    identities; the mean keeps the loss independent of their number.
+
+    Args:
+        features: :math:`f`, (B, D) floating; not normalised here.
+        identity: :math:`y`, (B,) integers.
+        modality: (B,) integers, 0 visible and 1 infrared.
+        axis_name: mapped axis under pmap and shard_map, over which the batch is cut.
+
+    Returns:
+        A float32 scalar; 0 if no identity has both modalities.
+
+    References:
+        Zhu et al., `Hetero-Center Loss for Cross-Modality Person Re-Identification
+        <https://arxiv.org/abs/1910.09830>`_, Neurocomputing 2020.
+
+    Example:
+        >>> features = jnp.array([[0.0], [2.0], [4.0], [9.0]])
+        >>> identity, modality = jnp.array([0, 0, 0, 1]), jnp.array([0, 0, 1, 1])
+        >>> print(f"{hetero_centre(features, identity, modality):.4f}")
+        9.0000
+    """
+    _check_shapes(features, identity, modality)
+    groups = _Groups.of(features, identity, modality, axis_name)
+    distance = jnp.sum((groups.own_centre - groups.other_centre) ** 2, axis=1)
+    return _mean_over_anchors(
+        distance, groups.size_of_other > 0, axis_name, 1.0 / groups.size_of_own
+    )
+
+
+def hetero_centre_triplet(
+    features: jax.Array,
+    identity: jax.Array,
+    modality: jax.Array,
+    margin: float = 0.3,
+    *,
+    axis_name: str | None = None,
+) -> jax.Array:
+    r"""Triplet loss between the centres of identities in the two modalities.
+
+    .. math::
+      L = \frac{1}{|A|} \sum_{(y, m) \in A} \max\Big(0,\; \rho
+          + \lVert c_{ym} - c_{y\bar{m}} \rVert_2
+          - \min_{y' \ne y,\, m'} \lVert c_{ym} - c_{y'm'} \rVert_2\Big)
+
+    with the centres of `hetero_centre`, :math:`\bar{m}` the other modality, and
+    :math:`A` the centres whose identity has both modalities and is not the only one.
+    The authors add up over the centres; the mean keeps the loss independent of their
+    number.
+
+    Args:
+        features: :math:`f`, (B, D) floating; not normalised here.
+        identity: :math:`y`, (B,) integers.
+        modality: (B,) integers, 0 visible and 1 infrared.
+        margin: :math:`\rho`.
+        axis_name: mapped axis under pmap and shard_map, over which the batch is cut.
+
+    Returns:
+        A float32 scalar.
+
+    References:
+        Liu et al., `Parameter Sharing Exploration and Hetero-Center Triplet Loss for
+        Visible-Thermal Person Re-Identification <https://arxiv.org/abs/2008.06223>`_,
+        IEEE Transactions on Multimedia 2020.
+
+    Example:
+        >>> features = jnp.array([[0.0], [1.0], [1.5], [1.5]])
+        >>> identity, modality = jnp.array([0, 0, 1, 1]), jnp.array([0, 1, 0, 1])
+        >>> print(f"{hetero_centre_triplet(features, identity, modality):.4f}")
+        0.2000
+    """
+    _check_shapes(features, identity, modality)
+    groups = _Groups.of(features, identity, modality, axis_name)
+    # Every sample stands for its centre: the smallest distance is the same.
+    centres = _everyone(groups.own_centre, axis_name)
+    distance = _distances(groups.own_centre, centres)
+    negative = identity[:, None] != _everyone(identity, axis_name)[None, :]
+    nearest_negative = jnp.min(distance, axis=1, where=negative, initial=jnp.inf)
+    loss = jax.nn.relu(
+        margin + _lengths(groups.own_centre - groups.other_centre) - nearest_negative
+    )
+    valid = (groups.size_of_other > 0) & jnp.any(negative, axis=1)
+    return _mean_over_anchors(loss, valid, axis_name, 1.0 / groups.size_of_own)
+
+
+def circle(
+    features: jax.Array,
+    identity: jax.Array,
+    margin: float = 0.25,
+    scale: float = 64.0,
+    *,
+    axis_name: str | None = None,
+) -> jax.Array:
+    r"""Circle loss: similarities are pressed the more, the farther from their optimum.
+
+    .. math::
+      L = \frac{1}{|A|} \sum_{i \in A} \log\Big(1 +
+          \sum_{k \in N_i} e^{\gamma [s_{ik} + m]_+ (s_{ik} - m)}
+          \sum_{j \in P_i} e^{-\gamma [1 + m - s_{ij}]_+ (s_{ij} - 1 + m)}\Big),
+      \qquad s_{ij} = \frac{f_i \cdot f_j}{\lVert f_i \rVert \lVert f_j \rVert}
+
+    with :math:`P_i` the other samples of the anchor's identity, :math:`N_i` the samples
+    of other identities, :math:`A` the anchors for which neither is empty. The weights
+    in brackets are constant to the gradient.
+
+    Args:
+        features: :math:`f`, (B, D) floating, of any length.
+        identity: :math:`y`, (B,) integers.
+        margin: :math:`m`.
+        scale: :math:`\gamma`.
+        axis_name: mapped axis under pmap and shard_map, over which the batch is cut.
+
+    Returns:
+        A float32 scalar.
+
+    References:
+        Sun et al., `Circle Loss: A Unified Perspective of Pair Similarity Optimization
+        <https://arxiv.org/abs/2002.10857>`_, CVPR 2020, in the form for pairs.
+
+    Example:
+        >>> features = jnp.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
+        >>> print(f"{circle(features, jnp.array([0, 0, 1])):.4f}")
+        0.0003
+    """
+    _check_shapes(features, identity)
+    directions = _directions(features)
+    similarity = jnp.matmul(
+        directions,
+        _everyone(directions, axis_name).T,
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    positive, negative = _pairs(identity, axis_name)
+    press = jax.lax.stop_gradient
+    too_small = press(jax.nn.relu(1 + margin - similarity))
+    too_large = press(jax.nn.relu(similarity + margin))
+    loss = jax.nn.softplus(
+        _logsumexp(-scale * too_small * (similarity - 1 + margin), positive)
+        + _logsumexp(scale * too_large * (similarity - margin), negative)
+    )
+    return _mean_over_valid_anchors(loss, positive, negative, axis_name)
+
+
+class _Groups(NamedTuple):
+    """The centres of each sample's identity, in its own modality and in the other.
+
+    Attributes:
+        own_centre: (b, D) float32, minus the mean of the batch.
+        other_centre: (b, D); without such a sample, the mean of the batch.
+        size_of_own: (b,) float32, samples that `own_centre` is the mean of.
+        size_of_other: (b,) float32.
+    """
+
+    own_centre: jax.Array
+    other_centre: jax.Array
+    size_of_own: jax.Array
+    size_of_other: jax.Array
+
+    @classmethod
+    def of(
+        cls,
+        features: jax.Array,
+        identity: jax.Array,
+        modality: jax.Array,
+        axis_name: str | None,
+    ) -> Self:
+        everyone = _everyone(features.astype(jnp.float32), axis_name)
+        everyone -= jax.lax.stop_gradient(jnp.mean(everyone, axis=0, keepdims=True))
+        same = identity[:, None] == _everyone(identity, axis_name)[None, :]
+        alike = modality[:, None] == _everyone(modality, axis_name)[None, :]
+
+        def centre(members: jax.Array) -> tuple[jax.Array, jax.Array]:
+            members = members.astype(jnp.float32)
+            size = jnp.sum(members, axis=1)
+            total = jnp.matmul(members, everyone, precision=jax.lax.Precision.HIGHEST)
+            return total / jnp.maximum(size, 1)[:, None], size
+
+        (own, size_of_own), (other, size_of_other) = map(
+            centre, (same & alike, same & ~alike)
+        )
+        return cls(own, other, size_of_own, size_of_other)
 
 
 def _everyone(rows: jax.Array, axis_name: str | None) -> jax.Array:
@@ -206,19 +416,60 @@ def _softmax_weighted_sum(
     return jnp.sum(weights * values, axis=1, where=where)
 
 
+def _logsumexp(values: jax.Array, where: jax.Array) -> jax.Array:
+    """Logarithm of a sum of exponentials over ``where``; very low for an empty row."""
+    # The lowest finite number rather than -inf, which gives NaN in an empty row.
+    return jax.nn.logsumexp(jnp.where(where, values, jnp.finfo(values.dtype).min), 1)
+
+
+def _directions(features: jax.Array) -> jax.Array:
+    """Rows of unit length, float32; a row of zeros stays, with zero gradient."""
+    features = features.astype(jnp.float32)
+    largest = jnp.max(jnp.abs(features), axis=1, keepdims=True)
+    features /= jax.lax.stop_gradient(jnp.where(largest > 0, largest, 1.0))
+    length = _lengths(features)
+    return features / jnp.where(length > 0, length, 1.0)[:, None]
+
+
+def _lengths(rows: jax.Array) -> jax.Array:
+    """Euclidean norms of the rows, with zero gradient where they are zero."""
+    squared = jnp.sum(rows**2, axis=1)
+    positive = squared > 0
+    # Where after the root alone would let 0 * inf = NaN into the gradient.
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
+
+
 def _mean_over_valid_anchors(
     loss: jax.Array, positive: jax.Array, negative: jax.Array, axis_name: str | None
 ) -> jax.Array:
     valid = jnp.any(positive, axis=1) & jnp.any(negative, axis=1)
-    total, count = jnp.sum(loss, where=valid), jnp.sum(valid)
+    return _mean_over_anchors(loss, valid, axis_name)
+
+
+def _mean_over_anchors(
+    loss: jax.Array,
+    valid: jax.Array,
+    axis_name: str | None,
+    weight: jax.Array | float = 1.0,
+) -> jax.Array:
+    """Mean over the valid anchors of all devices; 0 if there is none."""
+    total = jnp.sum(weight * loss, where=valid)
+    count = jnp.sum(jnp.broadcast_to(weight, valid.shape), where=valid)
     if axis_name is not None:
         total, count = jax.lax.psum((total, count), axis_name)
-    return total / jnp.maximum(count, 1)
+    return total / jnp.where(count > 0, count, 1)
 
 
-def _check_shapes(rows: jax.Array, identity: jax.Array) -> None:
+def _check_shapes(
+    rows: jax.Array, identity: jax.Array, modality: jax.Array | None = None
+) -> None:
     if rows.ndim != 2 or identity.shape != rows.shape[:1]:
         raise ValueError(
             "A loss takes a matrix with one row a sample and a vector of as many"
             f" identities, but the shapes are {rows.shape} and {identity.shape}."
+        )
+    if modality is not None and modality.shape != identity.shape:
+        raise ValueError(
+            f"A loss takes one modality a sample, but the shape is {modality.shape}"
+            f" where there are {identity.shape[0]} samples."
         )

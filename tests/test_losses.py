@@ -1,4 +1,5 @@
 import doctest
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,39 @@ from jax.test_util import check_grads
 from mbn_jax import losses
 from mbn_jax.losses import (
     batch_hard_triplet,
+    circle,
+    hetero_centre,
+    hetero_centre_triplet,
     identity_loss,
     weighted_regularised_triplet,
 )
 
-PAIRWISE = [batch_hard_triplet, weighted_regularised_triplet]
+MODALITY = np.array([0, 1, 1, 0] * 4)
+
+
+def squared_wrt(features, identity):
+    return weighted_regularised_triplet(features, identity, squared=True)
+
+
+def hetero_centre_of(features, identity):
+    """With modalities in a fixed order, for the tests that hold for all losses."""
+    return hetero_centre(features, identity, jnp.asarray(MODALITY[: len(identity)]))
+
+
+def hetero_centre_triplet_of(features, identity):
+    modality = jnp.asarray(MODALITY[: len(identity)])
+    return hetero_centre_triplet(features, identity, modality)
+
+
+OF_DISTANCES = [
+    batch_hard_triplet,
+    weighted_regularised_triplet,
+    squared_wrt,
+    hetero_centre_of,
+    hetero_centre_triplet_of,
+]
+PAIRWISE = [*OF_DISTANCES, circle]
+OF_ANCHORS = [batch_hard_triplet, weighted_regularised_triplet, squared_wrt, circle]
 
 
 def batch(num_identities=4, num_images=4, dimension=6, seed=0):
@@ -64,19 +93,80 @@ def batch_hard_triplet_by_loops(features, identity, margin=0.3):
     return mean_over_anchors_by_loops(of_anchor, features, identity)
 
 
-def weighted_regularised_triplet_by_loops(features, identity):
+def weighted_regularised_triplet_by_loops(features, identity, squared=False):
     def of_anchor(positives, negatives):
         positive_weights = np.exp(positives) / np.sum(np.exp(positives))
         negative_weights = np.exp(-negatives) / np.sum(np.exp(-negatives))
         difference = positive_weights @ positives - negative_weights @ negatives
+        if squared:
+            difference = np.sign(difference) * difference**2
         return np.log(1 + np.exp(difference))
 
     return mean_over_anchors_by_loops(of_anchor, features, identity)
 
 
+def centres_by_loops(features, identity, modality):
+    """The centre of every identity in every modality that it has."""
+    features = np.asarray(features, np.float64)
+    members = {}
+    for feature, y, m in zip(features, np.asarray(identity), modality, strict=True):
+        members.setdefault((int(y), int(m)), []).append(feature)
+    return {key: np.mean(rows, axis=0) for key, rows in members.items()}
+
+
+def hetero_centre_by_loops(features, identity, modality=None):
+    modality = MODALITY[: len(identity)] if modality is None else modality
+    centres = centres_by_loops(features, identity, modality)
+    values = [
+        np.sum((centre - centres[y, 1]) ** 2)
+        for (y, m), centre in centres.items()
+        if m == 0 and (y, 1) in centres
+    ]
+    return np.mean(values) if values else 0.0
+
+
+def hetero_centre_triplet_by_loops(features, identity, modality=None, margin=0.3):
+    modality = MODALITY[: len(identity)] if modality is None else modality
+    centres = centres_by_loops(features, identity, modality)
+    values = []
+    for (y, m), centre in centres.items():
+        distances = {
+            key: np.sqrt(np.sum((centre - other) ** 2))
+            for key, other in centres.items()
+        }
+        negatives = [distance for (z, _), distance in distances.items() if z != y]
+        if (y, 1 - m) in centres and negatives:
+            values.append(max(0.0, margin + distances[y, 1 - m] - min(negatives)))
+    return np.mean(values) if values else 0.0
+
+
+def circle_by_loops(features, identity, margin=0.25, scale=64.0):
+    features = np.asarray(features, np.float64)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    identity = np.asarray(identity)
+    values = []
+    for i in range(len(features)):
+        positives, negatives = 0.0, 0.0
+        for j in range(len(features)):
+            s = features[i] @ features[j]
+            if identity[j] != identity[i]:
+                weight = max(0.0, s + margin)
+                negatives += np.exp(scale * weight * (s - margin))
+            elif j != i:
+                weight = max(0.0, 1 + margin - s)
+                positives += np.exp(-scale * weight * (s - (1 - margin)))
+        if positives and negatives:
+            values.append(np.log(1 + positives * negatives))
+    return np.mean(values) if values else 0.0
+
+
 BY_LOOPS = {
     batch_hard_triplet: batch_hard_triplet_by_loops,
     weighted_regularised_triplet: weighted_regularised_triplet_by_loops,
+    squared_wrt: partial(weighted_regularised_triplet_by_loops, squared=True),
+    circle: circle_by_loops,
+    hetero_centre_of: hetero_centre_by_loops,
+    hetero_centre_triplet_of: hetero_centre_triplet_by_loops,
 }
 
 
@@ -114,13 +204,73 @@ def test_margin_of_the_triplet(margin):
     )
 
 
+@pytest.mark.parametrize("margin", [0.0, 0.3, 5.0])
+def test_margin_of_the_hetero_centre_triplet(margin):
+    features, identity = batch()
+    np.testing.assert_allclose(
+        hetero_centre_triplet(features, identity, jnp.asarray(MODALITY), margin),
+        hetero_centre_triplet_by_loops(features, identity, margin=margin),
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize(("margin", "scale"), [(0.25, 128.0), (0.4, 16.0), (0.0, 1.0)])
+def test_margin_and_scale_of_the_circle_loss(margin, scale):
+    features, identity = batch()
+    np.testing.assert_allclose(
+        circle(features, identity, margin, scale),
+        circle_by_loops(features, identity, margin, scale),
+        rtol=1e-5,
+    )
+
+
+def test_the_weights_of_the_circle_loss_are_constant_to_the_gradient():
+    """Two alike and a stranger: the slope of (s + m)(s - m) is s + m, and not 2 s."""
+    margin, angle = 0.25, 1.0
+
+    def loss(angle):
+        angles = jnp.array([0.0, 0.0, 1.0]) * angle
+        features = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
+        return circle(features, jnp.array([0, 0, 1]), margin, scale=1.0)
+
+    s = np.cos(angle)
+    exponent = (s + margin) * (s - margin) - margin * margin
+    expected = (s + margin) * -np.sin(angle) / (1 + np.exp(-exponent))
+    np.testing.assert_allclose(jax.grad(loss)(angle), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_centres_of_unequal_groups_weigh_alike(seed):
+    """Any mix of modalities, with identities that lack one."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(15, 4)).astype(np.float32)
+    identity, modality = rng.integers(0, 4, 15), rng.integers(0, 2, 15)
+    modality[identity == 3] = 1
+    for loss, by_loops in (
+        (hetero_centre, hetero_centre_by_loops),
+        (hetero_centre_triplet, hetero_centre_triplet_by_loops),
+    ):
+        np.testing.assert_allclose(
+            loss(jnp.asarray(features), jnp.asarray(identity), jnp.asarray(modality)),
+            by_loops(features, identity, modality),
+            rtol=1e-5,
+        )
+
+
+@pytest.mark.parametrize("loss", [hetero_centre, hetero_centre_triplet])
+def test_a_modality_for_every_sample_is_asked_for(loss):
+    features, identity = batch()
+    with pytest.raises(ValueError, match=r"\(15,\) where there are 16 samples"):
+        loss(features, identity, jnp.asarray(MODALITY[1:]))
+
+
 def test_well_separated_identities_have_no_triplet_loss():
     _, identity = batch()
     features = 100.0 * jax.nn.one_hot(identity, 4)
     assert batch_hard_triplet(features, identity) == 0.0
 
 
-@pytest.mark.parametrize("loss", [identity_loss, *PAIRWISE])
+@pytest.mark.parametrize("loss", [identity_loss, *OF_DISTANCES])
 def test_gradient_agrees_with_finite_differences(loss):
     features, identity = batch(dimension=5)
     check_grads(
@@ -137,7 +287,7 @@ def test_anchor_without_positive_is_left_out(loss):
     )
 
 
-@pytest.mark.parametrize("loss", PAIRWISE)
+@pytest.mark.parametrize("loss", OF_ANCHORS)
 @pytest.mark.parametrize(
     "identity",
     [np.arange(6), np.zeros(6, int), np.array([0, 0, 0, 0, 0, 1])],
@@ -179,7 +329,7 @@ def test_gradient_is_finite_at_every_scale(loss, scale):
     assert np.all(np.isfinite(gradient))
 
 
-@pytest.mark.parametrize("loss", PAIRWISE)
+@pytest.mark.parametrize("loss", OF_DISTANCES)
 def test_a_common_offset_of_the_features_costs_no_digits(loss):
     features, identity = batch()
     # Multiples of 2^-8, so that adding the offset is exact.
