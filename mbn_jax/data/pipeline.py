@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mbn_jax.data.datasets import Split
-from mbn_jax.data.sampling import BalancedSampler
+from mbn_jax.data.sampling import Sampler
 from mbn_jax.errors import InputError
 
 # Images that are handed to a thread at once where the caller does not say.
@@ -84,7 +84,7 @@ def resize(
 
 def train_batches(
     split: Split,
-    sampler: BalancedSampler,
+    sampler: Sampler,
     image_size: tuple[int, int],
     *,
     start: int,

@@ -1,4 +1,4 @@
-"""Which images make up batch *i*: P identities x K images x every modality.
+"""Which images make up batch *i*: by identity and modality, by identity, or as found.
 
 Batch *i* is a pure function of ``(seed, i)``: nothing is consumed and nothing has to be
 saved, so a run resumes by starting at *i*, and each process may work out a batch by
@@ -10,6 +10,7 @@ than another; the images of an identity in a modality are dealt out by the same 
 K at each visit.
 """
 
+import abc
 import functools
 
 import numpy as np
@@ -17,8 +18,67 @@ from absl import logging
 
 from mbn_jax.errors import InputError
 
+SAMPLERS = ("balanced", "agnostic", "natural")
 
-class BalancedSampler:
+
+class Sampler(abc.ABC):
+    """What the samplers have in common.
+
+    Attributes:
+        classes: sorted eligible identities, (C,) int32; the class label of an identity
+            is its position here.
+        left_out: sorted identities that no batch can hold, int32.
+        batch_size: images in a batch.
+        batches_per_epoch: batches after which every image had its turn, about.
+    """
+
+    def __init__(
+        self, identity: np.ndarray, classes: np.ndarray, batch_size: int, batches: int
+    ) -> None:
+        """Keeps what the methods need."""
+        self.classes = classes.astype(np.int32)
+        self.left_out = np.setdiff1d(identity, classes).astype(np.int32)
+        self.batch_size = batch_size
+        self.batches_per_epoch = max(1, batches)
+        self._identity = identity
+        # A cache, not a state: two epochs because threads may straddle the boundary.
+        self._cached_epoch = functools.lru_cache(maxsize=2)(self._epoch)
+
+    def batch(self, index: int) -> np.ndarray:
+        """Returns the records of batch ``index``.
+
+        Args:
+            index: number of the batch since the start of training, not negative.
+
+        Returns:
+            (batch_size,) int64 record indices, in the order of the rows.
+        """
+        epoch, position = divmod(index, self.batches_per_epoch)
+        return self._cached_epoch(epoch)[position].copy()
+
+    def class_of(self, record_indices: np.ndarray) -> np.ndarray:
+        """Returns the class labels, int32, of records of eligible identities.
+
+        Raises:
+            InputError: a record belongs to an identity that was left out.
+        """
+        identity = self._identity[record_indices]
+        label = np.searchsorted(self.classes, identity)
+        known = self.classes[np.minimum(label, self.classes.size - 1)] == identity
+        if not np.all(known):
+            missing = np.unique(identity[~known]).tolist()
+            raise InputError(
+                f"Identities {missing} have no class label, because they have no image"
+                " in some modality; ask for records of the identities in `classes`."
+            )
+        return label.astype(np.int32)
+
+    @abc.abstractmethod
+    def _epoch(self, epoch: int) -> np.ndarray:
+        """All batches of an epoch, (batches_per_epoch, batch_size) int64."""
+
+
+class BalancedSampler(Sampler):
     """Batches of P identities with K images each in every modality.
 
     The rows of a batch are ordered identity by identity and, within an identity,
@@ -36,13 +96,8 @@ class BalancedSampler:
         >>> modality[records].tolist()
         [0, 1, 0, 1]
 
-    Attributes:
-        classes: sorted eligible identities, (C,) int32; the class label of an identity
-            is its position here.
-        left_out: sorted identities that have no image in some modality, int32.
-        batch_size: P * K * number of modalities.
-        batches_per_epoch: images of the largest modality // (P * K), at least 1: the
-            rule of AGW (Ye et al., TPAMI 2021), counted over the eligible identities.
+    An epoch has images of the largest modality // (P * K) batches, at least 1: the rule
+    of AGW (Ye et al., TPAMI 2021), counted over the eligible identities.
     """
 
     def __init__(
@@ -77,19 +132,31 @@ class BalancedSampler:
         self.num_modalities = num_modalities
         self.seed = seed
 
-        present = np.unique(identity)
         complete = functools.reduce(
             np.intersect1d,
             [identity[modality == m] for m in range(num_modalities)],
-            present,
+            np.unique(identity),
         )
-        self.classes = complete.astype(np.int32)
-        self.left_out = np.setdiff1d(present, complete).astype(np.int32)
+        # The records of every (class, modality) lie side by side in `_records`.
+        eligible = np.flatnonzero(np.isin(identity, complete))
+        label = np.searchsorted(complete, identity[eligible])
+        group = label * num_modalities + modality[eligible]
+        self._records = eligible[np.argsort(group, kind="stable")].astype(np.int64)
+        self._counts = np.bincount(group, minlength=complete.size * num_modalities)
+        self._starts = np.cumsum(self._counts) - self._counts
+
+        largest = int(self._counts.reshape(-1, num_modalities).sum(0).max(initial=0))
+        super().__init__(
+            identity,
+            complete,
+            batch_size=num_identities * num_images * num_modalities,
+            batches=largest // (num_identities * num_images),
+        )
         if self.left_out.size:
             logging.warning(
                 "%d of %d identities have no image in some modality and are left out.",
                 self.left_out.size,
-                present.size,
+                self.left_out.size + self.classes.size,
             )
         if num_identities > self.classes.size:
             raise InputError(
@@ -98,50 +165,6 @@ class BalancedSampler:
                 f" set num_identities to {self.classes.size} or less, or use a larger"
                 " data set."
             )
-
-        self._identity = identity
-        # The records of every (class, modality) lie side by side in `_records`.
-        eligible = np.flatnonzero(np.isin(identity, self.classes))
-        group = self.class_of(eligible) * num_modalities + modality[eligible]
-        self._records = eligible[np.argsort(group, kind="stable")].astype(np.int64)
-        self._counts = np.bincount(group, minlength=complete.size * num_modalities)
-        self._starts = np.cumsum(self._counts) - self._counts
-
-        self.batch_size = num_identities * num_images * num_modalities
-        largest = int(self._counts.reshape(-1, num_modalities).sum(0).max())
-        self.batches_per_epoch = max(1, largest // (num_identities * num_images))
-        # A cache, not a state: two epochs because threads may straddle the boundary.
-        self._cached_epoch = functools.lru_cache(maxsize=2)(self._epoch)
-
-    def batch(self, index: int) -> np.ndarray:
-        """Returns the records of batch ``index``.
-
-        Args:
-            index: number of the batch since the start of training, not negative.
-
-        Returns:
-            (batch_size,) int64 record indices: the batch of P identities in blocks of
-            ``num_modalities * K`` rows, each with K rows of modality 0, K of 1, ….
-        """
-        epoch, position = divmod(index, self.batches_per_epoch)
-        return self._cached_epoch(epoch)[position].copy()
-
-    def class_of(self, record_indices: np.ndarray) -> np.ndarray:
-        """Returns the class labels, int32, of records of eligible identities.
-
-        Raises:
-            InputError: a record belongs to an identity that was left out.
-        """
-        identity = self._identity[record_indices]
-        label = np.searchsorted(self.classes, identity)
-        known = self.classes[np.minimum(label, self.classes.size - 1)] == identity
-        if not np.all(known):
-            missing = np.unique(identity[~known]).tolist()
-            raise InputError(
-                f"Identities {missing} have no class label, because they have no image"
-                " in some modality; ask for records of the identities in `classes`."
-            )
-        return label.astype(np.int32)
 
     def _epoch(self, epoch: int) -> np.ndarray:
         """All batches of an epoch, (batches_per_epoch, batch_size) int64."""
@@ -165,6 +188,78 @@ class BalancedSampler:
                 )
                 records[rows, modality] = self._records[self._starts[group] + images]
         return records.reshape(self.batches_per_epoch, self.batch_size)
+
+
+class NaturalSampler(Sampler):
+    """Batches of images as they are in the data, whatever identity and modality.
+
+    Permutations of all images are laid end to end: modalities and identities come in
+    proportion to their images, and their shares vary from batch to batch.
+    """
+
+    def __init__(self, identity: np.ndarray, *, batch_size: int, seed: int) -> None:
+        """Keeps what is needed.
+
+        Args:
+            identity: the identity of each record, (N,) integers.
+            batch_size: images in a batch.
+            seed: not negative.
+        """
+        identity = np.asarray(identity)
+        self.seed = seed
+        super().__init__(
+            identity, np.unique(identity), batch_size, identity.size // batch_size
+        )
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, epoch])
+        return _even_groups(
+            rng, self._identity.size, self.batch_size, self.batches_per_epoch
+        )
+
+
+def make_sampler(
+    name: str,
+    identity: np.ndarray,
+    modality: np.ndarray,
+    *,
+    num_identities: int,
+    num_images: int,
+    seed: int,
+) -> Sampler:
+    """A sampler of batches of 2 * P * K images by its name.
+
+    Args:
+        name: "balanced": P identities with K images in each modality; "agnostic": P
+            identities with 2 * K images each, whatever their modality, as MCJA draws
+            them; "natural": in proportion to the data. But for the first, the share of
+            a modality varies from batch to batch.
+        identity: the identity of each record, (N,) integers.
+        modality: the modality of each record, (N,) integers, 0 or 1.
+        num_identities: P.
+        num_images: K.
+        seed: not negative.
+
+    Raises:
+        InputError: as `BalancedSampler`.
+    """
+    if name == "natural":
+        batch_size = 2 * num_identities * num_images
+        return NaturalSampler(identity, batch_size=batch_size, seed=seed)
+    if name == "agnostic":
+        # As if all images were of one modality.
+        modality, num_modalities = np.zeros_like(modality), 1
+        num_images = 2 * num_images
+    else:
+        num_modalities = 2
+    return BalancedSampler(
+        identity,
+        modality,
+        num_identities=num_identities,
+        num_images=num_images,
+        seed=seed,
+        num_modalities=num_modalities,
+    )
 
 
 def _even_groups(

@@ -3,7 +3,7 @@ import logging
 import numpy as np
 import pytest
 
-from mbn_jax.data.sampling import BalancedSampler
+from mbn_jax.data.sampling import SAMPLERS, BalancedSampler, make_sampler
 from mbn_jax.errors import InputError
 
 # Identity 10 * i has i + 2 visible and 3 infrared images.
@@ -198,3 +198,56 @@ def test_labels_of_different_lengths_are_an_error():
     identity, modality = records()
     with pytest.raises(InputError, match="one length"):
         sampler_of(identity, modality[1:])
+
+
+def drawn_by(name, labels, seed=0, **sizes):
+    sizes = {"num_identities": 3, "num_images": 2} | sizes
+    return make_sampler(name, *labels, seed=seed, **sizes)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_draws_as_many_images_by_seed_and_index(name):
+    labels = records()
+    there = [drawn_by(name, labels).batch(i) for i in range(20)]
+    same = drawn_by(name, labels)
+    back = [same.batch(i) for i in reversed(range(20))][::-1]
+    np.testing.assert_array_equal(there, back)
+    assert np.shape(there) == (20, 12)
+    assert np.any(there != np.array(drawn_by(name, labels, seed=1).batch(0)))
+
+
+def test_agnostic_batches_hold_identities_in_whatever_modality():
+    identity, modality = records()
+    sampler = drawn_by("agnostic", (identity, modality))
+    shares = []
+    for batch in epoch_of(sampler, 0).tolist() + epoch_of(sampler, 1).tolist():
+        blocks = identity[batch].reshape(3, 4)
+        assert np.all(blocks == blocks[:, :1])
+        assert len(np.unique(blocks)) == 3
+        assert len(np.unique(batch)) == 12
+        shares.append(modality[batch].mean())
+    assert len(set(shares)) > 2
+    assert sampler.batches_per_epoch == 40 // 12
+
+
+def test_agnostic_batches_hold_identities_of_one_modality_too():
+    identity, modality = records({10: 3, 20: 4, 30: 5, 40: 6})
+    modality[identity == 20] = 0
+    sampler = drawn_by("agnostic", (identity, modality))
+    assert sampler.classes.tolist() == [10, 20, 30, 40]
+    assert sampler.left_out.size == 0
+
+
+def test_natural_batches_are_permutations_of_all_images():
+    identity, modality = records()
+    sampler = drawn_by("natural", (identity, modality), num_identities=2)
+    assert sampler.batches_per_epoch == 5
+    np.testing.assert_array_equal(
+        np.sort(epoch_of(sampler, 0).ravel()), np.arange(len(identity))
+    )
+    shares = [modality[sampler.batch(i)].mean() for i in range(50)]
+    assert len(set(shares)) > 3
+    np.testing.assert_allclose(np.mean(shares), modality.mean())
+    np.testing.assert_array_equal(
+        sampler.classes[sampler.class_of(sampler.batch(0))], identity[sampler.batch(0)]
+    )
