@@ -16,6 +16,7 @@ from absl import app, flags, logging
 
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation import flags as protocol_flags
+from mbn_jax.evaluation.distances import DISTANCE_TITLES
 from mbn_jax.evaluation.evaluation import evaluate_file, format_evaluation
 from mbn_jax.evaluation.flags import FAMILIES
 from mbn_jax.training.config import parse_flags
@@ -25,9 +26,8 @@ flags.adopt_module_key_flags(protocol_flags)  # for --help
 flags.DEFINE_string("workdir", None, "Work directory of a trained model.")
 flags.DEFINE_string("features", None, "npz of features, in place of --workdir.")
 flags.DEFINE_enum("protocol", None, FAMILIES, "Whose rules apply to --features.")
-flags.DEFINE_enum(
-    "distance", "cosine", ["cosine", "euclidean"], "Distance between two features."
-)
+_DISTANCES = list(DISTANCE_TITLES)
+flags.DEFINE_enum("distance", "cosine", _DISTANCES, "k_reciprocal means re-ranked.")
 flags.DEFINE_string("checkpoint", "last", "Of --workdir: last, best, or a step.")
 flags.DEFINE_bool(
     "flip_average", False, "Of --workdir: means of the features of both mirror images."

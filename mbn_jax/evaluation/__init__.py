@@ -21,6 +21,7 @@ from mbn_jax.evaluation.protocols import (
 )
 from mbn_jax.evaluation.ranking import Ranking, ranked_list
 from mbn_jax.evaluation.results import (
+    average_precisions,
     evaluate,
     evaluate_chance,
     make_results,
@@ -36,6 +37,7 @@ __all__ = [
     "Protocol",
     "Ranking",
     "Trial",
+    "average_precisions",
     "batch_rows",
     "chance_level",
     "cosine_distances",

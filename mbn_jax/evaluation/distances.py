@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,13 @@ from numpy.typing import ArrayLike
 
 from mbn_jax.errors import InputError
 
-Distance = Literal["cosine", "euclidean"]
+Distance = Literal["cosine", "euclidean", "k_reciprocal"]
+# How a figure says by which it was made.
+DISTANCE_TITLES = {
+    "cosine": "cosine distance",
+    "euclidean": "euclidean distance",
+    "k_reciprocal": "RE-RANKED (k-reciprocal, cosine distance)",
+}
 
 
 def cosine_distances(query: ArrayLike, gallery: ArrayLike) -> jax.Array:
@@ -56,7 +62,7 @@ def euclidean_distances(query: ArrayLike, gallery: ArrayLike) -> jax.Array:
 def distance_function(
     name: Distance,
 ) -> Callable[[ArrayLike, ArrayLike], jax.Array]:
-    """The function of a distance's name.
+    """The function of a distance's name, of those between two features.
 
     Raises:
         InputError: there is no such distance.
@@ -64,8 +70,7 @@ def distance_function(
     functions = {"cosine": cosine_distances, "euclidean": euclidean_distances}
     if name not in functions:
         raise InputError(
-            f"The distance is {name!r}, but one of {', '.join(get_args(Distance))} is "
-            "expected."
+            f"The distance is {name!r}, but one of {', '.join(functions)} is expected."
         )
     return functions[name]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mbn_jax.data.records import Records
-from mbn_jax.evaluation.distances import Distance
+from mbn_jax.evaluation.distances import DISTANCE_TITLES, Distance
 from mbn_jax.evaluation.feature_file import read_features
 from mbn_jax.evaluation.galleries import read_permutations
 from mbn_jax.evaluation.labels import check_labels
@@ -46,7 +46,7 @@ def evaluate_file(
         path: of an ``.npz``, see `read_features`.
         family: of the protocol: "sysu_mm01", "regdb", "llcm", "synthetic_vireid".
         options: as for `protocol_of`.
-        distance: "cosine" or "euclidean".
+        distance: "cosine", "euclidean" or "k_reciprocal".
 
     Returns:
         As `evaluation`.
@@ -80,7 +80,7 @@ def evaluation(
         features: (N, D) floating.
         records: N of them.
         protocol: who is query, who is gallery.
-        distance: "cosine" or "euclidean".
+        distance: "cosine", "euclidean" or "k_reciprocal".
         source: what the features are of, for people.
 
     Returns:
@@ -114,7 +114,8 @@ def format_evaluation(result: Mapping[str, Any], *, as_json: bool = False) -> st
         return json.dumps(result, indent=2, ensure_ascii=False)
     return "\n".join(
         [
-            f"{result['source']}: {result['title']}, {result['distance']} distance",
+            f"{result['source']}: {result['title']}, "
+            f"{DISTANCE_TITLES[result['distance']]}",
             f"{counts(result)}; in per cent",
             "",
             *format_block({"": result}),

@@ -7,7 +7,7 @@
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,36 @@ CMC_LENGTH = 50
 # which is slower where they do not fit the processor's cache.
 _CHUNK = 2**22
 _Rows = np.ndarray | slice  # of queries; a slice where all are taken at once
+
+
+class QueryFigures(NamedTuple):
+    """What the figures are the means of, query by query.
+
+    Attributes:
+        rank: (Q,) int64, the rank that the CMC counts; 0: the query has no match.
+        average_precision: (Q,) float64.
+        inverse_penalty: (Q,) float64, INP.
+        gallery_size: number of gallery images.
+    """
+
+    rank: np.ndarray
+    average_precision: np.ndarray
+    inverse_penalty: np.ndarray
+    gallery_size: int
+
+    def means(self) -> dict[str, Any]:
+        """The dictionary of `retrieval_metrics`."""
+        valid = self.rank > 0
+        length = min(CMC_LENGTH, self.gallery_size)
+        found_at = np.bincount(self.rank[valid], minlength=length + 1)
+        return as_figures(
+            cmc=np.cumsum(found_at[1 : length + 1]) / np.count_nonzero(valid),
+            mean_ap=self.average_precision[valid].mean(),
+            mean_inp=self.inverse_penalty[valid].mean(),
+            num_queries=len(self.rank),
+            num_valid_queries=int(valid.sum()),
+            gallery_size=self.gallery_size,
+        )
 
 
 def retrieval_metrics(
@@ -79,11 +109,11 @@ def retrieval_metrics(
             "column per gallery image."
         )
     # Not put on the device first: as arguments NumPy arrays need not be copied.
-    return _metrics(
+    return _by_query(
         lambda rows: _in_float32(distances[rows]),
         (query_ids, gallery_ids, query_cameras, gallery_cameras),
         protocol,
-    )
+    ).means()
 
 
 def feature_metrics(
@@ -115,6 +145,30 @@ def feature_metrics(
     Raises:
         InputError: as `retrieval_metrics` does, or there is no such distance.
     """
+    return feature_query_figures(
+        query_features,
+        gallery_features,
+        query_ids,
+        gallery_ids,
+        query_cameras,
+        gallery_cameras,
+        protocol=protocol,
+        distance=distance,
+    ).means()
+
+
+def feature_query_figures(
+    query_features: ArrayLike,
+    gallery_features: ArrayLike,
+    query_ids: ArrayLike,
+    gallery_ids: ArrayLike,
+    query_cameras: ArrayLike,
+    gallery_cameras: ArrayLike,
+    *,
+    protocol: Protocol,
+    distance: Distance = "cosine",
+) -> QueryFigures:
+    """What `feature_metrics` is the mean of, by the same arguments."""
     function = jax.jit(distance_function(distance))
     query_features = np.asarray(_numbers("query features", query_features), np.float32)
     gallery = jnp.asarray(_numbers("gallery features", gallery_features), jnp.float32)
@@ -129,19 +183,19 @@ def feature_metrics(
             f"queries and {sizes[1]} gallery images: give (Q, D) and (G, D), one row "
             "for each."
         )
-    return _metrics(
+    return _by_query(
         lambda chosen: function(query_features[chosen], gallery),
         (query_ids, gallery_ids, query_cameras, gallery_cameras),
         protocol,
     )
 
 
-def _metrics(
+def _by_query(
     distances_of: Callable[[_Rows], jax.Array | np.ndarray],
     labels: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike],
     protocol: Protocol,
-) -> dict[str, Any]:
-    """The figures, where ``distances_of(query indices)`` are rows of distances."""
+) -> QueryFigures:
+    """The figures of all queries; ``distances_of(query indices)`` are their rows."""
     if not isinstance(protocol, Protocol):
         raise InputError(
             f"The protocol is {protocol!r}, but a Protocol is expected, for example "
@@ -151,7 +205,7 @@ def _metrics(
     if 0 in search.shape:
         raise no_match(protocol, *search.shape)
     num_queries, gallery_size = search.shape
-    shown = np.zeros(num_queries, np.int64)  # the rank that the CMC counts; 0: no match
+    shown = np.zeros(num_queries, np.int64)
     precision, inverse_penalty = np.zeros((2, num_queries))
     for rows, padded in _chunks(search):
         finite, ranks, first = search.ranks(distances_of(padded), padded)
@@ -165,19 +219,9 @@ def _metrics(
         shown[rows] = first[:count]
         precision[rows], inverse_penalty[rows] = _precision_and_penalty(ranks[:count])
 
-    valid = shown > 0
-    if not valid.any():
+    if not shown.any():
         raise no_match(protocol, *search.shape)
-    length = min(CMC_LENGTH, gallery_size)
-    found_at = np.bincount(shown[valid], minlength=length + 1)[1 : length + 1]
-    return as_figures(
-        cmc=np.cumsum(found_at) / np.count_nonzero(valid),
-        mean_ap=precision[valid].mean(),
-        mean_inp=inverse_penalty[valid].mean(),
-        num_queries=num_queries,
-        num_valid_queries=int(valid.sum()),
-        gallery_size=gallery_size,
-    )
+    return QueryFigures(shown, precision, inverse_penalty, gallery_size)
 
 
 def _numbers(what: str, values: ArrayLike) -> jax.Array | np.ndarray:

@@ -8,7 +8,12 @@ import numpy as np
 from mbn_jax.data.records import Records
 from mbn_jax.evaluation.chance import chance_level
 from mbn_jax.evaluation.distances import Distance
-from mbn_jax.evaluation.metrics import feature_metrics
+from mbn_jax.evaluation.metrics import (
+    feature_metrics,
+    feature_query_figures,
+    retrieval_metrics,
+)
+from mbn_jax.evaluation.reranking import k_reciprocal_distances
 from mbn_jax.evaluation.rules import Protocol, Trial
 
 # By the names of the protocols.
@@ -28,7 +33,8 @@ def evaluate(
         features: (N, D) floating.
         records: N of them.
         protocols: who is query, who is gallery.
-        distance: "cosine" or "euclidean".
+        distance: "cosine" or "euclidean"; or "k_reciprocal", which re-ranks by the
+            neighbours of all queries and gallery images, see `k_reciprocal_distances`.
 
     Returns:
         For each protocol's name the dictionary of `retrieval_metrics`, its figures the
@@ -40,16 +46,43 @@ def evaluate(
     """
 
     def figures(trial: Trial, protocol: Protocol) -> dict[str, Any]:
-        query, gallery = trial
+        query, gallery = (features[rows] for rows in trial)
+        labels = _labels(records, trial)
+        if distance == "k_reciprocal":
+            distances = k_reciprocal_distances(query, gallery)
+            return retrieval_metrics(distances, *labels, protocol=protocol)
         return feature_metrics(
-            features[query],
-            features[gallery],
-            *_labels(records, trial),
-            protocol=protocol,
-            distance=distance,
+            query, gallery, *labels, protocol=protocol, distance=distance
         )
 
     return _by_protocol(figures, records, protocols)
+
+
+def average_precisions(
+    features: np.ndarray, records: Records, protocol: Protocol
+) -> np.ndarray:
+    """Average precision of every query of every trial, by the cosine distance.
+
+    Args:
+        features: (N, D) floating.
+        records: N of them.
+        protocol: who is query, who is gallery.
+
+    Returns:
+        (trials * Q,) float64, trial by trial; NaN for a query without a match.
+    """
+    found = [
+        feature_query_figures(
+            features[trial.query],
+            features[trial.gallery],
+            *_labels(records, trial),
+            protocol=protocol,
+        )
+        for trial in protocol.trials(records)
+    ]
+    return np.concatenate(
+        [np.where(of.rank > 0, of.average_precision, np.nan) for of in found]
+    )
 
 
 def evaluate_chance(records: Records, protocols: Sequence[Protocol]) -> Figures:

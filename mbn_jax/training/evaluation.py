@@ -135,7 +135,7 @@ def evaluate_workdir(
       workdir: of a run; with "{split}" in it, a run for each of RegDB's splits 1 to 10.
       network: which of its features.
       options: of the protocol, as for `mbn_jax.evaluation.make_protocol`.
-      distance: "cosine" or "euclidean".
+      distance: "cosine", "euclidean" or "k_reciprocal".
 
     Returns:
       As `mbn_jax.evaluation.evaluation.evaluation`.
