@@ -6,6 +6,7 @@ from typing import Any
 from mbn_jax.convert.trees import (
     Variables,
     find_norms,
+    find_norms_by_modality,
     flatten,
     join,
     norm_leaves,
@@ -85,7 +86,8 @@ def to_batch_norm(variables: Variables, modality: int) -> dict[str, Any]:
 
     Args:
       variables: of an MBN network, statistics of shape `(num_modalities, C)`, scale and
-        bias of shape `(C,)` or `(num_modalities, C)`.
+        bias of shape `(C,)` or `(num_modalities, C)`. Where it has plain batch
+        normalisations as well, they stay.
       modality: which one.
 
     Returns:
@@ -99,7 +101,7 @@ def to_batch_norm(variables: Variables, modality: int) -> dict[str, Any]:
     modality = _integer("modality", modality)
     flat = flatten(variables)
     hint = "is this a BatchNorm network already? from_batch_norm makes an MBN one."
-    for norm in find_norms(flat, ("num_modalities", "C"), hint):
+    for norm in find_norms_by_modality(flat, ("num_modalities", "C"), hint):
         mean = ("batch_stats", *norm, "mean")
         if not 0 <= modality < len(flat[mean]):
             raise ValueError(

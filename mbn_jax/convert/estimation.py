@@ -15,7 +15,7 @@ from jax import lax
 from mbn_jax.convert.trees import (
     Path,
     Variables,
-    find_norms,
+    find_norms_by_modality,
     flatten,
     join,
     unflatten,
@@ -67,6 +67,7 @@ def estimate_statistics(
         `functools.partial(model.apply, train=True)`; it is called, inside `jax.jit`, as
         `apply(variables, *batch, mutable=[…])`, and compiled once for every shape.
       variables: of an MBN network; stacked layers, as of `nn.scan`, are no matter.
+        Plain batch normalisations beside the others keep their statistics.
       batches: tuples of what `apply` takes after the variables, such as `(images,
         modality)`; any iterable, read once.
 
@@ -81,7 +82,7 @@ def estimate_statistics(
     """
     flat = flatten(variables)
     hint = "only ModalityBatchNorm is estimated; from_batch_norm makes an MBN network."
-    norms = find_norms(flat, ("…", "num_modalities", "C"), hint)
+    norms = find_norms_by_modality(flat, ("…", "num_modalities", "C"), hint)
     records = {}
     for norm in norms:
         zeros: Any = np.zeros(flat["batch_stats", *norm, "mean"].shape, np.float32)

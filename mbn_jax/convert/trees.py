@@ -7,6 +7,7 @@ A normalisation is a node of `batch_stats` that holds `mean` and `var`; its `sca
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from flax.core import FrozenDict, freeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -86,6 +87,27 @@ def find_norms(
             allowed = {shape} if path[0] == "batch_stats" else {shape, shared}
             expect_shape(flat, path, *sorted(allowed))
     return list(norms)
+
+
+def find_norms_by_modality(
+    flat: dict[Path, Any], mean_shape: tuple[str, ...], hint: str
+) -> list[Path]:
+    """As `find_norms`, but leaves out plain batch normalisations, if there are others.
+
+    A network may have both, as where `mbn_at` names some of its places.
+    """
+    plain = {
+        path[1:-1]
+        for path, leaf in flat.items()
+        if path[0] == "batch_stats" and path[-1] == "mean" and np.ndim(leaf) == 1
+    }
+    of_plain = {path: leaf for path, leaf in flat.items() if path[1:-1] in plain}
+    others = {path: leaf for path, leaf in flat.items() if path not in of_plain}
+    if not any(path[0] == "batch_stats" for path in others):
+        return find_norms(flat, mean_shape, hint)
+    if plain:
+        find_norms(of_plain, ("C",), hint)
+    return find_norms(others, mean_shape, hint)
 
 
 def norm_leaves(flat: dict[Path, Any], norm: Path) -> list[Path]:

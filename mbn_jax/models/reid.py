@@ -5,6 +5,8 @@ Re-identification", CVPR Workshops 2019. Pairwise losses act on the pooled featu
 retrieval uses the embedding after the neck.
 """
 
+import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,7 +14,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
 
-from mbn_jax.models.resnet import ResNet, norm_factory
+from mbn_jax.models.layers import GeneralisedMean
+from mbn_jax.models.norms import PLACES, norm_at
+from mbn_jax.models.resnet import ResNet
+
+POOLINGS = ("average", "gem", "learnt_gem")
 
 
 class ReIDOutput(NamedTuple):
@@ -35,23 +41,26 @@ class ReID(nn.Module):
     Attributes:
       num_identities: training identities, the classifier's classes.
       image_size: (height, width) in pixels that the network is trained at.
-      depth: 18, 34, 50, 101 or 152.
-      norm: "mbn" or "bn", for every normalisation, the neck's too; "none" is for
-        inference with what `mbn_jax.convert.fold` makes of the variables: the backbone
-        has no normalisation and the neck is a plain batch normalisation.
-      width: multiplies the backbone's numbers of features.
-      last_stride: of the backbone's last stage, 1 or 2.
-      share_affine: of `ModalityBatchNorm`.
-      momentum: decay of the running statistics.
-      dtype: of the computation; parameters, statistics and outputs are float32.
-      axis_name: mapped axis to normalise over, under pmap and shard_map.
-      remat: see `ResNet`.
+      pooling: "average"; "gem", a generalised mean of the third power; "learnt_gem",
+        where the power is learnt from there.
+      neck_bias: whether the neck has a bias.
+      norm: "mbn" or "bn"; "none" is for inference with what `mbn_jax.convert.fold`
+        makes of the variables: what convolutions cannot take over, such as the neck, is
+        a plain batch normalisation.
+      depth, variant, stem, non_local, mbn_at, width, last_stride, share_affine,
+        momentum, dtype, axis_name, remat, stride_in_1x1: see `ResNet`.
     """
 
     num_identities: int
     image_size: tuple[int, int] = (288, 144)
+    pooling: str = "average"
+    neck_bias: bool = False
     depth: int = 50
+    variant: str = "resnet"
+    stem: str = "shared"
+    non_local: Sequence[int] = (0, 0, 0, 0)
     norm: str = "mbn"
+    mbn_at: Sequence[str] = PLACES
     width: float = 1.0
     last_stride: int = 1
     share_affine: bool = True
@@ -59,6 +68,7 @@ class ReID(nn.Module):
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
     remat: bool = False
+    stride_in_1x1: bool = False
 
     @nn.compact
     def __call__(
@@ -70,29 +80,28 @@ class ReID(nn.Module):
           images: `(B, H, W, 3)`, floating point, normalised by the ImageNet moments.
           modality: `(B,)`, integer, 0 visible and 1 infrared.
           train: use and update the statistics of the batch.
+
+        Raises:
+          ValueError: for a pooling that does not exist, and as `ResNet`.
         """
-        feature_map = ResNet(
-            depth=self.depth,
-            norm=self.norm,
-            width=self.width,
-            last_stride=self.last_stride,
-            share_affine=self.share_affine,
-            momentum=self.momentum,
-            dtype=self.dtype,
-            axis_name=self.axis_name,
-            remat=self.remat,
-            name="backbone",
-        )(images, modality, train=train)
-        pooled = feature_map.astype(jnp.float32).mean((1, 2))
+        if self.pooling not in POOLINGS:
+            raise ValueError(
+                f"pooling is {self.pooling!r}, expected one of {', '.join(POOLINGS)}."
+            )
+        fields = {field.name for field in dataclasses.fields(ResNet)}
+        shared = {name: getattr(self, name) for name in fields - {"parent", "name"}}
+        backbone = ResNet(**shared, name="backbone")
+        feature_map = backbone(images, modality, train=train)
+        if self.pooling == "average":
+            pooled = feature_map.astype(jnp.float32).mean((1, 2))
+        else:
+            learnt = self.pooling == "learnt_gem"
+            pooled = GeneralisedMean(learnt=learnt, name="pooling")(feature_map)
         # The pooling lies between, so no convolution can take the neck over.
-        norm = norm_factory(
-            "bn" if self.norm == "none" else self.norm,
-            share_affine=self.share_affine,
-            momentum=self.momentum,
-            dtype=jnp.float32,
-            axis_name=self.axis_name,
+        neck = norm_at(self, "neck", keep=True)(
+            use_bias=self.neck_bias, dtype=jnp.float32, name="neck"
         )
-        embedding = norm(use_bias=False, name="neck")(pooled, modality, not train)
+        embedding = neck(pooled, modality, not train)
         logits = nn.Dense(
             self.num_identities,
             use_bias=False,

@@ -4,200 +4,104 @@ Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016;
 stride of a bottleneck sits in its 3×3 convolution, as in torchvision.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
 
-from mbn_jax.norm import ModalityBatchNorm
+from mbn_jax.models.layers import (
+    ConvolutionFactory,
+    NonLocal,
+    SqueezeExcitation,
+    convolution,
+    max_pool,
+    relu_of_sum,
+)
+from mbn_jax.models.norms import (
+    PLACES,
+    HalfInstanceNorm,
+    NormFactory,
+    norm_at,
+    norm_factory,
+)
 
-NORMS = ("mbn", "bn")  # to train with; "none" is a network that convert.fold made
-NormFactory = Callable[..., nn.Module]
-ConvolutionFactory = Callable[..., nn.Conv]
-
-
-class MixedBatchNorm(nn.BatchNorm):
-    """`flax.linen.BatchNorm` over the mixed batch: the baseline, deaf to modality."""
-
-    def __call__(  # type: ignore[override]
-        self,
-        x: jax.Array,
-        modality: jax.Array,
-        use_running_average: bool | None = None,
-        mask: jax.Array | None = None,
-    ) -> jax.Array:
-        """Normalises `x` (B, …, C) by the statistics of the whole batch."""
-        del modality
-        return super().__call__(x, use_running_average, mask=mask)
-
-
-class Unnormalised(nn.Module):
-    """The place of a normalisation that its convolution has taken over."""
-
-    @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        modality: jax.Array,
-        use_running_average: bool | None = None,
-        mask: jax.Array | None = None,
-    ) -> jax.Array:
-        """Returns `x`."""
-        return x
-
-
-def norm_factory(
-    norm: str,
-    *,
-    share_affine: bool = True,
-    momentum: float = 0.9,
-    dtype: Dtype | None = None,
-    axis_name: str | None = None,
-) -> NormFactory:
-    """What makes a network's normalisations, by name.
-
-    Args:
-      norm: "mbn" for `ModalityBatchNorm`, "bn" for `flax.linen.BatchNorm`, "none" for
-        no normalisation.
-      share_affine: of `ModalityBatchNorm`.
-      momentum: decay of the running statistics; 0.9 is PyTorch's 0.1.
-      dtype: of the results.
-      axis_name: mapped axis under pmap and shard_map.
-
-    Raises:
-      ValueError: for another name.
-    """
-    arguments: dict[str, Any] = dict(
-        momentum=momentum, dtype=dtype, axis_name=axis_name
-    )
-    if norm == "mbn":
-        return partial(ModalityBatchNorm, share_affine=share_affine, **arguments)
-    if norm == "bn":
-        return partial(MixedBatchNorm, **arguments)
-    if norm == "none":
-        return Unnormalised
-    raise ValueError(f"norm is {norm!r}, expected one of {', '.join(NORMS)}, none.")
-
-
-def convolve(
-    x: jax.Array,
-    kernel: jax.Array,
-    strides: Sequence[int],
-    padding: Any,
-    **arguments: Any,
-) -> jax.Array:
-    """`jax.lax.conv_general_dilated` of NHWC and HWIO, in the form a CPU is fast in.
-
-    XLA for CPU computes a 1×1 convolution in one thread, and its weight gradient as a
-    convolution with a kernel of the size of the picture. As a product of two matrices
-    a step of a ResNet-50 takes 0.6 of the time. Of two matrices and not of (B, H, W, C)
-    by one: the gradient would sum over three axes, and XLA would transpose for that.
-    Elsewhere the convolution stays: accelerators are made for it, and flattening
-    positions moves data where they are tiled, as on a TPU.
-    """
-    if kernel.shape[:2] != (1, 1) or jax.default_backend() != "cpu":
-        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **arguments)
-    x = x[:, :: strides[0], :: strides[1]]
-    rows = x.reshape(-1, x.shape[-1])
-    y = jnp.dot(rows, kernel[0, 0], precision=arguments["precision"])
-    return y.reshape(*x.shape[:-1], -1)
-
-
-def max_pool(x: jax.Array) -> jax.Array:
-    """Largest of 3×3 positions, stride 2, of (B, H, W, C).
-
-    The gradient of `nn.max_pool` is a search through windows, which XLA for CPU does
-    with four arrays of indices in memory; this one, maxima of shifted pictures, takes a
-    quarter of the time there. Where several positions are largest, they share the
-    gradient instead of the first having all of it.
-    """
-    if jax.default_backend() != "cpu":
-        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-    for axis in (2, 1):
-        half = (x.shape[axis] + 1) // 2
-        border = [(1, 1) if i == axis else (0, 0) for i in range(x.ndim)]
-        padded = jnp.pad(x, border, constant_values=-jnp.inf)
-        first, second, third = (
-            jax.lax.slice_in_dim(padded, i, i + 2 * half - 1, 2, axis) for i in range(3)
-        )
-        x = jnp.maximum(jnp.maximum(first, second), third)
-    return x
-
-
-def _convolution(features: int, size: int, stride: int, **arguments: Any) -> nn.Conv:
-    return nn.Conv(
-        features,
-        (size, size),
-        strides=(stride, stride),
-        padding=size // 2,
-        conv_general_dilated=convolve,
-        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-        **arguments,
-    )
-
-
-def _relu_of_sum(x: jax.Array, y: jax.Array) -> jax.Array:
-    """`nn.relu(x + y)`, as a selection between two.
-
-    XLA for CPU computes a maximum again in its readers, and so, from block to block,
-    sums of blocks before. So written, a step of a ResNet-50 accesses 6 % fewer bytes.
-    """
-    total = x + y
-    return jnp.where(total <= 0, 0, total)
+VARIANTS = ("resnet", "se_resnet", "resnet_ibn_a")
+STEMS = ("shared", "separate")
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut."""
+    """Two 3×3 convolutions and a shortcut.
+
+    Attributes:
+      features: inside.
+      stride: of the first 3×3 convolution.
+      convolution: makes the convolutions.
+      norm: makes the normalisations.
+      instance_norm: makes the first normalisation of half the channels, where the
+        other half is normalised by image; None: all are normalised alike.
+      squeeze_excitation: whether the branch ends in one.
+      stride_in_1x1: of a bottleneck, see `ResNet`.
+    """
 
     features: int
     stride: int
-    norm: NormFactory
     convolution: ConvolutionFactory
+    norm: NormFactory
+    instance_norm: NormFactory | None = None
+    squeeze_excitation: bool = False
+    stride_in_1x1: bool = False
     expansion = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, modality: jax.Array, train: bool) -> jax.Array:
-        """Maps (B, H, W, C) to (B, H / stride, W / stride, features)."""
-        y = self.convolution(self.features, 3, self.stride, name="conv1")(x)
-        y = nn.relu(self.norm(name="norm1")(y, modality, not train))
-        y = self.convolution(self.features, 3, 1, name="conv2")(y)
-        y = self.norm(name="norm2")(y, modality, not train)
+        """Maps (B, H, W, C) to (B, H/stride, W/stride, expansion · features)."""
+        y = self.branch(x, modality, train)
+        if self.squeeze_excitation:
+            y = SqueezeExcitation(dtype=y.dtype, name="squeeze_excitation")(y)
         if x.shape != y.shape:
-            x = self.convolution(self.features, 1, self.stride, name="shortcut_conv")(x)
+            x = self.convolution(y.shape[-1], 1, self.stride, name="shortcut_conv")(x)
             x = self.norm(name="shortcut_norm")(x, modality, not train)
-        return _relu_of_sum(x, y)
+        return relu_of_sum(x, y)
+
+    def branch(self, x: jax.Array, modality: jax.Array, train: bool) -> jax.Array:
+        """What is added to the shortcut."""
+        y = self.first(x, 3, self.stride, modality, train)
+        y = self.convolution(self.features, 3, 1, name="conv2")(y)
+        return self.norm(name="norm2")(y, modality, not train)
+
+    def first(
+        self, x: jax.Array, size: int, stride: int, modality: jax.Array, train: bool
+    ) -> jax.Array:
+        """The first convolution of the branch, normalised and rectified."""
+        if self.instance_norm is None:
+            x = self.convolution(self.features, size, stride, name="conv1")(x)
+            return nn.relu(self.norm(name="norm1")(x, modality, not train))
+        x = self.convolution(self.features, size, stride, use_bias=False, name="conv1")(
+            x
+        )
+        norm = HalfInstanceNorm(self.instance_norm, x.dtype, name="norm1")
+        return nn.relu(norm(x, modality, not train))
 
 
-class BottleneckBlock(nn.Module):
+class BottleneckBlock(BasicBlock):
     """1×1, 3×3 with the stride, 1×1 to four times the features, and a shortcut."""
 
-    features: int
-    stride: int
-    norm: NormFactory
-    convolution: ConvolutionFactory
     expansion = 4
 
-    @nn.compact
-    def __call__(self, x: jax.Array, modality: jax.Array, train: bool) -> jax.Array:
-        """Maps (B, H, W, C) to (B, H / stride, W / stride, 4 · features)."""
-        wide = self.features * self.expansion
-        y = self.convolution(self.features, 1, 1, name="conv1")(x)
-        y = nn.relu(self.norm(name="norm1")(y, modality, not train))
-        y = self.convolution(self.features, 3, self.stride, name="conv2")(y)
+    def branch(self, x: jax.Array, modality: jax.Array, train: bool) -> jax.Array:
+        """What is added to the shortcut."""
+        strides = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
+        y = self.first(x, 1, strides[0], modality, train)
+        y = self.convolution(self.features, 3, strides[1], name="conv2")(y)
         y = nn.relu(self.norm(name="norm2")(y, modality, not train))
-        y = self.convolution(wide, 1, 1, name="conv3")(y)
-        y = self.norm(name="norm3")(y, modality, not train)
-        if x.shape != y.shape:
-            x = self.convolution(wide, 1, self.stride, name="shortcut_conv")(x)
-            x = self.norm(name="shortcut_norm")(x, modality, not train)
-        return _relu_of_sum(x, y)
+        y = self.convolution(self.features * self.expansion, 1, 1, name="conv3")(y)
+        return self.norm(name="norm3")(y, modality, not train)
 
 
-STAGES: dict[int, tuple[type[nn.Module], tuple[int, ...]]] = {
+STAGES: dict[int, tuple[type[BasicBlock], tuple[int, ...]]] = {
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (BottleneckBlock, (3, 4, 6, 3)),
@@ -211,8 +115,18 @@ class ResNet(nn.Module):
 
     Attributes:
       depth: 18, 34, 50, 101 or 152.
+      variant: "resnet"; "se_resnet", whose blocks end in squeeze and excitation (Hu et
+        al., CVPR 2018); "resnet_ibn_a", where half the channels of the first
+        normalisation of a block are normalised by image in stages 1 to 3 (Pan et al.,
+        ECCV 2018).
+      stem: "shared", or "separate": a first convolution and normalisation for each of
+        the two modalities, as in AGW's two-stream form. Both are computed for all
+        images, and the one of the image's modality is taken.
+      non_local: number of non-local blocks in each stage, after the last blocks of it;
+        AGW has (0, 2, 3, 0).
       norm: "mbn" or "bn"; "none" is for inference: the convolutions have biases and no
         normalisation follows, which is what `mbn_jax.convert.fold` makes.
+      mbn_at: the `PLACES` where norm "mbn" is by modality; elsewhere it is "bn".
       width: multiplies every number of features; 1 is the original.
       last_stride: of the last stage: 2 is the original, 1 keeps a finer map, as is
         common in re-identification.
@@ -222,10 +136,16 @@ class ResNet(nn.Module):
       axis_name: mapped axis to normalise over, under pmap and shard_map.
       remat: keep the input of every block only and compute its inside again in the
         backward pass: less memory, more time, the same result.
+      stride_in_1x1: puts the stride of a bottleneck into its first convolution, where
+        Caffe and Keras have it; for their weights.
     """
 
     depth: int = 50
+    variant: str = "resnet"
+    stem: str = "shared"
+    non_local: Sequence[int] = (0, 0, 0, 0)
     norm: str = "mbn"
+    mbn_at: Sequence[str] = PLACES
     width: float = 1.0
     last_stride: int = 1
     share_affine: bool = True
@@ -233,6 +153,7 @@ class ResNet(nn.Module):
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
     remat: bool = False
+    stride_in_1x1: bool = False
 
     @nn.compact
     def __call__(
@@ -250,39 +171,68 @@ class ResNet(nn.Module):
           1; features is 512, or 2048 from depth 50 on, times `width`.
 
         Raises:
-          ValueError: for a depth or a norm that does not exist.
+          ValueError: for a depth, a variant, a stem or a norm that does not exist.
         """
-        if self.depth not in STAGES:
-            raise ValueError(
-                f"ResNet depth is {self.depth}, expected one of "
-                f"{', '.join(map(str, STAGES))}."
-            )
+        for name, value, allowed in (
+            ("depth", self.depth, tuple(STAGES)),
+            ("variant", self.variant, VARIANTS),
+            ("stem", self.stem, STEMS),
+        ):
+            if value not in allowed:
+                raise ValueError(
+                    f"ResNet {name} is {value!r}, expected one of "
+                    f"{', '.join(map(str, allowed))}."
+                )
         block, repeats = STAGES[self.depth]
         if self.remat:
             block = nn.remat(block, static_argnums=(3,))  # train; self is 0
+        convolve = partial(convolution, use_bias=self.norm == "none", dtype=self.dtype)
+        features = max(1, round(64 * self.width))
+        x = self._stem(images.astype(self.dtype), modality, train, features, convolve)
+        x = max_pool(x)
+        for stage, repeat in enumerate(repeats, start=1):
+            place = f"stage{stage}"
+            norm = norm_at(self, place)
+            has_instance_norm = self.variant == "resnet_ibn_a" and stage < 4
+            for j in range(1, repeat + 1):
+                x = block(
+                    features * 2 ** (stage - 1),
+                    (1, 2, 2, self.last_stride)[stage - 1] if j == 1 else 1,
+                    convolve,
+                    norm,
+                    norm_at(self, place, keep=True) if has_instance_norm else None,
+                    squeeze_excitation=self.variant == "se_resnet",
+                    stride_in_1x1=self.stride_in_1x1,
+                    name=f"{place}_block{j}",
+                )(x, modality, train)
+                if j > repeat - self.non_local[stage - 1]:
+                    name = f"{place}_non_local{j}"
+                    x = NonLocal(convolve, norm, name=name)(x, modality, train)
+        return x
+
+    def _stem(
+        self,
+        x: jax.Array,
+        modality: jax.Array,
+        train: bool,
+        features: int,
+        convolve: ConvolutionFactory,
+    ) -> jax.Array:
+        """The first convolution, normalised and rectified."""
+        if self.stem == "shared":
+            x = convolve(features, 7, 2, name="conv1")(x)
+            return nn.relu(norm_at(self, "stem")(name="norm1")(x, modality, not train))
+        visible, infrared = (
+            convolve(features, 7, 2, use_bias=False, name=f"conv1_{name}")(x)
+            for name in ("visible", "infrared")
+        )
+        x = jnp.where((modality == 0)[:, None, None, None], visible, infrared)
+        # Two normalisations, one for each stem, whatever the others are.
         norm = norm_factory(
-            self.norm,
-            share_affine=self.share_affine,
+            "bn" if self.norm == "none" else "mbn",
+            share_affine=False,
             momentum=self.momentum,
             dtype=self.dtype,
             axis_name=self.axis_name,
         )
-        convolution = partial(
-            _convolution, use_bias=self.norm == "none", dtype=self.dtype
-        )
-        features = max(1, round(64 * self.width))
-        x = images.astype(self.dtype)
-        x = convolution(features, 7, 2, name="conv1")(x)
-        x = nn.relu(norm(name="norm1")(x, modality, not train))
-        x = max_pool(x)
-        for i, repeat in enumerate(repeats):
-            stride = (1, 2, 2, self.last_stride)[i]
-            for j in range(repeat):
-                x = block(
-                    features * 2**i,
-                    stride if j == 0 else 1,
-                    norm,
-                    convolution,
-                    name=f"stage{i + 1}_block{j + 1}",
-                )(x, modality, train)
-        return x
+        return nn.relu(norm(name="norm1")(x, modality, not train))

@@ -19,7 +19,8 @@ MODALITY = np.array([0, 1, 1, 0], np.int32)
 
 
 def reid(norm, share_affine=True):
-    return ReID(5, (32, 16), 18, norm, 1 / 16, share_affine=share_affine)
+    size = dict(depth=18, width=1 / 16)
+    return ReID(5, (32, 16), norm=norm, share_affine=share_affine, **size)
 
 
 def filled(shapes, seed=0):
@@ -225,18 +226,21 @@ def test_a_tree_that_is_no_batch_norm_network_is_refused(path, value, message):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (
-            "batch_stats/last/mean",
-            ONES[0],
-            "has shape [6], expected [num_modalities, C]: is this a BatchNorm network",
-        ),
         ("batch_stats/last/mean", ONES[None], "has shape [1, 2, 6], expected [num_"),
         ("batch_stats/last/var", ONES[:, :5], "has shape [2, 5], expected [2, 6]"),
+        ("batch_stats/last/var", ONES[0], "has shape [6], expected [2, 6]"),
         ("params/last/scale", ONES[:, :5], "has shape [2, 5], expected [2, 6] or [6]"),
     ],
 )
 def test_a_tree_that_is_no_mbn_network_is_refused(conversion, path, value, message):
     refuses(conversion, path, value, message)
+
+
+@pytest.mark.parametrize("conversion", [convert.to_batch_norm, convert.fold])
+def test_a_network_of_batch_norms_alone_has_no_modality_to_take_out(conversion):
+    message = r"has shape \[6\], expected \[num_modalities, C\]: is this a BatchNorm"
+    with pytest.raises(ValueError, match=message):
+        conversion(small(kind="bn")[0], 1)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from mbn_jax.models.resnet import convolve, max_pool
+from mbn_jax.models.layers import convolve, max_pool
 
 ARGUMENTS = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=None)
 

@@ -9,8 +9,9 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from mbn_jax import InputError
+from mbn_jax.models.norms import NORMS
 from mbn_jax.models.reid import ReID
-from mbn_jax.models.resnet import NORMS, ResNet
+from mbn_jax.models.resnet import ResNet
 from mbn_jax.training.config import check, default_config
 
 # Parameters of torchvision's networks without their classifier (its documentation gives

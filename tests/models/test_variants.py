@@ -1,0 +1,231 @@
+"""What a ResNet can be made of beside its plain form."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from mbn_jax import ModalityBatchNorm, convert
+from mbn_jax.models.layers import GeneralisedMean, NonLocal, convolution
+from mbn_jax.models.norms import PLACES, HalfInstanceNorm
+from mbn_jax.models.reid import POOLINGS, ReID
+from mbn_jax.models.resnet import STEMS, VARIANTS, ResNet
+
+from .test_resnet import count, shapes
+
+IMAGES = np.random.default_rng(0).normal(size=(6, 32, 16, 3)).astype(np.float32)
+MODALITY = np.array([0, 1, 0, 1, 1, 0])
+# One network with everything, and others with what cannot be had together with it.
+EVERYTHING = dict(
+    variant="se_resnet",
+    stem="separate",
+    non_local=(0, 1, 2, 0),
+    pooling="learnt_gem",
+    neck_bias=True,
+    mbn_at=("stage2", "neck"),
+)
+FORMS = {
+    "everything": EVERYTHING,
+    "ibn": dict(variant="resnet_ibn_a"),
+}
+
+
+def small(**fields):
+    return ReID(5, image_size=(32, 16), depth=18, width=1 / 16, **fields)
+
+
+def filled(model, seed=0):
+    """Random variables of a network, its variances positive."""
+    tree = jax.eval_shape(
+        partial(model.init, train=True), jax.random.key(0), IMAGES, MODALITY
+    )
+    rng = np.random.default_rng(seed)
+    flat = {
+        path: np.float32(
+            rng.uniform(0.5, 1.5, leaf.shape)
+            if path[-1] in ("var", "scale", "power")
+            else rng.normal(size=leaf.shape) / max(1, leaf.size / leaf.shape[-1]) ** 0.5
+        )
+        for path, leaf in flatten_dict(tree).items()
+    }
+    return unflatten_dict(flat)
+
+
+def evaluate(model, variables, modality=MODALITY):
+    return jax.jit(partial(model.apply, train=False))(variables, IMAGES, modality)
+
+
+@pytest.mark.parametrize(
+    ("variant", "parameters"),
+    # timm's documentation gives 28,088,024 for seresnet50; IBN-a has those of a ResNet.
+    [("se_resnet", 28_088_024), ("resnet_ibn_a", 25_557_032)],
+)
+def test_a_variant_has_as_many_parameters_as_it_is_known_for(variant, parameters):
+    _, variables = shapes(ResNet(depth=50, variant=variant))
+    assert count(variables["params"]) == parameters - 2_049_000
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_step_of_every_form_is_finite_and_reaches_every_parameter(form):
+    model = small(**FORMS[form])
+    variables = filled(model)
+
+    def loss(params):
+        output, updates = model.apply(
+            {**variables, "params": params},
+            IMAGES,
+            MODALITY,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        return (output.logits**2).sum() + output.pooled.sum(), updates
+
+    gradients, updates = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+    reached, kinds = set(), set()
+    for path, gradient in flatten_dict(gradients).items():
+        assert np.all(np.isfinite(gradient)), path
+        # In a network so narrow some rectified units of a block may all be at rest.
+        kinds.add(path[-3:][1:])
+        if np.any(gradient != 0):
+            reached.add(path[-3:][1:])
+    assert reached == kinds
+    before = flatten_dict(variables["batch_stats"])
+    for path, after in flatten_dict(updates["batch_stats"]).items():
+        assert np.any(after != before[path]), path
+
+
+def test_rematerialisation_knows_every_form():
+    plain, remat = (small(**EVERYTHING, remat=remat) for remat in (False, True))
+    variables = filled(plain)
+    for a, b in zip(
+        evaluate(plain, variables), evaluate(remat, variables), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("modality", [0, 1])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_folded_to_the_same_outputs(form, modality):
+    model = small(**FORMS[form])
+    inference = model.copy(norm="none")
+    variables = filled(model)
+    folded = convert.fold(variables, modality)
+    assert jax.tree.map(jnp.shape, folded) == jax.tree.map(jnp.shape, filled(inference))
+    all_alike = np.full_like(MODALITY, modality)
+    expected = evaluate(model, variables, all_alike)
+    for a, b in zip(evaluate(inference, folded, all_alike), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
+
+
+@pytest.mark.parametrize(
+    "places", [(), ("neck",), ("stem", "stage1"), PLACES[:-1], PLACES]
+)
+def test_mbn_is_where_it_is_said_to_be(places):
+    tree = shapes(small(mbn_at=places), 32, 16)[1]["batch_stats"]
+    for path, leaf in flatten_dict(tree).items():
+        place = {"backbone": path[1][:6], "neck": "neck"}[path[0]]
+        place = "stem" if place == "norm1" else place
+        assert leaf.ndim == (2 if place in places else 1), path
+
+
+def test_a_separate_stem_is_the_stem_of_the_image_s_modality():
+    model, plain = small(stem="separate"), small()
+    variables = filled(model)
+    output = evaluate(model, variables)
+    for modality, name in enumerate(("visible", "infrared")):
+        flat = flatten_dict(variables)
+        kernels = {
+            n: flat.pop(("params", "backbone", f"conv1_{n}", "kernel"))
+            for n in ("visible", "infrared")
+        }
+        flat["params", "backbone", "conv1", "kernel"] = kernels[name]
+        for leaf in ("scale", "bias"):
+            path = ("params", "backbone", "norm1", leaf)
+            flat[path] = flat[path][modality]
+        alone = evaluate(plain, unflatten_dict(flat))
+        rows = modality == MODALITY
+        np.testing.assert_allclose(
+            output.embedding[rows], alone.embedding[rows], rtol=1e-4, atol=1e-4
+        )
+
+
+def test_half_the_channels_are_normalised_by_image():
+    norm = partial(ModalityBatchNorm, epsilon=1e-5)
+    layer = HalfInstanceNorm(norm)
+    x = 3 * IMAGES[..., [0, 1, 2, 0]] + 2
+    y, _ = layer.init_with_output(jax.random.key(0), x, MODALITY, False)
+    first = x[..., :2]
+    moments = dict(axis=(1, 2), keepdims=True)
+    deviation = np.sqrt(first.var(**moments) + 1e-5)
+    np.testing.assert_allclose(
+        y[..., :2], (first - first.mean(**moments)) / deviation, atol=1e-5
+    )
+    rest, _ = norm(name="batch").init_with_output(
+        jax.random.key(0), x[..., 2:], MODALITY, False
+    )
+    np.testing.assert_allclose(y[..., 2:], rest, atol=1e-6)
+
+
+def test_the_generalised_mean_lies_between_mean_and_maximum():
+    x = jnp.asarray(np.abs(IMAGES))
+
+    def pool(power):
+        return GeneralisedMean(power).apply({}, x)
+
+    np.testing.assert_allclose(pool(1.0), x.mean((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(pool(3.0), (x**3).mean((1, 2)) ** (1 / 3), rtol=1e-5)
+    np.testing.assert_allclose(pool(200.0), x.max((1, 2)), rtol=0.05)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-8, 1e30])
+def test_the_generalised_mean_has_a_gradient_at_every_scale(scale):
+    def loss(x, power):
+        variables = {"params": {"power": power}}
+        return GeneralisedMean(learnt=True).apply(variables, x).sum() / (scale or 1)
+
+    gradients = jax.grad(loss, argnums=(0, 1))(scale * jnp.asarray(IMAGES), 3.0)
+    assert all(np.all(np.isfinite(g)) for g in gradients)
+
+
+def test_a_non_local_block_begins_as_the_identity_and_looks_at_all_pairs():
+    norm = partial(ModalityBatchNorm, epsilon=0.0)
+    block = NonLocal(partial(convolution, use_bias=False), norm)
+    x = IMAGES[:2, :4, :3]
+    modality = MODALITY[:2]
+    variables = block.init(jax.random.key(0), x, modality, False)
+    np.testing.assert_array_equal(block.apply(variables, x, modality, False), x)
+
+    params = flatten_dict(variables["params"])
+    params["norm", "scale"] = jnp.ones(3)
+    params = {k: v + 0.1 for k, v in params.items()}
+    y = block.apply({**variables, "params": unflatten_dict(params)}, x, modality, False)
+
+    params = {path: np.asarray(leaf) for path, leaf in params.items()}
+    rows = x.reshape(2, 12, 3)
+    query, key, value = (
+        rows @ params[name, "kernel"][0, 0] + params[name, "bias"]
+        for name in ("query", "key", "value")
+    )
+    pairs = np.einsum("bic,bjc->bij", query, key) / 12
+    inside = (pairs @ value) @ params["conv", "kernel"][0, 0]
+    expected = rows + inside * params["norm", "scale"] + params["norm", "bias"]
+    np.testing.assert_allclose(y.reshape(2, 12, 3), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("neck_bias", [True, False])
+def test_the_neck_has_a_bias_if_so_wished(neck_bias):
+    _, variables = shapes(small(neck_bias=neck_bias), 32, 16)
+    assert ("bias" in variables["params"]["neck"]) == neck_bias
+
+
+def test_forms_that_do_not_exist_are_refused():
+    for name, allowed in (
+        ("variant", VARIANTS),
+        ("stem", STEMS),
+        ("pooling", POOLINGS),
+    ):
+        with pytest.raises(ValueError, match=f"'other', expected one of {allowed[0]}"):
+            shapes(small(**{name: "other"}), 32, 16)
