@@ -4,11 +4,13 @@
     python benchmarks/scaling.py collectives --depth=50 --devices 8
     python benchmarks/scaling.py batch
     python benchmarks/scaling.py model
+    python benchmarks/scaling.py recipes
 
 `collectives` counts in compiled programs of `make_train_step` on CPU devices: of the
 quick configuration, with the loss of a step, or of SYSU-MM01's (--depth=50), compiled
 only. `batch` times ResNet-50 on one CPU device. `model` computes a step on 8 to 512
-accelerators; it measures nothing. docs/scaling.md keeps the tables that they print.
+accelerators; it measures nothing, nor does `recipes`, which computes the time of the
+recipes on one. docs/scaling.md and docs/recipes.md keep the tables that they print.
 """
 
 import argparse
@@ -145,7 +147,7 @@ def count(flags: argparse.Namespace) -> None:
     print("|---" * 9 + "|")
     for norm, n, way in itertools.product(NORMS, flags.devices, WAYS):
         large = flags.depth == 50
-        config = recipes.agw("sysu_mm01", 695) if large else default_config()
+        config = resnet50_config() if large else default_config()
         config.model.norm, config.parallelism = norm, way
         config.batch.accumulation_steps = flags.parts
         config.model.remat = flags.remat
@@ -181,11 +183,19 @@ def number_and_bytes(those: list[Collective]) -> str:
     return f"{sum(c.times for c in those)}: {size / 1e3:,.1f} kB" if those else "0"
 
 
+def resnet50_config() -> ConfigDict:
+    """AGW's training of a plain ResNet-50: one stem, no non-local blocks, the mean."""
+    config = recipes.agw("sysu_mm01", "mbn")
+    config.model.stem, config.model.pooling = "shared", "average"
+    config.model.non_local = (0, 0, 0, 0)
+    return config
+
+
 def time_batches(flags: argparse.Namespace) -> None:
     """Prints the time of a step of ResNet-50 with MBN, one device, growing batches."""
     print("\n| images | step, s | images/s | TFLOP | accessed, GB | held, GB |")
     print("|---" * 6 + "|")
-    config = recipes.agw("sysu_mm01", 695)
+    config = resnet50_config()
     mesh, init, train_step = prepare(config, 1)
     state, programs = init(), {}
     for size in flags.batches:
@@ -270,6 +280,28 @@ def compute_growth(flags: argparse.Namespace) -> None:
                 print(f"| {name} | {n} | " + " | ".join(columns) + " |")
 
 
+def compute_recipes(flags: argparse.Namespace) -> None:
+    """Prints how long the recipes compute on one H100 whose memory never waits."""
+    chip = ACCELERATORS["H100"]
+    datasets = list(recipes.BATCHES_PER_EPOCH)
+    head = ["recipe", "TFLOP", "accessed, GB", "step, ms", *datasets]
+    print("\n| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
+    for make, norm in ((recipes.agw, "bn"), (recipes.agw, "mbn"), (recipes.caj, "mbn")):
+        config = make("sysu_mm01", norm)
+        mesh, init, train_step = prepare(config, 1)
+        batch = shard(mesh, batch_of(config, BATCH))
+        cost = train_step.lower(init(), batch).compile().cost_analysis()
+        flops, moved = cost["flops"], cost["bytes accessed"]
+        seconds = max(flops / chip.flops, moved / chip.memory)
+        counts = f"{flops / 1e12:.2f} | {moved / 1e9:.0f} | {1e3 * seconds:.0f}"
+        columns = [f"{make.__name__}, {norm}", counts]
+        for dataset in datasets:
+            split = "regdb/split1" if dataset == "regdb" else dataset
+            minutes = make(split, norm).num_steps * seconds / 60
+            columns.append(f"{minutes:.1f} min")
+        print("| " + " | ".join(columns) + " |", flush=True)
+
+
 def main() -> None:
     """Prints what the flags say."""
     parser = argparse.ArgumentParser(
@@ -289,6 +321,8 @@ def main() -> None:
     add = modes.add_parser("model", help="compute a step on many accelerators")
     add.set_defaults(run=compute_growth)
     add.add_argument("--per_device", type=int, nargs="+", default=[64, 8, 1])
+    add = modes.add_parser("recipes", help="compute the time of the recipes on an H100")
+    add.set_defaults(run=compute_recipes)
     flags = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", max(getattr(flags, "devices", [1])))
     print(machine_line("jax", "flax"))

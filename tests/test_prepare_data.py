@@ -80,7 +80,7 @@ def test_killed_and_started_again_it_prepares_the_data(whole, tmp_path):
     assert done.stdout.splitlines() == [
         f"sysu_mm01 is prepared in {tmp_path}/sysu_mm01/1.0.0.",
         "Next: python experiments/train.py --workdir=runs/sysu_mm01"
-        " --config=experiments/configs/sysu_mm01.py"
+        " --config=experiments/configs/agw_mbn.py:sysu_mm01"
         f" --config.data.data_dir={tmp_path}",
     ]
     assert [path.name for path in (tmp_path / "sysu_mm01").iterdir()] == ["1.0.0"]

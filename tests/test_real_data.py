@@ -21,6 +21,7 @@ TINY = {
     "data.image_size": "(32,16)",
     "batch.num_identities": 4,
     "batch.num_images": 2,
+    "model.pretrained": "",
     "model.depth": 18,
     "model.width": 1 / 16,
     "optimizer.warmup_steps": 1,
@@ -63,7 +64,7 @@ def test_a_tree_is_prepared_trained_on_evaluated_and_a_run_on_it_resumed(
         return run(
             "train.py",
             f"--workdir={workdir}",
-            f"--config={ROOT / 'experiments' / 'configs' / f'{name}.py'}",
+            f"--config={ROOT / 'experiments' / 'configs' / 'agw_mbn.py'}:{dataset}",
             f"--config.data.data_dir={data_dir}",
             *(f"--config.{key}={value}" for key, value in TINY.items()),
         )

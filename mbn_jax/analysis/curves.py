@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 # Told apart in light and in dark pages, and by those who see no red or no green.
 BLUE, ORANGE, PURPLE, GREY = "#3b82d6", "#e08214", "#a05bc8", "#8c8c8c"
+_OF_LOSSES = (ORANGE, PURPLE, "#2a9d6f", "#c84a5b", GREY, "#5b6bc8", "#a08214")
 _PROTOCOL_COLOURS = (BLUE, ORANGE)
 # Drawn in a colour that nothing else has, and then replaced by CSS's currentColor.
 _INK = "#010203"
@@ -27,11 +28,10 @@ def training_curves(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     Args:
         lines: objects of ``metrics.jsonl`` in the order of their steps.
     """
-    losses = {
-        "loss": ("total", BLUE),
-        "identity_loss": ("identity", ORANGE),
-        "pairwise_loss": ("pairwise", PURPLE),
-    }
+    names = {key for line in lines for key in line if key.endswith("_loss")}
+    losses = {"loss": ("total", BLUE)}
+    for name, colour in zip(sorted(names), _OF_LOSSES, strict=False):
+        losses[name] = (name.removesuffix("_loss").replace("_", " "), colour)
     charts = []
     drawn = [(*_series(lines, key), *style) for key, style in losses.items()]
     if any(len(steps) for steps, *_ in drawn):

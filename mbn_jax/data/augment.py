@@ -7,6 +7,7 @@ that is run again sees the same pixels.
 
 import dataclasses
 import itertools
+from functools import partial
 from typing import NamedTuple
 
 import dm_pix as pix
@@ -16,8 +17,8 @@ import jax.numpy as jnp
 from mbn_jax.errors import InputError
 
 # Mean and standard deviation of ImageNet's training images, RGB in [0, 1].
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # Random erasing, Zhong et al. 2020: area as a fraction of the image, and height/width.
 _ERASED_AREA = (0.02, 0.4)
@@ -25,6 +26,13 @@ _ERASED_ASPECT = (0.3, 1.0 / 0.3)
 # The paper draws rectangles until one fits. Out of ten, at least one practically always
 # does (in a 2:1 image a single one misses about once in five).
 _ERASE_ATTEMPTS = 10
+
+# What CAJ's public code fills the channels of an erased rectangle with, in a normalised
+# image: CIFAR-10's mean colour.
+_CHANNEL_FILL = (0.4914, 0.4822, 0.4465)
+# Of red, green, blue in the luminance (ITU-R BT.601), in thousandths.
+_LUMINANCE = (299, 587, 114)
+_INFRARED = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +51,17 @@ class Augmentation:
         jitter: strength s of the colour jitter: s is the largest change of brightness,
             in units of the full range, and of the factors of contrast and saturation
             from 1. A grey image stays grey.
+        exchange: probability that a visible image has one of its channels, drawn at
+            random, in all three (Ye et al., "Channel Augmented Joint Learning for
+            Visible-Infrared Recognition", CAJ, ICCV 2021, which trains on both, the
+            image and one so changed).
+        gray: probability that a visible image turns gray.
+        infrared_gray: probability that an infrared image has one of its channels, or
+            their weighted sum, in all three (CAJ's channel-adaptive gray). As the
+            exchange, and as in CAJ's code, it is of the normalised image, in which the
+            channels of a gray picture are three different ones.
+        channel_erase: as ``erase``, but every channel of the rectangle is filled with a
+            value of its own (CAJ's channel random erasing).
 
     Raises:
         InputError: a value is out of range.
@@ -52,9 +71,13 @@ class Augmentation:
     flip: float = 0.5
     erase: float = 0.5
     jitter: float = 0.0
+    exchange: float = 0.0
+    gray: float = 0.0
+    infrared_gray: float = 0.0
+    channel_erase: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("flip", "erase", "jitter"):
+        for name in dataclasses.asdict(self).keys() - {"pad"}:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise InputError(
                     f"Augmentation.{name} must lie in 0..1, but it is"
@@ -69,6 +92,7 @@ class Augmentation:
 def augment(
     key: jax.Array,
     images: jax.Array,
+    modality: jax.Array,
     augmentation: Augmentation,
     *,
     axis_name: str | None = None,
@@ -78,12 +102,13 @@ def augment(
     Args:
         key: the key of the step.
         images: (B, H, W, 3) uint8.
+        modality: (B,) integers, 0 visible and 1 infrared.
         augmentation: what to do; static under ``jax.jit``.
         axis_name: mapped axis under pmap and shard_map, over which the batch is cut.
 
     Returns:
         (B, H, W, 3) float32, normalised as by `normalise`. Image i of the global batch
-        is a function of ``key``, i and ``images[i]`` alone.
+        is a function of ``key``, i, ``images[i]`` and ``modality[i]`` alone.
     """
     batch = images.shape[0]
     if axis_name is None:
@@ -95,9 +120,7 @@ def augment(
             lambda all_rows: jax.lax.dynamic_slice_in_dim(all_rows, first, batch),
             everyone,
         )
-    return jax.vmap(lambda one, image: _augment_image(one, image, augmentation))(
-        draws, images
-    )
+    return jax.vmap(partial(_augment_image, augmentation))(draws, images, modality)
 
 
 def normalise(images: jax.Array) -> jax.Array:
@@ -127,17 +150,20 @@ class _Draws(NamedTuple):
     erased_corner: jax.Array  # (2,): row, column
     erased_area: jax.Array  # (attempts,)
     erased_aspect: jax.Array  # (attempts,)
+    exchange: jax.Array  # (2,): whether, channel
+    gray: jax.Array  # (1,)
+    channel_erase: jax.Array  # (1,)
 
 
 def _draw(key: jax.Array, batch: int) -> _Draws:
-    sizes = (2, 1, 3, 1, 2, _ERASE_ATTEMPTS, _ERASE_ATTEMPTS)
+    sizes = (2, 1, 3, 1, 2, _ERASE_ATTEMPTS, _ERASE_ATTEMPTS, 2, 1, 1)
     uniform = jax.random.uniform(key, (batch, sum(sizes)))
     ends = tuple(itertools.accumulate(sizes))
     return _Draws(*jnp.split(uniform, ends[:-1], axis=1))
 
 
 def _augment_image(
-    draws: _Draws, image: jax.Array, augmentation: Augmentation
+    augmentation: Augmentation, draws: _Draws, image: jax.Array, modality: jax.Array
 ) -> jax.Array:
     """One image (H, W, 3), uint8 -> float32. The switches are Python's: static."""
     if augmentation.pad:
@@ -148,16 +174,47 @@ def _augment_image(
     if augmentation.flip:
         flipped = draws.flip[0] < augmentation.flip
         image = jnp.where(flipped, pix.flip_left_right(image), image)
+    infrared = modality == _INFRARED
+    if augmentation.gray:
+        gray = ~infrared & (draws.gray[0] < augmentation.gray)
+        image = jnp.where(gray, _luminance(image), image)
     if augmentation.jitter:
         colours = _jitter(draws, image, augmentation.jitter)
     else:
         colours = _to_unit_range(image)
     result = _standardise(colours)
-    if augmentation.erase:
-        erased = _erased(draws, image.shape[:2])
-        erased &= draws.erase[0] < augmentation.erase
-        result = jnp.where(erased[:, :, None], 0.0, result)
+    # Both erase the same rectangle; where both fall, it is the second that is seen.
+    for fill, draw, probability in (
+        ((0.0, 0.0, 0.0), draws.erase, augmentation.erase),
+        (_CHANNEL_FILL, draws.channel_erase, augmentation.channel_erase),
+    ):
+        if probability:
+            erased = _erased(draws, image.shape[:2]) & (draw[0] < probability)
+            colour = jnp.array(fill).reshape(1, 1, 3)
+            result = jnp.where(erased[:, :, None], colour, result)
+    if augmentation.exchange or augmentation.infrared_gray:
+        result = _exchanged(augmentation, draws, result, infrared)
     return result
+
+
+def _luminance(image: jax.Array) -> jax.Array:
+    """(H, W, 1) uint8. In integers: a sum of floats is rounded as devices share it."""
+    total = jnp.sum(image * jnp.array(_LUMINANCE).reshape(1, 1, 3), -1, keepdims=True)
+    return ((total + 500) // 1000).astype(jnp.uint8)
+
+
+def _exchanged(
+    augmentation: Augmentation, draws: _Draws, image: jax.Array, infrared: jax.Array
+) -> jax.Array:
+    """The image with one channel in all three, or as it is, by modality."""
+    red, green, blue = (image[:, :, i : i + 1] for i in range(3))
+    gray = sum(
+        w / 1000 * c for w, c in zip(_LUMINANCE, (red, green, blue), strict=True)
+    )
+    choices = jnp.stack([red, green, blue, gray])
+    probability = jnp.where(infrared, augmentation.infrared_gray, augmentation.exchange)
+    chosen = choices[_below(jnp.where(infrared, 4, 3), draws.exchange[1])]
+    return jnp.where(draws.exchange[0] < probability, chosen, image)
 
 
 def _jitter(draws: _Draws, image: jax.Array, strength: float) -> jax.Array:
@@ -209,6 +266,6 @@ def _to_unit_range(image: jax.Array) -> jax.Array:
 
 def _standardise(image: jax.Array) -> jax.Array:
     shape = (1,) * (image.ndim - 1) + (3,)
-    return (image - jnp.reshape(jnp.array(_MEAN), shape)) / jnp.reshape(
-        jnp.array(_STD), shape
+    return (image - jnp.reshape(jnp.array(IMAGENET_MEAN), shape)) / jnp.reshape(
+        jnp.array(IMAGENET_STD), shape
     )

@@ -59,13 +59,11 @@ def prepare_data(
         write(builder)
     for name, builder in builders.items():
         print(f"{name} is prepared in {builder.data_path}.")
-    family, _, part = next(iter(builders)).partition("/")
-    flags = f"--config=experiments/configs/{family}.py"
+    name = next(iter(builders))
+    flags = f"--config=experiments/configs/agw_mbn.py:{name}"
     if data_dir != Path("data"):
         flags += f" --config.data.data_dir={data_dir}"
-    if part:
-        flags += f" --config.data.dataset={family}/{part}"
-    workdir = f"runs/{family}{part.replace('split', '_')}"
+    workdir = f"runs/{name.replace('/split', '_')}"
     print(f"Next: python experiments/train.py --workdir={workdir} {flags}")
 
 

@@ -15,8 +15,15 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from mbn_jax.data.sampling import SAMPLERS
 from mbn_jax.errors import InputError
 from mbn_jax.files import read_json
+from mbn_jax.models.norms import NORMS, PLACES
+from mbn_jax.models.reid import POOLINGS
+from mbn_jax.models.resnet import STEMS, VARIANTS
+
+_OF_PAIRS = ("wrt", "squared_wrt", "triplet", "circle", "hetero_centre_triplet")
+LOSSES = ("identity", "hetero_centre", *_OF_PAIRS)
 
 # What may differ when a run is resumed: where and how fast, not what is computed.
 MACHINE_KEYS = (
@@ -34,10 +41,13 @@ MACHINE_KEYS = (
 _CHOICES = {
     "parallelism": ("jit", "shard_map", "pmap"),
     "model.depth": (18, 34, 50, 101, 152),
-    "model.norm": ("mbn", "bn"),
+    "model.variant": VARIANTS,
+    "model.stem": STEMS,
+    "model.pooling": POOLINGS,
+    "model.norm": NORMS,
     "model.last_stride": (1, 2),
     "model.dtype": ("float32", "bfloat16"),
-    "loss.pairwise": ("wrt", "triplet", "none"),
+    "batch.sampler": SAMPLERS,
     "optimizer.name": ("sgd", "adamw"),
     "optimizer.schedule": ("cosine", "step", "constant"),
 }
@@ -57,9 +67,9 @@ _NOT_NEGATIVE = (
     "data.num_val_identities",
     "augmentation.pad",
     "augmentation.jitter",
-    "loss.identity_weight",
-    "loss.pairwise_weight",
+    *(f"loss.{name}" for name in LOSSES),
     "loss.margin",
+    "loss.circle_scale",
     "optimizer.learning_rate",
     "optimizer.backbone_factor",
     "optimizer.weight_decay",
@@ -68,7 +78,12 @@ _NOT_NEGATIVE = (
 _FRACTIONS = (
     "augmentation.flip",
     "augmentation.erase",
+    "augmentation.exchange",
+    "augmentation.gray",
+    "augmentation.infrared_gray",
+    "augmentation.channel_erase",
     "loss.label_smoothing",
+    "loss.circle_margin",
     "model.momentum",
     "optimizer.momentum",
 )
@@ -109,6 +124,9 @@ def default_config() -> ConfigDict:
     config.batch = ConfigDict()
     config.batch.num_identities = 8  # P
     config.batch.num_images = 4  # K, of each modality
+    # "balanced": P identities with K images in each modality; "agnostic": P identities
+    # with 2 K images, whatever their modality; "natural": 2 P K images as they come.
+    config.batch.sampler = "balanced"
     # Parts that a batch is worked through in, one after the other, to save memory on an
     # accelerator. Each has statistics and pairs of its own: it is P / parts identities.
     config.batch.accumulation_steps = 1
@@ -118,23 +136,44 @@ def default_config() -> ConfigDict:
     config.augmentation.flip = 0.5  # probability
     config.augmentation.erase = 0.0  # probability
     config.augmentation.jitter = 0.5  # strength of brightness, contrast, saturation
+    config.augmentation.exchange = 0.0  # probability; visible: one channel in all three
+    config.augmentation.gray = 0.0  # probability; visible
+    config.augmentation.infrared_gray = 0.0  # probability; one channel or gray
+    config.augmentation.channel_erase = 0.0  # probability; fills channels differently
 
     config.model = ConfigDict()
+    # ImageNet weights: a .safetensors file with torchvision's names, hf:owner/name, or
+    # a folder of Keras's ResNet-50 for TensorFlow.js, with model.stride_in_1x1.
+    config.model.pretrained = ""
     config.model.depth = 18
+    config.model.variant = "resnet"  # or "se_resnet", "resnet_ibn_a"
+    config.model.stem = "shared"  # or "separate": one for each modality
+    config.model.non_local = (0, 0, 0, 0)  # blocks at the end of each stage
+    config.model.pooling = "average"  # or "gem", "learnt_gem": generalised mean
+    config.model.neck_bias = False
     config.model.width = 0.25
     config.model.norm = "mbn"  # or "bn"
+    config.model.mbn_at = PLACES  # where "mbn" is by modality; elsewhere it is "bn"
     config.model.share_affine = True
     config.model.last_stride = 2  # 1 is finer and costs half as much again
+    config.model.stride_in_1x1 = False  # of bottlenecks; for Keras's weights
     config.model.momentum = 0.9  # of the running statistics
     config.model.dtype = "float32"  # or "bfloat16"
     config.model.remat = False  # compute blocks twice and keep less between
 
     config.loss = ConfigDict()
-    config.loss.identity_weight = 1.0
-    config.loss.label_smoothing = 0.1
-    config.loss.pairwise = "wrt"  # or "triplet", "none"
-    config.loss.pairwise_weight = 1.0
-    config.loss.margin = 0.3  # of "triplet"
+    # Weights; a loss of weight 0 is not computed.
+    config.loss.identity = 1.0  # cross-entropy
+    config.loss.wrt = 1.0  # weighted regularised triplet, of AGW
+    config.loss.squared_wrt = 0.0  # the same of squared differences, of CAJ
+    config.loss.triplet = 0.0  # batch hard
+    config.loss.circle = 0.0
+    config.loss.hetero_centre = 0.0
+    config.loss.hetero_centre_triplet = 0.0
+    config.loss.label_smoothing = 0.1  # of "identity"
+    config.loss.margin = 0.3  # of "triplet" and "hetero_centre_triplet"
+    config.loss.circle_margin = 0.25
+    config.loss.circle_scale = 64.0
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"  # or "sgd"
@@ -177,6 +216,16 @@ def check(config: ConfigDict) -> None:
             lambda v: len(v) == 2 and _are_integers(v) and min(v) >= 16,
         ),
         (
+            ["model.non_local"],
+            "numbers of blocks, 0 or more, for the four stages",
+            lambda v: len(v) == 4 and _are_integers(v) and min(v) >= 0,
+        ),
+        (
+            ["model.mbn_at"],
+            f"some of {', '.join(PLACES)}",
+            lambda v: set(v) <= set(PLACES),
+        ),
+        (
             ["optimizer.decay_steps"],
             "steps in rising order",
             lambda v: _are_integers(v) and list(v) == sorted(v),
@@ -199,21 +248,19 @@ def check(config: ConfigDict) -> None:
             ": every part of a batch holds whole identities."
         )
     if (
-        config.loss.pairwise != "none"
+        any(config.loss[name] for name in _OF_PAIRS)
         and config.batch.num_identities == config.batch.accumulation_steps > 1
     ):
         raise InputError(
             f"config.batch.accumulation_steps is {config.batch.accumulation_steps}, so "
-            "that a part would hold one identity and the pairwise loss no negatives; "
-            "give half of it or less, or no pairwise loss."
+            "that a part would hold one identity and losses of pairs no negatives; "
+            f"give half of it or less, or 0 to {', '.join(_OF_PAIRS)} in config.loss."
         )
     profile_steps(config)
-    if config.loss.identity_weight == 0 and (
-        config.loss.pairwise == "none" or config.loss.pairwise_weight == 0
-    ):
+    if not any(config.loss[name] for name in LOSSES):
         raise InputError(
-            "config.loss leaves nothing to learn from: give identity_weight or "
-            "pairwise_weight a value above 0."
+            "config.loss leaves nothing to learn from: give one of "
+            f"{', '.join(LOSSES)} a value above 0."
         )
 
 
@@ -246,16 +293,46 @@ def read_config(workdir: str | Path) -> ConfigDict:
             f"{workdir} is not a work directory, since it holds no config.json; give "
             "the --workdir of a run of experiments/train.py."
         )
+    return read_config_file(path)
+
+
+def read_config_file(path: str | Path) -> ConfigDict:
+    """The configuration in a JSON file that `as_json` gave the content of.
+
+    Raises:
+      InputError: if it is not readable, or has keys of another version.
+    """
+    values = flatten(_with_tuples(read_json(Path(path))))
     config = default_config()
-    with config.unlocked():
-        config.update(read_json(path))
-    config.data.image_size = tuple(config.data.image_size)
+    for key in values.keys() ^ flatten(config.to_dict()).keys():
+        if key in values:
+            raise InputError(
+                f"{path} has the key {key!r}, which this version of mbn_jax does not "
+                "know; use the version that wrote it."
+            )
+        raise InputError(
+            f"{path} lacks the key {key!r}; it was written by an older version of "
+            "mbn_jax: use that one."
+        )
+    config.update_from_flattened_dict(values)
     return config
 
 
 def as_json(config: ConfigDict) -> dict[str, Any]:
     """The configuration as JSON reads it back: tuples are lists."""
     return json.loads(json.dumps(config.to_dict()))
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What `as_json` was given: its lists are tuples again."""
+    return {
+        key: _with_tuples(value)
+        if isinstance(value, Mapping)
+        else tuple(value)
+        if isinstance(value, list)
+        else value
+        for key, value in values.items()
+    }
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

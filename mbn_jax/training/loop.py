@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from mbn_jax.data.datasets import Split
 from mbn_jax.data.pipeline import train_batches
-from mbn_jax.data.sampling import BalancedSampler
+from mbn_jax.data.sampling import Sampler, make_sampler
 from mbn_jax.evaluation import evaluate, standard_protocols
 from mbn_jax.mesh import make_mesh, process_rows, shard
 from mbn_jax.training.checkpoint import Checkpoints
@@ -29,6 +29,7 @@ from mbn_jax.training.step import (
     make_feature_fn,
     make_model,
     make_train_step,
+    with_pretrained,
 )
 from mbn_jax.training.termination import Terminated, Termination
 from mbn_jax.training.workdir import claimed, locked
@@ -68,7 +69,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
     with locked(workdir, config):
         data = load_splits(config)
         protocols = standard_protocols(config.data.dataset)
-        sampler = BalancedSampler(
+        sampler = make_sampler(
+            config.batch.sampler,
             data.train.identity,
             data.train.modality,
             num_identities=config.batch.num_identities,
@@ -78,6 +80,11 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
         model = make_model(config, num_identities=len(sampler.classes))
         optimizer = make_optimizer(config.optimizer, config.num_steps)
         state = init_state(model, optimizer, config.seed, mesh)
+        pretrained = ""
+        if config.model.pretrained:
+            state, pretrained = with_pretrained(
+                state, model, config.model.pretrained, mesh
+            )
         train_step = make_train_step(model, optimizer, config, mesh)
         embedding = make_feature_fn(model)
 
@@ -107,6 +114,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
                 jax.transfer_guard("disallow"),
             ):
                 progress.print(_introduction(config, data, sampler, mesh.size, start))
+                if pretrained:
+                    progress.print(f"pretrained: {pretrained}")
                 log = StepLog(
                     writer,
                     progress,
@@ -192,7 +201,7 @@ def _to_be_shared(config: ConfigDict, workdir: Path) -> str:
 def _introduction(
     config: ConfigDict,
     data: Splits,
-    sampler: BalancedSampler,
+    sampler: Sampler,
     num_devices: int,
     start: int,
 ) -> str:

@@ -5,6 +5,7 @@ that goes across samples (statistics, losses, augmentation) takes the name of th
 axis, or none where the program sees the global batch.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from mbn_jax import losses
 from mbn_jax.data.augment import Augmentation, augment, normalise
 from mbn_jax.evaluation.distances import unit_rows
 from mbn_jax.mesh import replicated
+from mbn_jax.models.pretrained import load_pretrained
 from mbn_jax.models.reid import ReID, ReIDOutput
 from mbn_jax.training.optimizer import learning_rate
 from mbn_jax.training.parallelism import Step, parallelise
@@ -57,18 +59,10 @@ class ModelState:
 
 def make_model(config: ConfigDict, num_identities: int) -> ReID:
     """The network that a configuration describes."""
-    return ReID(
-        num_identities=num_identities,
-        image_size=tuple(config.data.image_size),
-        depth=config.model.depth,
-        norm=config.model.norm,
-        width=config.model.width,
-        last_stride=config.model.last_stride,
-        share_affine=config.model.share_affine,
-        momentum=config.model.momentum,
-        dtype=jnp.dtype(config.model.dtype),
-        remat=config.model.remat,
-    )
+    fields = config.model.to_dict()
+    del fields["pretrained"]
+    fields["dtype"] = jnp.dtype(fields["dtype"])
+    return ReID(num_identities, tuple(config.data.image_size), **fields)
 
 
 def init_state(
@@ -92,42 +86,76 @@ def init_state(
     return jax.jit(init, out_shardings=replicated(mesh))(jax.random.key(seed))
 
 
+def with_pretrained(
+    state: ModelState, model: ReID, source: str, mesh: Mesh
+) -> tuple[ModelState, str]:
+    """The state with the backbone's weights from elsewhere, and what was loaded.
+
+    Args:
+      state: before the first step.
+      model: the network.
+      source: see `mbn_jax.models.pretrained.load_pretrained`.
+      mesh: on every device of which the weights are then.
+    """
+    variables, note = load_pretrained(source, model, state.variables)
+    variables = jax.tree.map(
+        lambda leaf: (
+            leaf
+            if isinstance(leaf, jax.Array)
+            else jax.make_array_from_process_local_data(replicated(mesh), leaf)
+        ),
+        variables,
+    )
+    return dataclasses.replace(state, **variables), note
+
+
 def loss_terms(
     config: ConfigDict,
     output: ReIDOutput,
     identity: jax.Array,
+    modality: jax.Array,
     axis_name: str | None = None,
 ) -> tuple[jax.Array, Metrics]:
     """The weighted sum of the losses, and each of them, over the global batch.
 
-    The pairwise loss acts on the feature before the neck.
+    All but the cross-entropy act on the feature before the neck. A loss of weight 0 is
+    not computed.
 
     Args:
       config: `config.loss`.
       output: of the network.
       identity: `(B,)` int32 class labels.
+      modality: `(B,)` int32.
       axis_name: mapped axis over which the batch is cut, under pmap and shard_map.
     """
-    identity_loss = losses.identity_loss(
-        output.logits, identity, config.label_smoothing, axis_name=axis_name
-    )
-    pairwise_loss = jnp.zeros(())
-    if config.pairwise == "wrt":
-        pairwise_loss = losses.weighted_regularised_triplet(
-            output.pooled, identity, axis_name=axis_name
-        )
-    elif config.pairwise == "triplet":
-        pairwise_loss = losses.batch_hard_triplet(
-            output.pooled, identity, config.margin, axis_name=axis_name
-        )
-    total = (
-        config.identity_weight * identity_loss + config.pairwise_weight * pairwise_loss
-    )
+    pairs = output.pooled, identity
+    groups = *pairs, modality
+    wrt = losses.weighted_regularised_triplet
+    terms: dict[str, Callable[..., jax.Array]] = {
+        "identity": partial(
+            losses.identity_loss, output.logits, identity, config.label_smoothing
+        ),
+        "wrt": partial(wrt, *pairs),
+        "squared_wrt": partial(wrt, *pairs, squared=True),
+        "triplet": partial(losses.batch_hard_triplet, *pairs, config.margin),
+        "circle": partial(
+            losses.circle, *pairs, config.circle_margin, config.circle_scale
+        ),
+        "hetero_centre": partial(losses.hetero_centre, *groups),
+        "hetero_centre_triplet": partial(
+            losses.hetero_centre_triplet, *groups, config.margin
+        ),
+    }
+    values = {
+        name: term(axis_name=axis_name)
+        for name, term in terms.items()
+        if config[name] > 0
+    }
+    total = sum((config[name] * value for name, value in values.items()), jnp.zeros(()))
     accuracy = jnp.mean(jnp.argmax(output.logits, -1) == identity)
     return total, {
         "loss": total,
-        "identity_loss": identity_loss,
-        "pairwise_loss": pairwise_loss,
+        **{f"{name}_loss": value for name, value in values.items()},
         "accuracy": _mean_over_devices(accuracy, axis_name),
     }
 
@@ -202,7 +230,13 @@ def _gradients(
     def of_part(
         batch_stats: Any, key: jax.Array, part: Batch
     ) -> tuple[Any, Any, Metrics]:
-        images = augment(key, part["image"], augmentation, axis_name=model.axis_name)
+        images = augment(
+            key,
+            part["image"],
+            part["modality"],
+            augmentation,
+            axis_name=model.axis_name,
+        )
 
         def objective(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
             output, updates = model.apply(
@@ -213,7 +247,7 @@ def _gradients(
                 mutable=["batch_stats"],
             )
             loss, metrics = loss_terms(
-                config.loss, output, part["identity"], model.axis_name
+                config.loss, output, part["identity"], part["modality"], model.axis_name
             )
             return loss, (updates["batch_stats"], metrics)
 

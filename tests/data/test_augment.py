@@ -8,13 +8,27 @@ from mbn_jax.data.augment import Augmentation, augment, normalise
 from mbn_jax.errors import InputError
 
 NOTHING = Augmentation(pad=0, flip=0.0, erase=0.0, jitter=0.0)
-EVERYTHING = Augmentation(pad=4, flip=0.5, erase=0.5, jitter=0.2)
+EVERYTHING = Augmentation(
+    pad=4,
+    flip=0.5,
+    erase=0.5,
+    jitter=0.2,
+    exchange=0.5,
+    gray=0.5,
+    infrared_gray=0.5,
+    channel_erase=0.5,
+)
 HEIGHT, WIDTH = 24, 12
 # Two programs may fuse multiplications and additions in different places.
 ROUNDING = 1e-6
 
-augment_jit = jax.jit(augment, static_argnames="augmentation")
+compiled_augment = jax.jit(augment, static_argnames="augmentation")
 normalise_jit = jax.jit(normalise)
+
+
+def augment_jit(key, images, *, augmentation):
+    modality = np.arange(len(images)) % 2
+    return compiled_augment(key, images, modality, augmentation=augmentation)
 
 
 def noise(batch, size=(HEIGHT, WIDTH), channels=3, seed=0):
@@ -39,9 +53,9 @@ def test_with_everything_off_only_normalisation_is_left():
 
 def test_a_part_that_is_off_compiles_to_nothing():
     images = jax.ShapeDtypeStruct((4, HEIGHT, WIDTH, 3), jnp.uint8)
-    key = jax.random.key(0)
-    off = augment_jit.lower(key, images, augmentation=NOTHING).compile()
-    on = augment_jit.lower(key, images, augmentation=Augmentation()).compile()
+    arguments = jax.random.key(0), images, jax.ShapeDtypeStruct((4,), jnp.int32)
+    off = compiled_augment.lower(*arguments, augmentation=NOTHING).compile()
+    on = compiled_augment.lower(*arguments, augmentation=Augmentation()).compile()
     # The random number generator is made of exclusive-ors.
     assert "xor(" not in off.as_text()
     assert "xor(" in on.as_text()
@@ -126,6 +140,79 @@ def test_jitter_changes_colours_and_leaves_grey_images_grey():
     assert np.all((colours > -1e-5) & (colours < 1 + 1e-5))
 
 
+def shares(result, choices):
+    """How often an image is each of the normalised choices; it is exactly one."""
+    is_choice = np.array([np.abs(result - c).max((1, 2, 3)) < 1e-5 for c in choices])
+    assert np.all(is_choice.sum(0) == 1)
+    return is_choice.mean(1)
+
+
+def one_channel(images, channel):
+    return np.repeat(images[..., channel : channel + 1], 3, axis=-1)
+
+
+def test_exchange_shows_one_channel_of_visible_images_in_all_three():
+    images = noise(400)
+    augmentation = Augmentation(pad=0, flip=0.0, erase=0.0, exchange=0.6)
+    result = augment_jit(jax.random.key(8), images, augmentation=augmentation)
+    straight = np.asarray(normalise_jit(images))
+    choices = [straight, *(one_channel(straight, c) for c in range(3))]
+    visible, infrared = (
+        shares(np.asarray(result)[m::2], [c[m::2] for c in choices]) for m in (0, 1)
+    )
+    np.testing.assert_allclose(visible, [0.4, 0.2, 0.2, 0.2], atol=0.1)
+    np.testing.assert_array_equal(infrared, [1, 0, 0, 0])
+
+
+def test_gray_is_the_luminance_of_visible_images():
+    images = noise(400)
+    augmentation = Augmentation(pad=0, flip=0.0, erase=0.0, gray=0.7)
+    result = augment_jit(jax.random.key(9), images, augmentation=augmentation)
+    thousandths = images.astype(int) @ np.array([[299], [587], [114]])
+    luminance = np.repeat((thousandths + 500) // 1000, 3, axis=-1).astype(np.uint8)
+    choices = [np.asarray(normalise_jit(choice)) for choice in (images, luminance)]
+    visible, infrared = (
+        shares(np.asarray(result)[m::2], [c[m::2] for c in choices]) for m in (0, 1)
+    )
+    np.testing.assert_allclose(visible, [0.3, 0.7], atol=0.1)
+    np.testing.assert_array_equal(infrared, [1, 0])
+
+
+def test_infrared_gray_shows_a_channel_or_their_sum_of_the_normalised_image():
+    # As a camera in infrared gives them, with three equal channels.
+    images = np.repeat(noise(400)[..., :1], 3, axis=-1)
+    augmentation = Augmentation(pad=0, flip=0.0, erase=0.0, infrared_gray=0.8)
+    result = augment_jit(jax.random.key(9), images, augmentation=augmentation)
+    straight = np.asarray(normalise_jit(images))
+    luminance = straight @ np.array([[0.299], [0.587], [0.114]])
+    choices = [
+        straight,
+        *(one_channel(straight, c) for c in range(3)),
+        np.repeat(luminance, 3, axis=-1),
+    ]
+    visible, infrared = (
+        shares(np.asarray(result)[m::2], [c[m::2] for c in choices]) for m in (0, 1)
+    )
+    np.testing.assert_array_equal(visible, [1, 0, 0, 0, 0])
+    np.testing.assert_allclose(infrared, [0.2, 0.2, 0.2, 0.2, 0.2], atol=0.1)
+
+
+def test_channel_erasing_fills_a_rectangle_with_a_value_for_each_channel():
+    images = noise(100, size=(64, 32))
+    augmentation = Augmentation(pad=0, flip=0.0, erase=0.0, channel_erase=0.5)
+    result = np.asarray(
+        augment_jit(jax.random.key(2), images, augmentation=augmentation)
+    )
+    fill = np.array([0.4914, 0.4822, 0.4465], np.float32)
+    erased = np.all(result == fill, axis=-1)
+    straight = np.asarray(normalise_jit(images))
+    np.testing.assert_allclose(result[~erased], straight[~erased], atol=ROUNDING)
+    assert abs(np.mean(erased.any((1, 2))) - 0.5) < 0.15
+    for mask in erased[erased.any((1, 2))]:
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        assert mask.sum() == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+
+
 def test_each_image_is_treated_by_itself():
     images = noise(4)
     others = images.copy()
@@ -170,14 +257,18 @@ def test_sharded_augmentation_needs_no_communication_of_images():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     on_data = NamedSharding(mesh, PartitionSpec("data"))
     images = jax.ShapeDtypeStruct((16, HEIGHT, WIDTH, 3), jnp.uint8, sharding=on_data)
-    compiled = augment_jit.lower(jax.random.key(0), images, augmentation=EVERYTHING)
-    text = compiled.compile().as_text()
+    modality = jax.ShapeDtypeStruct((16,), jnp.int32, sharding=on_data)
+    lowered = compiled_augment.lower(
+        jax.random.key(0), images, modality, augmentation=EVERYTHING
+    )
+    text = lowered.compile().as_text()
     for collective in ("all-gather", "all-to-all", "all-reduce", "collective-permute"):
         assert collective not in text
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"flip": 1.5}, {"erase": -0.1}, {"jitter": 2.0}, {"pad": -1}]
+    "wrong",
+    [{"flip": 1.5}, {"erase": -0.1}, {"jitter": 2.0}, {"pad": -1}, {"exchange": 3}],
 )
 def test_values_out_of_range_are_named(wrong):
     with pytest.raises(InputError, match=f"Augmentation.{next(iter(wrong))}"):

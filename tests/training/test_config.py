@@ -43,7 +43,7 @@ def test_a_useless_value_is_named_with_what_was_expected(key, value, expected):
 
 def test_a_configuration_without_a_loss_is_refused():
     config = default_config()
-    config.loss.identity_weight, config.loss.pairwise = 0.0, "none"
+    config.loss.identity = config.loss.wrt = 0.0
     with pytest.raises(InputError, match="nothing to learn from"):
         check(config)
 

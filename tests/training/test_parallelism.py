@@ -52,7 +52,7 @@ def trained(norm, num_devices, parallelism="jit", parts=1, **changes):
         config.model[key] = value
     mesh = make_mesh(num_devices)
     # Rounding grows faster where the statistics are those of fewer images.
-    optimizer = gradient_descent(1e-4 if parts == 1 else 3e-5)
+    optimizer = gradient_descent(5e-5 if parts == 1 else 3e-5)
     model = make_model(config, 6)
     state = init_state(model, optimizer, config.seed, mesh)
     step = make_train_step(model, optimizer, config, mesh)

@@ -1,0 +1,340 @@
+"""ImageNet weights for the backbones.
+
+From a safetensors file with torchvision's names (timm's and IBN-Net's add the arrays of
+their blocks), from such a file on the Hugging Face hub, or from Keras Applications'
+ResNet-50 as TensorFlow.js keeps it. Nothing is unpickled, and nothing is downloaded
+without saying so.
+"""
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+
+from mbn_jax import convert
+from mbn_jax.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from mbn_jax.errors import InputError
+from mbn_jax.models.reid import ReID
+from mbn_jax.models.resnet import ResNet
+
+Path_ = tuple[str, ...]
+Arrays = dict[str, np.ndarray]
+
+HUB = "hf:"
+_HUB_FILE = "model.safetensors"
+# What Keras's "caffe" mode subtracts from pixels in 0..255, RGB, and its epsilon.
+_KERAS_MEAN = np.array([123.68, 116.779, 103.939])
+_KERAS_EPSILON, _EPSILON = 1e-3, 1e-5
+_STATISTICS = {"mean": "running_mean", "var": "running_var"}
+_AFFINE = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+
+
+class ImageNetClassifier(nn.Module):
+    """A backbone, the mean over positions, and a linear classifier, as torchvision's.
+
+    Attributes:
+      backbone: with `last_stride` 2.
+      num_classes: 1000 of ImageNet.
+    """
+
+    backbone: ResNet
+    num_classes: int = 1000
+
+    @nn.compact
+    def __call__(self, images: jax.Array, modality: jax.Array) -> jax.Array:
+        """Maps normalised images (B, H, W, 3) to logits (B, num_classes), float32."""
+        feature_map = self.backbone(images, modality, train=False)
+        pooled = feature_map.astype(jnp.float32).mean((1, 2))
+        return nn.Dense(self.num_classes, name="fc")(pooled)
+
+
+def load_pretrained(
+    source: str, model: ReID | ImageNetClassifier, variables: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """Fills the backbone of a network with ImageNet weights.
+
+    Statistics enter normalisations by modality through `convert.from_batch_norm`, alike
+    in both modalities, and a stem of either modality gets the same weights. Every array
+    of the source must be used and every parameter of the backbone be found; what
+    ImageNet does not know (non-local blocks, pooling, neck, the classifier of
+    identities) stays as it was, and ImageNet's classifier is left out where the network
+    has none.
+
+    Args:
+      source: path of a `.safetensors` file; `hf:owner/name`, optionally with
+        `@revision`, for `model.safetensors` of a model on the Hugging Face hub, such as
+        `hf:timm/resnet50.tv_in1k`; or a folder with the `model.json` of Keras
+        Applications' ResNet-50, for which `model.stride_in_1x1` must be set.
+      model: the network.
+      variables: of the network; arrays, or shapes of them.
+
+    Returns:
+      The variables, NumPy arrays where they are loaded, and a sentence that says what
+      was loaded, and what was left.
+
+    Raises:
+      InputError: if the source cannot be read, or does not fit: every array that is
+        missing, left over or of another shape is named.
+    """
+    is_keras = (Path(source) / "model.json").is_file()
+    backbone: Any = getattr(model, "backbone", model)
+    if backbone.stride_in_1x1 != is_keras:
+        raise InputError(
+            f"The weights of {source} are for a network whose stride is in the "
+            f"{'1×1' if is_keras else '3×3'} convolutions: set model.stride_in_1x1 to "
+            f"{is_keras}."
+        )
+    arrays = read_keras(source) if is_keras else _read_torch(source)
+    find = _find_in_keras if is_keras else _find_in_torch
+    flat = flatten_dict(variables)
+    missing, misfits, used, new = [], [], set(), set()
+    for norm_or_leaf in _groups(flat):
+        found: dict[Path_, Any] = {}
+        for path in norm_or_leaf:
+            inside = path[:1] + path[2:] if path[1] == "backbone" else path
+            if (path[1] != "backbone" and path[1] != "fc") or _is_new(inside):
+                new.add("/".join(path[1:3] if _is_new(inside) else path[1:2]))
+                continue
+            names, value = find(arrays, inside)
+            absent = [name for name in names if name not in arrays]
+            if absent:
+                missing += [f"{name} (for {'/'.join(path)})" for name in absent]
+                continue
+            used.update(names)
+            found[path] = value()
+        for path, value in _by_modality(found, flat).items():
+            if value.shape != flat[path].shape:
+                misfits.append(
+                    f"{'/'.join(path)} has shape {list(flat[path].shape)} in the "
+                    f"network and {list(value.shape)} there"
+                )
+            flat[path] = np.asarray(value, flat[path].dtype)
+    left_over = {
+        name
+        for name in arrays.keys() - used
+        if not name.endswith("num_batches_tracked")
+    }
+    classifier = {name for name in left_over if re.match(r"fc(1000)?[./]", name)}
+    for what, names in (
+        ("lacks", missing),
+        ("does not fit:", misfits),
+        ("holds what the network has no place for:", sorted(left_over - classifier)),
+    ):
+        if names:
+            raise InputError(f"{source} {what} {', '.join(names)}.")
+    note = f"{len(used)} arrays of {source}"
+    if classifier:
+        note += f"; left out: {', '.join(sorted(classifier))}"
+    if new:
+        note += f"; not pretrained: {', '.join(sorted(new))}"
+    return unflatten_dict(flat), note
+
+
+def _groups(flat: Mapping[Path_, Any]) -> list[list[Path_]]:
+    """Paths of all leaves, those of a normalisation or a layer side by side."""
+    groups: dict[Path_, list[Path_]] = {}
+    for path in flat:
+        groups.setdefault(path[1:-1], []).append(path)
+    return list(groups.values())
+
+
+def _is_new(path: Path_) -> bool:
+    return "_non_local" in path[1]
+
+
+def _by_modality(
+    found: dict[Path_, np.ndarray], flat: Mapping[Path_, Any]
+) -> dict[Path_, Any]:
+    """A batch normalisation in the form that the network has it in; else as it is."""
+    means = [path for path in found if path[-1] == "mean"]
+    scales = [path for path in found if path[-1] == "scale"]
+    if not (means and scales) or len(flat[means[0]].shape) == 1:
+        return found
+    converted = convert.from_batch_norm(
+        unflatten_dict(found),
+        flat[means[0]].shape[0],
+        share_affine=len(flat[scales[0]].shape) == 1,
+    )
+    return flatten_dict(converted)
+
+
+def _read_torch(source: str) -> Arrays:
+    path = _from_hub(source) if source.startswith(HUB) else Path(source)
+    if not path.is_file():
+        raise InputError(
+            f"There are no weights at {source}, expected a .safetensors file, a folder "
+            "with a model.json, or hf:owner/name."
+        )
+    try:
+        return safetensors.numpy.load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read as safetensors ({error}); PyTorch's own files, "
+            "which can run code, have to be converted first."
+        ) from error
+
+
+def _from_hub(source: str) -> Path:
+    """Path of the file in the hub's cache, downloaded if need be."""
+    import huggingface_hub
+
+    repository, _, revision = source.removeprefix(HUB).partition("@")
+    wanted: Any = dict(filename=_HUB_FILE, revision=revision or None)
+    cached: Any = huggingface_hub.try_to_load_from_cache(repository, **wanted)
+    if not isinstance(cached, str):
+        print(
+            f"downloading {_HUB_FILE} of {repository} from "
+            f"{huggingface_hub.constants.ENDPOINT} into "
+            f"{huggingface_hub.constants.HF_HUB_CACHE}",
+            file=sys.stderr,
+        )
+        try:
+            cached = huggingface_hub.hf_hub_download(repository, **wanted)
+        except Exception as error:  # of requests, httpx, the file system, the hub
+            raise InputError(
+                f"{source} cannot be downloaded ({type(error).__name__}: "
+                f"{' '.join(str(error).split())[:200]})."
+            ) from error
+    with open(cached, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    print(f"{cached}: SHA-256 {digest}", file=sys.stderr)
+    return Path(cached)
+
+
+def _find_in_torch(
+    arrays: Arrays, path: Path_
+) -> tuple[list[str], Callable[[], np.ndarray]]:
+    """Name of a leaf's array by torchvision's rules, and how to get the leaf of it."""
+    leaf = path[-1]
+    name = ".".join(map(_torch_name, path[1:-1]))
+    name += "." + (_STATISTICS if path[0] == "batch_stats" else _AFFINE)[leaf]
+
+    def value() -> np.ndarray:
+        array = arrays[name]
+        if leaf != "kernel":
+            return array
+        if "se." in name or array.ndim == 2:  # dense, timm's as 1×1 convolutions
+            return array.reshape(array.shape[:2]).T
+        return array.transpose(2, 3, 1, 0)  # OIHW to HWIO
+
+    return [name], value
+
+
+def _torch_name(part: str) -> str:
+    """A module of ours by torchvision's name, timm's or IBN-Net's."""
+    if block := re.fullmatch(r"stage(\d)_block(\d+)", part):
+        return f"layer{block[1]}.{int(block[2]) - 1}"
+    names = {
+        "conv1_visible": "conv1",
+        "conv1_infrared": "conv1",
+        "shortcut_conv": "downsample.0",
+        "shortcut_norm": "downsample.1",
+        "squeeze_excitation": "se",
+        "squeeze": "fc1",
+        "excite": "fc2",
+        "instance": "IN",
+        "batch": "BN",
+    }
+    return names.get(part, part.replace("norm", "bn"))
+
+
+def read_keras(folder: str | Path) -> Arrays:
+    """The arrays of a TensorFlow.js layers model by their names.
+
+    Raises:
+      InputError: if a file is missing, cut off, or holds what is not float32.
+    """
+    folder = Path(folder)
+    arrays: Arrays = {}
+    for group in json.loads((folder / "model.json").read_text())["weightsManifest"]:
+        try:
+            data = b"".join((folder / name).read_bytes() for name in group["paths"])
+        except OSError as error:
+            raise InputError(
+                f"The weights of {folder} are not complete: {error}."
+            ) from error
+        position = 0
+        for entry in group["weights"]:
+            if entry["dtype"] != "float32" or "quantization" in entry:
+                raise InputError(
+                    f"{entry['name']} in {folder} is {entry['dtype']}, expected "
+                    "float32 that is not quantized."
+                )
+            size = int(np.prod(entry["shape"]))
+            if len(data) < position + 4 * size:
+                raise InputError(
+                    f"The weights of {folder} end before {entry['name']}: "
+                    f"{len(data):,} bytes, expected {position + 4 * size:,} or more."
+                )
+            values = np.frombuffer(data, "<f4", size, position)
+            arrays[entry["name"]] = values.reshape(entry["shape"])
+            position += 4 * size
+        if position != len(data):
+            raise InputError(
+                f"The weights of {folder} have {len(data):,} bytes, expected "
+                f"{position:,}."
+            )
+    return arrays
+
+
+def _find_in_keras(
+    arrays: Arrays, path: Path_
+) -> tuple[list[str], Callable[[], np.ndarray]]:
+    """Names of the arrays that a leaf is made of by Keras's rules, and how.
+
+    Keras's convolutions have biases, which the means of the normalisations take up
+    here; its epsilon is larger, which the variances take up; its images are BGR in
+    0..255 minus a mean, which the first kernel takes up. (A difference of half a pixel
+    value between the means at the border of the image remains.)
+    """
+    if path[1] == "fc":
+        name = f"fc1000/{path[-1]}"
+        return [name], lambda: arrays[name]
+    layer, leaf = _keras_layer(path[1:-1]), path[-1]
+    convolution = f"res{layer}" if layer[0].isdigit() else layer
+    norm = f"bn{layer}" if layer[0].isdigit() else f"bn_{layer}"
+    pixel_std = 255 * np.array(IMAGENET_STD, np.float64)
+    if leaf == "kernel":
+        name = f"{convolution}/kernel"
+        if path[1].startswith("conv1"):
+            return [name], lambda: arrays[name][:, :, ::-1] * pixel_std[:, None]
+        return [name], lambda: arrays[name]
+    if leaf == "mean":
+        names = [f"{norm}/moving_mean", f"{convolution}/bias"]
+
+        def mean() -> np.ndarray:
+            mean, bias = (arrays[name].astype(np.float64) for name in names)
+            if convolution == "conv1":
+                offset = 255 * np.array(IMAGENET_MEAN) - _KERAS_MEAN
+                kernel = arrays["conv1/kernel"][:, :, ::-1]
+                bias = bias + np.einsum("hwio,i->o", kernel, offset)
+            return mean - bias
+
+        return names, mean
+    if leaf == "var":
+        name = f"{norm}/moving_variance"
+        return [name], lambda: arrays[name] + (_KERAS_EPSILON - _EPSILON)
+    name = f"{norm}/{ {'scale': 'gamma', 'bias': 'beta'}[leaf] }"
+    return [name], lambda: arrays[name]
+
+
+def _keras_layer(modules: Path_) -> str:
+    """`2a_branch2b` for conv2 and norm2 of the first block of stage 1; `conv1`."""
+    block = re.fullmatch(r"stage(\d)_block(\d+)", modules[0])
+    if not block:
+        return "conv1"
+    stage, number = int(block[1]) + 1, int(block[2])
+    branch = re.fullmatch(r"(?:conv|norm)(\d)", modules[1])
+    suffix = "2" + "abc"[int(branch[1]) - 1] if branch else "1"
+    return f"{stage}{chr(ord('a') + number - 1)}_branch{suffix}"

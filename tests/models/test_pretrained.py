@@ -1,0 +1,365 @@
+"""ImageNet weights: the function of their first network, or errors that name."""
+
+import json
+import threading
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax.traverse_util import flatten_dict
+
+from mbn_jax import InputError
+from mbn_jax.models.pretrained import ImageNetClassifier, load_pretrained
+from mbn_jax.models.reid import ReID
+from mbn_jax.models.resnet import ResNet
+
+from .make_torch_reference import CLASSES, PATH, images, numbers
+
+MODALITY = np.array([0, 1])
+
+
+def shapes_of(model):
+    train = {"train": False} if isinstance(model, ReID) else {}
+    init = partial(model.init, **train)
+    return jax.eval_shape(init, jax.random.key(0), images(), MODALITY)
+
+
+def reference(depth):
+    stored = json.loads(PATH.read_text())[str(depth)]
+    arrays = {
+        name: numbers(name, shape)
+        if shape
+        else np.zeros((), np.int64)  # num_batches_tracked
+        for name, shape in stored["shapes"].items()
+    }
+    return arrays, np.array(stored["logits"], np.float32)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """Writes a safetensors file, changed as a test likes."""
+
+    def write(depth=18, **changes):
+        arrays = reference(depth)[0]
+        for name, array in changes.items():
+            arrays[name.replace("__", ".")] = array
+        path = tmp_path / "weights.safetensors"
+        kept = {name: array for name, array in arrays.items() if array is not None}
+        safetensors.numpy.save_file(kept, path)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("norm", ["bn", "mbn"])
+@pytest.mark.parametrize("depth", [18, 50])
+def test_logits_are_those_of_pytorch(depth, norm, weights):
+    model = ImageNetClassifier(ResNet(depth, last_stride=2, norm=norm), CLASSES)
+    variables, note = load_pretrained(weights(depth), model, shapes_of(model))
+    logits = jax.jit(model.apply)(variables, images(), MODALITY)
+    expected = reference(depth)[1]
+    assert np.abs(expected).max() > 0.5
+    np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
+    assert "left out" not in note
+    assert "not pretrained" not in note
+
+
+def test_what_imagenet_does_not_know_stays_and_is_named(weights):
+    model = ReID(
+        7,
+        image_size=(64, 48),
+        depth=18,
+        last_stride=2,
+        stem="separate",
+        non_local=(0, 1, 0, 0),
+        pooling="learnt_gem",
+        share_affine=False,
+    )
+    before = jax.tree.map(
+        lambda leaf: np.full(leaf.shape, 0.5, leaf.dtype), shapes_of(model)
+    )
+    after, note = load_pretrained(weights(), model, before)
+    assert "left out: fc.bias, fc.weight" in note
+    new = "backbone/stage2_non_local2, classifier, neck, pooling"
+    assert note.endswith(f"not pretrained: {new}")
+    arrays = reference(18)[0]
+    before, after = flatten_dict(before, sep="/"), flatten_dict(after, sep="/")
+    assert before.keys() == after.keys()
+    for path, leaf in after.items():
+        assert leaf.shape == before[path].shape
+        is_new = any(
+            f"/{part}" in path for part in new.replace("backbone/", "").split(", ")
+        )
+        assert np.array_equal(leaf, before[path]) <= (is_new or leaf.ndim == 2), path
+        if is_new:
+            np.testing.assert_array_equal(leaf, before[path])
+    for stem in ("visible", "infrared"):
+        np.testing.assert_array_equal(
+            after[f"params/backbone/conv1_{stem}/kernel"],
+            arrays["conv1.weight"].transpose(2, 3, 1, 0),
+        )
+    for m in (0, 1):
+        np.testing.assert_array_equal(
+            after["batch_stats/backbone/stage1_block1/norm1/mean"][m],
+            arrays["layer1.0.bn1.running_mean"],
+        )
+
+
+def test_blocks_of_timm_and_ibn_net_are_found_by_their_names(tmp_path):
+    for variant, named in (
+        ("se_resnet", {"layer1.0.se.fc1.weight": (4, 64, 1, 1)}),
+        ("resnet_ibn_a", {"layer1.0.bn1.IN.weight": (32,)}),
+    ):
+        model = ReID(7, depth=18, variant=variant, norm="bn")
+        arrays = names_of(model)
+        for name, shape in named.items():
+            assert arrays[name].shape == shape
+        path = str(tmp_path / f"{variant}.safetensors")
+        safetensors.numpy.save_file(arrays, path)
+        load_pretrained(path, model, shapes_of(model))
+
+
+def names_of(model):
+    """Arrays that fill a network, by the names that the loader asks for."""
+    from mbn_jax.models.pretrained import _find_in_torch
+
+    arrays = {}
+    for path, leaf in flatten_dict(shapes_of(model)).items():
+        if path[1] == "backbone":
+            (name,), _ = _find_in_torch({}, path[:1] + path[2:])
+            shape = leaf.shape
+            if path[-1] == "kernel":
+                order = (3, 2, 0, 1) if len(shape) == 4 else (1, 0)
+                shape = tuple(shape[i] for i in order)
+                shape += (1, 1) * (len(shape) == 2)
+            arrays[name] = numbers(name, shape)
+    return arrays
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"layer2__0__conv1__weight": None},
+            r"lacks layer2\.0\.conv1\.weight \(for para",
+        ),
+        ({"other__weight": np.ones(2, np.float32)}, "no place for: other.weight"),
+        (
+            {"bn1__bias": np.ones(3, np.float32)},
+            r"backbone/norm1/bias has shape \[64\] in the network and \[3\] there",
+        ),
+    ],
+)
+def test_every_misfit_is_named(changes, message, weights):
+    model = ReID(7, depth=18, norm="bn")
+    with pytest.raises(InputError, match=message):
+        load_pretrained(weights(**changes), model, shapes_of(model))
+
+
+def test_what_cannot_be_read_is_an_error(tmp_path):
+    model = ReID(7, depth=18)
+    with pytest.raises(InputError, match="There are no weights at nowhere"):
+        load_pretrained("nowhere", model, shapes_of(model))
+    path = tmp_path / "resnet.pth"
+    path.write_bytes(b"\x80\x02 no safetensors")
+    with pytest.raises(InputError, match="cannot be read as safetensors"):
+        load_pretrained(str(path), model, shapes_of(model))
+
+
+def test_the_stride_must_be_where_the_weights_expect_it(weights):
+    model = ReID(7, depth=50, stride_in_1x1=True)
+    with pytest.raises(InputError, match=r"3×3 convolutions: set model\.stride_in_1x1"):
+        load_pretrained(weights(50), model, shapes_of(model))
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Answers as the hub does for one file."""
+
+    content = b""
+
+    def do_HEAD(self):
+        self.send_response(200 if self.path.endswith("model.safetensors") else 404)
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("ETag", '"abc"')
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+
+    def do_GET(self):
+        self.do_HEAD()
+        self.wfile.write(self.content)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def hub(weights, monkeypatch, tmp_path):
+    """A hub on this machine, and an empty cache."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    with open(weights(), "rb") as file:
+        Hub.content = file.read()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    cache = str(tmp_path / "cache")
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(
+        constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", cache)
+    for name in ("hf_hub_download", "try_to_load_from_cache"):
+        function = partial(getattr(huggingface_hub, name), cache_dir=cache)
+        monkeypatch.setattr(huggingface_hub, name, function)
+    yield endpoint
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_download_is_announced_and_cached_and_its_checksum_shown(hub, capfd):
+    import hashlib
+
+    model = ReID(7, depth=18, norm="bn")
+    digest = hashlib.sha256(Hub.content).hexdigest()
+    load_pretrained("hf:someone/resnet18", model, shapes_of(model))
+    told = capfd.readouterr().err
+    assert f"downloading model.safetensors of someone/resnet18 from {hub}" in told
+    assert f"SHA-256 {digest}" in told
+    load_pretrained("hf:someone/resnet18", model, shapes_of(model))
+    told = capfd.readouterr().err
+    assert "downloading" not in told
+    assert f"SHA-256 {digest}" in told
+
+
+def test_a_download_that_fails_is_one_sentence(hub, monkeypatch):
+    Hub.do_HEAD, working = lambda self: self.send_error(404), Hub.do_HEAD
+    model = ReID(7, depth=18, norm="bn")
+    try:
+        with pytest.raises(InputError, match="hf:someone/other cannot be downloaded"):
+            load_pretrained("hf:someone/other", model, shapes_of(model))
+    finally:
+        Hub.do_HEAD = working
+
+
+def keras_folder(folder, changes=()):
+    """Random weights of Keras's ResNet-50 by its names, in two pieces."""
+    rng = np.random.default_rng(0)
+    entries, data = [], b""
+    layers = {"conv1": (7, 7, 3, 64)}
+    inputs = 64
+    for stage, repeat in zip("2345", (3, 4, 6, 3), strict=True):
+        features = 64 * 2 ** (int(stage) - 2)
+        for letter in "abcdef"[:repeat]:
+            block = f"{stage}{letter}_branch"
+            layers[f"{block}2a"] = (1, 1, inputs, features)
+            layers[f"{block}2b"] = (3, 3, features, features)
+            layers[f"{block}2c"] = (1, 1, features, 4 * features)
+            if letter == "a":
+                layers[f"{block}1"] = (1, 1, inputs, 4 * features)
+            inputs = 4 * features
+    arrays = {}
+    for name, shape in layers.items():
+        convolution = name if name == "conv1" else f"res{name}"
+        norm = f"bn_{name}" if name == "conv1" else f"bn{name}"
+        fan_in = np.prod(shape[:-1])
+        arrays[f"{convolution}/kernel"] = rng.normal(size=shape) * (2 / fan_in) ** 0.5
+        arrays[f"{convolution}/bias"] = rng.normal(size=shape[-1])
+        for leaf in ("gamma", "moving_variance"):
+            arrays[f"{norm}/{leaf}"] = rng.uniform(0.5, 1.5, shape[-1])
+        for leaf in ("beta", "moving_mean"):
+            arrays[f"{norm}/{leaf}"] = 0.1 * rng.normal(size=shape[-1])
+    arrays["conv1/kernel"] /= 60
+    arrays["fc1000/kernel"] = rng.normal(size=(2048, 1000)) / 45
+    arrays["fc1000/bias"] = rng.normal(size=1000)
+    for name, array in arrays.items():
+        entries.append({"name": name, "shape": list(array.shape), "dtype": "float32"})
+        data += array.astype("<f4").tobytes()
+    half = len(data) // 2
+    (folder / "a.bin").write_bytes(data[:half])
+    (folder / "b.bin").write_bytes(data[half:])
+    group = {"paths": ["a.bin", "b.bin"], "weights": entries}
+    (folder / "model.json").write_text(json.dumps({"weightsManifest": [group]}))
+    return {name: array.astype(np.float32) for name, array in arrays.items()}
+
+
+def keras_logits(arrays, pixels):
+    """Keras's ResNet-50 step by step, of padded BGR pixels minus the mean."""
+
+    def convolve(x, name, stride=1):
+        kernel = arrays[f"{name}/kernel"]
+        pad = 0 if name == "conv1" else kernel.shape[0] // 2
+        y = jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            [(pad, pad)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return y + arrays[f"{name}/bias"]
+
+    def normalise(x, name):
+        mean, var = arrays[f"{name}/moving_mean"], arrays[f"{name}/moving_variance"]
+        y = (x - mean) / jnp.sqrt(var + 1e-3)
+        return y * arrays[f"{name}/gamma"] + arrays[f"{name}/beta"]
+
+    x = jax.nn.relu(normalise(convolve(pixels, "conv1", 2), "bn_conv1"))
+    x = jax.lax.reduce_window(
+        jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))),
+        -jnp.inf,
+        jax.lax.max,
+        (1, 3, 3, 1),
+        (1, 2, 2, 1),
+        "VALID",
+    )
+    for stage, repeat in zip("2345", (3, 4, 6, 3), strict=True):
+        for letter in "abcdef"[:repeat]:
+            stride = 2 if letter == "a" and stage != "2" else 1
+            y = x
+            for part, step in (("2a", stride), ("2b", 1), ("2c", 1)):
+                name = f"{stage}{letter}_branch{part}"
+                y = normalise(convolve(y, f"res{name}", step), f"bn{name}")
+                y = y if part == "2c" else jax.nn.relu(y)
+            if letter == "a":
+                name = f"{stage}{letter}_branch1"
+                x = normalise(convolve(x, f"res{name}", stride), f"bn{name}")
+            x = jax.nn.relu(x + y)
+    return x.mean((1, 2)) @ arrays["fc1000/kernel"] + arrays["fc1000/bias"]
+
+
+def test_keras_s_network_is_the_same_function(tmp_path):
+    arrays = keras_folder(tmp_path)
+    backbone = ResNet(50, last_stride=2, norm="bn", stride_in_1x1=True)
+    model = ImageNetClassifier(backbone)
+    variables, note = load_pretrained(str(tmp_path), model, shapes_of(model))
+    assert note == f"320 arrays of {tmp_path}"
+    # Both pad with zeros, which are pixels half a value apart: here with the same.
+    x = np.pad(images(), ((0, 0), (3, 3), (3, 3), (0, 0)))
+    pixels = 255 * (x * [0.229, 0.224, 0.225] + [0.485, 0.456, 0.406])
+    bgr = (pixels - [123.68, 116.779, 103.939])[..., ::-1].astype(np.float32)
+    with jax.numpy_rank_promotion("allow"):
+        expected = jax.jit(keras_logits)(arrays, bgr)
+    logits = jax.jit(model.apply)(variables, images(), MODALITY)
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_keras_s_weights_must_be_whole(tmp_path):
+    keras_folder(tmp_path)
+    model = ReID(7, depth=50, stride_in_1x1=True)
+    piece = tmp_path / "b.bin"
+    whole = piece.read_bytes()
+    piece.write_bytes(whole[:-4])
+    with pytest.raises(InputError, match="end before fc1000/bias"):
+        load_pretrained(str(tmp_path), model, shapes_of(model))
+    piece.unlink()
+    with pytest.raises(InputError, match=r"not complete: .*b\.bin"):
+        load_pretrained(str(tmp_path), model, shapes_of(model))
+    piece.write_bytes(whole)
+    with pytest.raises(InputError, match=r"1×1 convolutions: set model\.stride_in_1x1"):
+        load_pretrained(str(tmp_path), ReID(7), shapes_of(ReID(7)))
