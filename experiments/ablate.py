@@ -1,0 +1,62 @@
+r"""Compares batch normalisation with MBN over data sets, backbones, losses, samplers.
+
+    python experiments/ablate.py --workdir=runs/ablation --num_parallel=2 \
+        --grid=data=synthetic_vireid/nir,synthetic_vireid/thermal \
+        --grid=backbone=resnet18,resnet18_ibn_a --grid=sampler=balanced,natural
+
+trains what is missing, resumes what was interrupted, and writes ablation.csv,
+ablation.md and ablation.png. By default one axis at a time leaves its first value;
+norm=bn,mbn and seed=0,1,2 are always combined with all. A loss is a sum: identity+wrt.
+--config and --config.key=value say what all runs have in common.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from mbn_jax.errors import InputError
+from mbn_jax.training import ablation
+from mbn_jax.training import config as configuration
+
+_CONFIG = configuration.define_flag(Path(__file__).parent / "configs" / "quick.py")
+flags.adopt_module_key_flags(configuration)  # for --help
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of all runs.", required=True)
+_GRID = flags.DEFINE_multi_string(
+    "grid",
+    [],
+    f"An axis and its values: {', '.join(ablation.AXES)}, or a key of the "
+    "configuration; for example loss=identity+wrt,identity+circle.",
+)
+_CROSS = flags.DEFINE_bool("cross", False, "All combinations of all axes.")
+_PARALLEL = flags.DEFINE_integer(
+    "num_parallel", 1, "Runs at a time; on GPUs each has its own.", lower_bound=1
+)
+_DRY = flags.DEFINE_bool("dry_run", False, "Only list the runs.")
+
+
+def main(argv: list[str]) -> None:
+    """Trains the grid and writes what it shows."""
+    if argv[1:]:
+        sys.exit(f"error: unexpected argument {argv[1]!r}, expected --flag=value")
+    logging.set_verbosity(logging.WARNING)
+    workdir = Path(_WORKDIR.value)
+    try:
+        grid = ablation.read_grid(_GRID.value)
+        grid = {"norm": ["bn", "mbn"], "seed": ["0", "1", "2"]} | grid
+        runs = ablation.make_runs(_CONFIG.value, grid, workdir, cross=_CROSS.value)
+        if _DRY.value:
+            for run in runs:
+                print(f"{run.workdir}{'  (done)' if run.is_finished() else ''}")
+            return
+        ablation.carry_out(runs, workdir, _PARALLEL.value)
+        print(ablation.write_outcome(runs, workdir))
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=configuration.parse_flags)
