@@ -14,7 +14,7 @@ train: $(VENV)/installed  ## train on embedded data, evaluate, write the report 
 	$(RUN) experiments/train.py --workdir=$(WORKDIR)
 
 test: $(VENV)/installed-dev  ## run the tests
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
 test-slow: $(VENV)/installed-dev  ## cause faults for real: a quarter of an hour
 	$(RUN) -m pytest -m slow tests/failures
