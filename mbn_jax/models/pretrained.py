@@ -7,7 +7,6 @@ without saying so.
 """
 
 import hashlib
-import json
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -23,19 +22,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 
 from mbn_jax import convert
-from mbn_jax.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from mbn_jax.errors import InputError
+from mbn_jax.models.keras import Arrays, Path_, find_in_keras, read_keras
 from mbn_jax.models.reid import ReID
 from mbn_jax.models.resnet import ResNet
 
-Path_ = tuple[str, ...]
-Arrays = dict[str, np.ndarray]
-
 HUB = "hf:"
 _HUB_FILE = "model.safetensors"
-# What Keras's "caffe" mode subtracts from pixels in 0..255, RGB, and its epsilon.
-_KERAS_MEAN = np.array([123.68, 116.779, 103.939])
-_KERAS_EPSILON, _EPSILON = 1e-3, 1e-5
 _STATISTICS = {"mean": "running_mean", "var": "running_var"}
 _AFFINE = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
@@ -87,6 +80,11 @@ def load_pretrained(
       InputError: if the source cannot be read, or does not fit: every array that is
         missing, left over or of another shape is named.
     """
+    if not (source.startswith(HUB) or Path(source).exists()):
+        raise InputError(
+            f"There are no weights at {source}, expected a .safetensors file, a folder "
+            "with a model.json, or hf:owner/name."
+        )
     is_keras = (Path(source) / "model.json").is_file()
     backbone: Any = getattr(model, "backbone", model)
     if backbone.stride_in_1x1 != is_keras:
@@ -96,11 +94,12 @@ def load_pretrained(
             f"{is_keras}."
         )
     arrays = read_keras(source) if is_keras else _read_torch(source)
-    find = _find_in_keras if is_keras else _find_in_torch
+    find = find_in_keras if is_keras else _find_in_torch
     flat = flatten_dict(variables)
     missing, misfits, used, new = [], [], set(), set()
     for norm_or_leaf in _groups(flat):
         found: dict[Path_, Any] = {}
+        fit = True
         for path in norm_or_leaf:
             inside = path[:1] + path[2:] if path[1] == "backbone" else path
             if (path[1] != "backbone" and path[1] != "fc") or _is_new(inside):
@@ -108,31 +107,47 @@ def load_pretrained(
                 continue
             names, value = find(arrays, inside)
             absent = [name for name in names if name not in arrays]
-            if absent:
-                missing += [f"{name} (for {'/'.join(path)})" for name in absent]
-                continue
+            missing += [f"{name} (for {'/'.join(path)})" for name in absent]
             used.update(names)
-            found[path] = value()
-        for path, value in _by_modality(found, flat).items():
-            if value.shape != flat[path].shape:
+            if absent:
+                fit = False
+                continue
+            try:
+                found[path] = value()
+            except ValueError as error:  # of several arrays that do not fit each other
+                fit = False
+                misfits.append(f"{' + '.join(names)} ({error})")
+                continue
+            # Of a normalisation by modality the source has one row.
+            expected = flat[path].shape
+            if path[-1] != "kernel":
+                expected = expected[-1:]
+            if found[path].shape != expected:
+                fit = False
                 misfits.append(
-                    f"{'/'.join(path)} has shape {list(flat[path].shape)} in the "
-                    f"network and {list(value.shape)} there"
+                    f"{' + '.join(names)} gives {'/'.join(path)} the shape "
+                    f"{list(found[path].shape)} and not {list(expected)}"
                 )
-            flat[path] = np.asarray(value, flat[path].dtype)
+        if fit:
+            for path, leaf in _by_modality(found, flat).items():
+                flat[path] = np.asarray(leaf, flat[path].dtype)
     left_over = {
         name
         for name in arrays.keys() - used
         if not name.endswith("num_batches_tracked")
     }
     classifier = {name for name in left_over if re.match(r"fc(1000)?[./]", name)}
-    for what, names in (
-        ("lacks", missing),
-        ("does not fit:", misfits),
-        ("holds what the network has no place for:", sorted(left_over - classifier)),
-    ):
-        if names:
-            raise InputError(f"{source} {what} {', '.join(names)}.")
+    errors = [
+        f"{what} {', '.join(names)}"
+        for what, names in (
+            ("it lacks", missing),
+            ("of another shape,", misfits),
+            ("the network has no place for", sorted(left_over - classifier)),
+        )
+        if names
+    ]
+    if errors:
+        raise InputError(f"{source} does not fit the network: {'; '.join(errors)}.")
     note = f"{len(used)} arrays of {source}"
     if classifier:
         note += f"; left out: {', '.join(sorted(classifier))}"
@@ -171,10 +186,9 @@ def _by_modality(
 
 def _read_torch(source: str) -> Arrays:
     path = _from_hub(source) if source.startswith(HUB) else Path(source)
-    if not path.is_file():
+    if path.is_dir():
         raise InputError(
-            f"There are no weights at {source}, expected a .safetensors file, a folder "
-            "with a model.json, or hf:owner/name."
+            f"{source} is a folder without a model.json of Keras's weights."
         )
     try:
         return safetensors.numpy.load_file(path)
@@ -222,11 +236,11 @@ def _find_in_torch(
 
     def value() -> np.ndarray:
         array = arrays[name]
-        if leaf != "kernel":
+        if leaf != "kernel" or array.ndim < 2:
             return array
-        if "se." in name or array.ndim == 2:  # dense, timm's as 1×1 convolutions
-            return array.reshape(array.shape[:2]).T
-        return array.transpose(2, 3, 1, 0)  # OIHW to HWIO
+        if ".se." in name and array.shape[2:] == (1, 1):  # timm's, for our dense layers
+            array = array[:, :, 0, 0]
+        return array.transpose(*range(2, array.ndim), 1, 0)  # OIHW to HWIO
 
     return [name], value
 
@@ -247,94 +261,3 @@ def _torch_name(part: str) -> str:
         "batch": "BN",
     }
     return names.get(part, part.replace("norm", "bn"))
-
-
-def read_keras(folder: str | Path) -> Arrays:
-    """The arrays of a TensorFlow.js layers model by their names.
-
-    Raises:
-      InputError: if a file is missing, cut off, or holds what is not float32.
-    """
-    folder = Path(folder)
-    arrays: Arrays = {}
-    for group in json.loads((folder / "model.json").read_text())["weightsManifest"]:
-        try:
-            data = b"".join((folder / name).read_bytes() for name in group["paths"])
-        except OSError as error:
-            raise InputError(
-                f"The weights of {folder} are not complete: {error}."
-            ) from error
-        position = 0
-        for entry in group["weights"]:
-            if entry["dtype"] != "float32" or "quantization" in entry:
-                raise InputError(
-                    f"{entry['name']} in {folder} is {entry['dtype']}, expected "
-                    "float32 that is not quantized."
-                )
-            size = int(np.prod(entry["shape"]))
-            if len(data) < position + 4 * size:
-                raise InputError(
-                    f"The weights of {folder} end before {entry['name']}: "
-                    f"{len(data):,} bytes, expected {position + 4 * size:,} or more."
-                )
-            values = np.frombuffer(data, "<f4", size, position)
-            arrays[entry["name"]] = values.reshape(entry["shape"])
-            position += 4 * size
-        if position != len(data):
-            raise InputError(
-                f"The weights of {folder} have {len(data):,} bytes, expected "
-                f"{position:,}."
-            )
-    return arrays
-
-
-def _find_in_keras(
-    arrays: Arrays, path: Path_
-) -> tuple[list[str], Callable[[], np.ndarray]]:
-    """Names of the arrays that a leaf is made of by Keras's rules, and how.
-
-    Keras's convolutions have biases, which the means of the normalisations take up
-    here; its epsilon is larger, which the variances take up; its images are BGR in
-    0..255 minus a mean, which the first kernel takes up. (A difference of half a pixel
-    value between the means at the border of the image remains.)
-    """
-    if path[1] == "fc":
-        name = f"fc1000/{path[-1]}"
-        return [name], lambda: arrays[name]
-    layer, leaf = _keras_layer(path[1:-1]), path[-1]
-    convolution = f"res{layer}" if layer[0].isdigit() else layer
-    norm = f"bn{layer}" if layer[0].isdigit() else f"bn_{layer}"
-    pixel_std = 255 * np.array(IMAGENET_STD, np.float64)
-    if leaf == "kernel":
-        name = f"{convolution}/kernel"
-        if path[1].startswith("conv1"):
-            return [name], lambda: arrays[name][:, :, ::-1] * pixel_std[:, None]
-        return [name], lambda: arrays[name]
-    if leaf == "mean":
-        names = [f"{norm}/moving_mean", f"{convolution}/bias"]
-
-        def mean() -> np.ndarray:
-            mean, bias = (arrays[name].astype(np.float64) for name in names)
-            if convolution == "conv1":
-                offset = 255 * np.array(IMAGENET_MEAN) - _KERAS_MEAN
-                kernel = arrays["conv1/kernel"][:, :, ::-1]
-                bias = bias + np.einsum("hwio,i->o", kernel, offset)
-            return mean - bias
-
-        return names, mean
-    if leaf == "var":
-        name = f"{norm}/moving_variance"
-        return [name], lambda: arrays[name] + (_KERAS_EPSILON - _EPSILON)
-    name = f"{norm}/{ {'scale': 'gamma', 'bias': 'beta'}[leaf] }"
-    return [name], lambda: arrays[name]
-
-
-def _keras_layer(modules: Path_) -> str:
-    """`2a_branch2b` for conv2 and norm2 of the first block of stage 1; `conv1`."""
-    block = re.fullmatch(r"stage(\d)_block(\d+)", modules[0])
-    if not block:
-        return "conv1"
-    stage, number = int(block[1]) + 1, int(block[2])
-    branch = re.fullmatch(r"(?:conv|norm)(\d)", modules[1])
-    suffix = "2" + "abc"[int(branch[1]) - 1] if branch else "1"
-    return f"{stage}{chr(ord('a') + number - 1)}_branch{suffix}"

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from functools import partial
+from functools import cache, partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import jax
@@ -22,6 +22,7 @@ from .make_torch_reference import CLASSES, PATH, images, numbers
 MODALITY = np.array([0, 1])
 
 
+@cache
 def shapes_of(model):
     train = {"train": False} if isinstance(model, ReID) else {}
     init = partial(model.init, **train)
@@ -89,14 +90,11 @@ def test_what_imagenet_does_not_know_stays_and_is_named(weights):
     arrays = reference(18)[0]
     before, after = flatten_dict(before, sep="/"), flatten_dict(after, sep="/")
     assert before.keys() == after.keys()
+    parts = new.replace("backbone/", "").split(", ")
     for path, leaf in after.items():
         assert leaf.shape == before[path].shape
-        is_new = any(
-            f"/{part}" in path for part in new.replace("backbone/", "").split(", ")
-        )
-        assert np.array_equal(leaf, before[path]) <= (is_new or leaf.ndim == 2), path
-        if is_new:
-            np.testing.assert_array_equal(leaf, before[path])
+        is_new = any(f"/{part}" in path for part in parts)
+        assert np.all(leaf == before[path]) == is_new, path
     for stem in ("visible", "infrared"):
         np.testing.assert_array_equal(
             after[f"params/backbone/conv1_{stem}/kernel"],
@@ -111,10 +109,10 @@ def test_what_imagenet_does_not_know_stays_and_is_named(weights):
 
 def test_blocks_of_timm_and_ibn_net_are_found_by_their_names(tmp_path):
     for variant, named in (
-        ("se_resnet", {"layer1.0.se.fc1.weight": (4, 64, 1, 1)}),
+        ("se_resnet", {"layer1.0.se.fc1.weight": (16, 256, 1, 1)}),
         ("resnet_ibn_a", {"layer1.0.bn1.IN.weight": (32,)}),
     ):
-        model = ReID(7, depth=18, variant=variant, norm="bn")
+        model = ReID(7, depth=50, variant=variant, norm="bn")
         arrays = names_of(model)
         for name, shape in named.items():
             assert arrays[name].shape == shape
@@ -145,17 +143,31 @@ def names_of(model):
     [
         (
             {"layer2__0__conv1__weight": None},
-            r"lacks layer2\.0\.conv1\.weight \(for para",
+            r"it lacks layer2\.0\.conv1\.weight \(for para",
         ),
-        ({"other__weight": np.ones(2, np.float32)}, "no place for: other.weight"),
+        ({"bn1__running_var": None}, r"it lacks bn1\.running_var \(for batch_stats"),
+        ({"other__weight": np.ones(2, np.float32)}, "has no place for other.weight"),
         (
             {"bn1__bias": np.ones(3, np.float32)},
-            r"backbone/norm1/bias has shape \[64\] in the network and \[3\] there",
+            r"bn1\.bias gives .*backbone/norm1/bias the shape \[3\] and not \[64\]",
+        ),
+        (
+            {"bn1__running_mean": np.ones((2, 64), np.float32)},
+            r"norm1/mean the shape \[2, 64\] and not \[64\]",
+        ),
+        (
+            {"conv1__weight": np.ones((64, 3), np.float32)},
+            r"conv1/kernel the shape \[3, 64\] and not \[7, 7, 3, 64\]",
+        ),
+        (
+            {"bn1__weight": None, "bn1__gamma": np.ones(64, np.float32)},
+            r"it lacks bn1\.weight .*; the network has no place for bn1\.gamma",
         ),
     ],
 )
-def test_every_misfit_is_named(changes, message, weights):
-    model = ReID(7, depth=18, norm="bn")
+@pytest.mark.parametrize("norm", ["bn", "mbn"])
+def test_every_misfit_is_named(changes, message, norm, weights):
+    model = ReID(7, depth=18, norm=norm)
     with pytest.raises(InputError, match=message):
         load_pretrained(weights(**changes), model, shapes_of(model))
 
@@ -360,6 +372,8 @@ def test_keras_s_weights_must_be_whole(tmp_path):
     piece.unlink()
     with pytest.raises(InputError, match=r"not complete: .*b\.bin"):
         load_pretrained(str(tmp_path), model, shapes_of(model))
-    piece.write_bytes(whole)
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(InputError, match="not the description of a TensorFlow"):
+        load_pretrained(str(tmp_path), model, shapes_of(model))
     with pytest.raises(InputError, match=r"1×1 convolutions: set model\.stride_in_1x1"):
         load_pretrained(str(tmp_path), ReID(7), shapes_of(ReID(7)))
