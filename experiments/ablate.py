@@ -6,13 +6,16 @@ r"""Compares batch normalisation with MBN over data sets, backbones, losses, sam
 
 trains what is missing, resumes what was interrupted, and writes ablation.csv,
 ablation.md and ablation.png. By default one axis at a time leaves its first value;
-norm=bn,mbn and seed=0,1,2 are always combined with all. A loss is a sum: identity+wrt.
+norm=bn,mbn and seed=0,1,2 are always combined with all, whatever --config says of them.
+A loss is a sum: identity+wrt.
 --config and --config.key=value say what all runs have in common.
 """
 
+import signal
 import sys
 from pathlib import Path
 
+import jax
 from absl import app, flags, logging
 
 from mbn_jax.errors import InputError
@@ -40,6 +43,8 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         sys.exit(f"error: unexpected argument {argv[1]!r}, expected --flag=value")
     logging.set_verbosity(logging.WARNING)
+    jax.config.update("jax_platforms", "cpu")  # GPUs are for the runs
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     workdir = Path(_WORKDIR.value)
     try:
         grid = ablation.read_grid(_GRID.value)
@@ -49,13 +54,19 @@ def main(argv: list[str]) -> None:
             for run in runs:
                 print(f"{run.workdir}{'  (done)' if run.is_finished() else ''}")
             return
-        ablation.carry_out(runs, workdir, _PARALLEL.value)
+        experiments = Path(__file__).parent
+        failed = ablation.carry_out(runs, workdir, _PARALLEL.value, experiments)
         print(ablation.write_outcome(runs, workdir))
     except InputError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         sys.exit(130)
+    if failed:
+        sys.exit(
+            f"error: {len(failed)} runs have failed and are not in the table: see "
+            f"{', '.join(str(run.log) for run in failed)}"
+        )
 
 
 if __name__ == "__main__":

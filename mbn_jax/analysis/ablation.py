@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mbn_jax.analysis.curves import BLUE, ORANGE
+from mbn_jax.analysis.curves import BLUE, GREY, ORANGE, PURPLE
 
 FIGURES = ("rank1", "rank10", "mAP", "mINP")
 REPLICATES = 10_000
@@ -26,6 +27,7 @@ class Result(NamedTuple):
       figures: as in results.json.
       precisions: (Q,) float64, average precision of every query, in the same order for
         all runs of one data set; NaN without a match.
+      run: name of its directory; a run may stand for several settings.
     """
 
     setting: tuple[tuple[str, str], ...]
@@ -34,6 +36,7 @@ class Result(NamedTuple):
     protocol: str
     figures: Mapping[str, Any]
     precisions: np.ndarray
+    run: str
 
 
 class Difference(NamedTuple):
@@ -56,11 +59,12 @@ def as_csv(results: Sequence[Result]) -> str:
     text = io.StringIO()
     axes = [name for name, _ in results[0].setting]
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*axes, "norm", "seed", "protocol", *FIGURES])
+    writer.writerow([*axes, "norm", "seed", "protocol", *FIGURES, "run"])
     for result in results:
         figures = [f"{result.figures[name]:.6f}" for name in FIGURES]
         values = [value for _, value in result.setting]
-        writer.writerow([*values, result.norm, result.seed, result.protocol, *figures])
+        names = [*values, result.norm, result.seed, result.protocol]
+        writer.writerow([*names, *figures, result.run])
     return text.getvalue()
 
 
@@ -88,11 +92,14 @@ def difference(results: Sequence[Result], seed: int = 0) -> Difference | None:
     differences = differences[:, ~np.isnan(differences).any(0)]
     num_seeds, num_queries = differences.shape
     rng = np.random.default_rng(seed)
-    seed_weights, query_weights = (
-        rng.multinomial(n, np.full(n, 1 / n), REPLICATES) / n
-        for n in (num_seeds, num_queries)
-    )
-    means = ((seed_weights @ differences) * query_weights).sum(1)
+
+    def weights(n: int) -> np.ndarray:
+        return np.bincount(rng.integers(n, size=n), minlength=n) / n
+
+    means = [
+        weights(num_seeds) @ (differences @ weights(num_queries))
+        for _ in range(REPLICATES)
+    ]
     low, high = np.quantile(means, [0.025, 0.975])
     return Difference(differences.mean(), low, high, num_seeds)
 
@@ -111,6 +118,7 @@ def as_markdown(results: Sequence[Result]) -> str:
     """Mean ± standard deviation over the seeds, in per cent, and the differences."""
     axes = [name for name, _ in results[0].setting]
     columns = ["BN: rank-1", "mAP", "MBN: rank-1", "mAP", "mAP, MBN − BN (95 %)"]
+    columns += ["pairs"]
     lines = [
         "| " + " | ".join([*axes, "direction", *columns]) + " |",
         "|" + "---|" * (len(axes) + 1 + len(columns)),
@@ -122,11 +130,14 @@ def as_markdown(results: Sequence[Result]) -> str:
                 values = [r.figures[name] for r in group if r.norm == norm]
                 cells.append(_mean_and_deviation(values))
         found = difference(group)
-        cells.append(
-            "–"
+        cells += (
+            ["–", "0"]
             if found is None
-            else f"{100 * found.mean:+.1f} ({100 * found.low:+.1f} to "
-            f"{100 * found.high:+.1f})"
+            else [
+                f"{100 * found.mean:+.1f} ({100 * found.low:+.1f} to "
+                f"{100 * found.high:+.1f})",
+                str(found.num_seeds),
+            ]
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -140,10 +151,9 @@ def draw(results: Sequence[Result]) -> Figure:
     figure = Figure(figsize=(8, 1.2 + 0.5 * len(settings)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for k, (protocol, colour) in enumerate(
-        zip(protocols, (BLUE, ORANGE), strict=False)
-    ):
-        offset = 0.12 * (2 * k - len(protocols) + 1)
+    colours = itertools.cycle((BLUE, ORANGE, PURPLE, GREY))
+    for k, (protocol, colour) in enumerate(zip(protocols, colours, strict=False)):
+        offset = 0.6 * ((k + 0.5) / len(protocols) - 0.5)
         first = True
         for row, setting in enumerate(settings):
             found = difference(groups.get((setting, protocol), []))

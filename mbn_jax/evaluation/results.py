@@ -69,8 +69,10 @@ def average_precisions(
         protocol: who is query, who is gallery.
 
     Returns:
-        (trials * Q,) float64, trial by trial; NaN for a query without a match.
+        (Q,) float64, the mean over the trials in which the query has a match, NaN if
+        there is none; where trials have other queries, one after the other.
     """
+    trials = protocol.trials(records)
     found = [
         feature_query_figures(
             features[trial.query],
@@ -78,11 +80,14 @@ def average_precisions(
             *_labels(records, trial),
             protocol=protocol,
         )
-        for trial in protocol.trials(records)
+        for trial in trials
     ]
-    return np.concatenate(
-        [np.where(of.rank > 0, of.average_precision, np.nan) for of in found]
-    )
+    precisions = [np.where(of.rank > 0, of.average_precision, np.nan) for of in found]
+    if any(not np.array_equal(trial.query, trials[0].query) for trial in trials):
+        return np.concatenate(precisions)
+    matched = ~np.isnan(precisions)
+    total = np.sum(precisions, axis=0, where=matched)
+    return np.where(matched.any(0), total / np.maximum(matched.sum(0), 1), np.nan)
 
 
 def evaluate_chance(records: Records, protocols: Sequence[Protocol]) -> Figures:

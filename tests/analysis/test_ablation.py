@@ -21,7 +21,7 @@ def result(precisions, norm="mbn", seed="0", setting=NIR, protocol="a_to_b"):
     precisions = np.asarray(precisions, float)
     figures = {"rank1": 0.5, "rank10": 0.75, "mINP": 0.25}
     figures["mAP"] = float(np.nanmean(precisions))
-    return Result(setting, norm, seed, protocol, figures, precisions)
+    return Result(setting, norm, seed, protocol, figures, precisions, f"{norm}-{seed}")
 
 
 def pairs(differences, setting=NIR):
@@ -82,8 +82,9 @@ def test_the_table_has_a_line_for_every_setting_and_direction():
         "50.0 ± 0.0",
         "55.0 ± 14.1",
         "+20.0 (+10.0 to +30.0)",
+        "2",
     ]
-    assert second[-1] == "-20.0 (-20.0 to -20.0)"
+    assert second[-2:] == ["-20.0 (-20.0 to -20.0)", "1"]
     assert second[3] == "35.0"
 
 
@@ -96,7 +97,17 @@ def test_the_csv_has_a_line_for_every_run():
         ("bn", "1"),
         ("mbn", "1"),
     ]
+    assert rows[3]["run"] == "mbn-1"
     assert float(rows[1]["mAP"]) == pytest.approx(results[1].figures["mAP"], abs=1e-6)
+
+
+def test_the_figure_has_a_point_for_every_direction_of_every_data_set():
+    results = pairs([[0.1] * 4])
+    for protocol in ("b_to_a", "c_to_d", "d_to_c"):
+        results += [r._replace(protocol=protocol) for r in pairs([[0.2] * 4], THERMAL)]
+    (axes,) = draw(results).axes
+    points = [line for line in axes.lines if line.get_marker() == "o"]
+    assert len({float(p.get_ydata()[0]) for p in points}) == 4
 
 
 def test_the_figure_shows_every_setting():

@@ -1,7 +1,9 @@
 """A grid of runs: which there are, and what is carried out."""
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,13 @@ def test_values_reach_the_configuration():
     assert (run.values["norm"], run.values["seed"], config.seed) == ("mbn", "0", 0)
 
 
+def test_a_tuple_stands_in_brackets():
+    runs = runs_of('model.mbn_at=["neck"],["stem","stage1"],[]')
+    places = {run.config.model.mbn_at for run in runs if run.values["norm"] == "mbn"}
+    assert places == {("neck",), ("stem", "stage1"), ()}
+    assert len({run.workdir for run in runs}) == 3 + 3 * 3
+
+
 def test_separate_affines_share_the_runs_of_batch_norm():
     runs = runs_of("affine=shared,separate")
     assert len(runs) == 12
@@ -77,6 +86,9 @@ def test_separate_affines_share_the_runs_of_batch_norm():
         ("loss=identity+magic", "'magic' is not known, expected some of identity"),
         ("model.width=wide", "'wide' is no value"),
         ("sampler=best", r"config\.batch\.sampler is 'best'"),
+        ("affine=share", "'share' is not known, expected shared, separate"),
+        ("model.depth=1.5", r"--grid=model\.depth=1\.5: '1\.5' is no value"),
+        ("model.neck_bias=1", r"--grid=model\.neck_bias=1: '1' is no value"),
     ],
 )
 def test_a_mistake_in_the_grid_is_named(axis, message):
@@ -86,15 +98,24 @@ def test_a_mistake_in_the_grid_is_named(axis, message):
 
 @pytest.fixture(scope="module")
 def carried_out(tmp_path_factory, data_dir):
+    """A grid that was interrupted while its first runs were under way, and resumed."""
     from .conftest import small_config
 
-    workdir = tmp_path_factory.mktemp("ablation")
+    workdir = tmp_path_factory.mktemp("ablation") / "grid"
     config = small_config(data_dir)
     command = [
         *(sys.executable, SCRIPT, f"--workdir={workdir}", "--grid=seed=0"),
         "--num_parallel=2",
         *overrides(config),
     ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as first:
+        while not list(workdir.glob("*/config.json")) and first.poll() is None:
+            time.sleep(0.1)
+        first.send_signal(signal.SIGTERM)
+        assert "interrupted; the same command goes on" in first.stderr.read()
+    assert first.returncode == 130
+    assert not list(workdir.glob("*/test_features.npz"))
+    # It would be refused if somebody still trained there.
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return workdir, command, done
@@ -121,16 +142,94 @@ def test_what_is_there_is_not_trained_again(carried_out):
     assert features == {p: p.stat().st_mtime_ns for p in features}
 
 
-def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, data_dir):
-    from .conftest import small_config
+TRAIN = """
+import json, os, pathlib, sys
+arguments = dict(a[2:].split("=", 1) for a in sys.argv[1:])
+workdir = pathlib.Path(arguments["workdir"])
+config = json.loads(pathlib.Path(arguments["config"].split(":")[1]).read_text())
+workdir.mkdir(exist_ok=True)
+(workdir / "config.json").write_text(json.dumps(config))
+with open(workdir / "trained", "a") as file:
+    file.write(os.environ.get("CUDA_VISIBLE_DEVICES", "none") + "\\n")
+sys.exit(f"seed {config['seed']}" if config["seed"] == 1 else 0)
+"""
+EVALUATE = """
+import pathlib, sys
+arguments = dict(a[2:].split("=", 1) for a in sys.argv[1:])
+pathlib.Path(arguments["save_features"]).touch()
+"""
 
-    config = small_config(data_dir)
-    bad = config.copy_and_resolve_references()
-    bad.batch.num_identities = 7
-    grid = {"norm": ["bn"], "seed": ["0"]}
-    (first,) = make_runs(bad, grid, tmp_path, cross=False)
-    with pytest.raises(
-        InputError, match=r"1 of 1 runs have failed: see .*logs/.*\.txt"
-    ):
-        ablation.carry_out([first], tmp_path, 1)
-    assert "A batch of 7 identities cannot be drawn" in first.log.read_text()
+
+@pytest.fixture
+def stand_ins(tmp_path, monkeypatch):
+    """Scripts that leave what the real ones leave, at once; those of seed 1 fail."""
+    experiments = tmp_path / "experiments"
+    experiments.mkdir()
+    (experiments / "train.py").write_text(TRAIN)
+    (experiments / "evaluate.py").write_text(EVALUATE)
+    monkeypatch.setattr(ablation, "load_splits", lambda config: None)
+    monkeypatch.setattr(ablation, "_gpus", lambda: [])
+    return experiments
+
+
+def carry_out(stand_ins, num_parallel=1, num_steps=6, seeds=("0", "2")):
+    config = default_config()
+    config.num_steps = num_steps
+    workdir = stand_ins.parent / "grid"
+    grid = {"norm": ["bn", "mbn"], "seed": list(seeds)}
+    runs = make_runs(config, grid, workdir, cross=False)
+    return runs, ablation.carry_out(runs, workdir, num_parallel, stand_ins)
+
+
+def times_trained(runs):
+    return [len((run.workdir / "trained").read_text().splitlines()) for run in runs]
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(stand_ins):
+    runs, failed = carry_out(stand_ins, seeds=("1", "0"))
+    assert [run.values for run in failed] == [
+        {"norm": "bn", "seed": "1"},
+        {"norm": "mbn", "seed": "1"},
+    ]
+    assert all(run.is_finished() for run in runs if run not in failed)
+    assert "seed 1" in failed[0].log.read_text()
+
+
+def test_what_is_missing_is_carried_out(stand_ins):
+    runs, _ = carry_out(stand_ins)
+    (runs[2].workdir / ablation.FEATURES).unlink()
+    _, failed = carry_out(stand_ins)
+    assert not failed
+    assert times_trained(runs) == [1, 1, 2, 1]
+
+
+def test_runs_of_another_configuration_are_not_taken_for_these(stand_ins):
+    carry_out(stand_ins)
+    with pytest.raises(InputError, match="num_steps was 6 and is now 7"):
+        carry_out(stand_ins, num_steps=7)
+
+
+def test_each_of_several_at_a_time_has_a_gpu_of_those_that_are_visible(
+    stand_ins, monkeypatch
+):
+    monkeypatch.undo()
+    monkeypatch.setattr(ablation, "load_splits", lambda config: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    with pytest.raises(InputError, match="there are 2: give --num_parallel=2"):
+        carry_out(stand_ins, num_parallel=3)
+    runs, _ = carry_out(stand_ins, num_parallel=2)
+    used = {(run.workdir / "trained").read_text().strip() for run in runs}
+    assert used == {"4", "7"}
+
+
+def test_one_at_a_time_has_all_gpus(stand_ins, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    runs, _ = carry_out(stand_ins)
+    assert (runs[0].workdir / "trained").read_text().strip() == "4,7"
+
+
+def test_a_directory_that_cannot_be_written_to_is_an_error(stand_ins):
+    grid = stand_ins.parent / "grid"
+    grid.write_text("a file")
+    with pytest.raises(InputError, match="cannot be written to"):
+        carry_out(stand_ins, num_parallel=2)
