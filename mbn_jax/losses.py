@@ -144,6 +144,7 @@ def weighted_regularised_triplet(
         identity: :math:`y`, (B,) integers.
         squared: takes the square of the difference, with its sign, in place of the
             difference: the loss of CAJ, which presses more on what is far from right.
+            (Its code cuts the square off at 88, since its soft-plus would overflow.)
         axis_name: mapped axis under pmap and shard_map, over which the batch is cut.
 
     Returns:
@@ -423,7 +424,7 @@ def _logsumexp(values: jax.Array, where: jax.Array) -> jax.Array:
 
 
 def _directions(features: jax.Array) -> jax.Array:
-    """Rows of unit length, float32; a row of zeros stays, with zero gradient."""
+    """Rows of unit length, float32; a row of zeros stays, with a finite gradient."""
     features = features.astype(jnp.float32)
     largest = jnp.max(jnp.abs(features), axis=1, keepdims=True)
     features /= jax.lax.stop_gradient(jnp.where(largest > 0, largest, 1.0))

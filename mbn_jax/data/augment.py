@@ -57,9 +57,9 @@ class Augmentation:
             image and one so changed).
         gray: probability that a visible image turns gray.
         infrared_gray: probability that an infrared image has one of its channels, or
-            their weighted sum, in all three (CAJ's channel-adaptive gray). As the
-            exchange, and as in CAJ's code, it is of the normalised image, in which the
-            channels of a gray picture are three different ones.
+            half as often their weighted sum, in all three (CAJ's channel-adaptive
+            gray). As the exchange, and as in CAJ's code, it is of the normalised image,
+            in which the channels of a gray picture are three different ones.
         channel_erase: as ``erase``, but every channel of the rectangle is filled with a
             value of its own (CAJ's channel random erasing).
 
@@ -213,7 +213,11 @@ def _exchanged(
     )
     choices = jnp.stack([red, green, blue, gray])
     probability = jnp.where(infrared, augmentation.infrared_gray, augmentation.exchange)
-    chosen = choices[_below(jnp.where(infrared, 4, 3), draws.exchange[1])]
+    # Of seven equal parts, two for each channel and one for gray.
+    channel = jnp.where(
+        infrared, _below(7, draws.exchange[1]) // 2, _below(3, draws.exchange[1])
+    )
+    chosen = choices[channel]
     return jnp.where(draws.exchange[0] < probability, chosen, image)
 
 

@@ -85,7 +85,8 @@ def caj(dataset: str, norm: str) -> ConfigDict:
 
     Not CAJ's: channels are exchanged in half of the visible images, where CAJ adds a
     changed copy of each, so that a batch is 8 × (4 + 4) images and not 8 × (8 + 4).
-    What `agw` lists holds as well.
+    The square in the loss is not cut off at 88, where the authors' code cuts it, and
+    its gradient with it, lest an exponential overflow. What `agw` lists holds as well.
 
     Args:
       dataset: as for `agw`.
@@ -98,8 +99,7 @@ def caj(dataset: str, norm: str) -> ConfigDict:
     config.num_steps = 100 * _batches_per_epoch(dataset)
     config.augmentation.exchange = 0.5
     config.augmentation.channel_erase = 0.5
-    # Of the authors' four choices for infrared images, the last is gray in every second
-    # case and nothing otherwise.
+    # The authors draw a channel in three of four cases, and gray in half of the fourth.
     config.augmentation.infrared_gray = 0.875
     config.loss.wrt = 0.0
     config.loss.squared_wrt = 1.0
