@@ -362,6 +362,42 @@ def test_batch_over_eight_devices_has_the_loss_of_one(loss):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), one, eight)
 
 
+OF_SAMPLES = {
+    "identity": lambda x, y, m, **a: identity_loss(x, y, 0.1, **a),
+    "triplet": lambda x, y, m, **a: batch_hard_triplet(x, y, 0.3, **a),
+    "wrt": lambda x, y, m, **a: weighted_regularised_triplet(x, y, **a),
+    "squared wrt": lambda x, y, m, **a: weighted_regularised_triplet(
+        x, y, squared=True, **a
+    ),
+    "circle": lambda x, y, m, **a: circle(x, y, **a),
+    "hetero-centre": hetero_centre,
+    "hetero-centre triplet": hetero_centre_triplet,
+}
+
+
+@pytest.mark.parametrize("loss", OF_SAMPLES.values(), ids=OF_SAMPLES)
+def test_on_a_mapped_axis_every_device_has_the_loss_of_the_global_batch(loss):
+    features, identity = batch(num_identities=8, num_images=2, dimension=8)
+    whole = features, identity, jnp.asarray(MODALITY)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    of_device = jax.value_and_grad(lambda *rows: loss(*rows, axis_name="data"))
+    on_data = PartitionSpec("data")
+    mapped = jax.shard_map(
+        lambda *rows: jax.tree.map(lambda leaf: leaf[None], of_device(*rows)),
+        mesh=mesh,
+        in_specs=on_data,
+        out_specs=on_data,
+        check_vma=False,
+    )
+    values, gradients = jax.jit(mapped)(*whole)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(*whole)
+    np.testing.assert_allclose(values, np.full(8, value), rtol=1e-5)
+    # Each of eight devices has differentiated the loss of all.
+    np.testing.assert_allclose(
+        gradients.reshape(gradient.shape) / 8, gradient, atol=1e-6
+    )
+
+
 @pytest.mark.parametrize("loss", [identity_loss, *PAIRWISE])
 def test_shapes_that_do_not_fit_are_an_error(loss):
     features, identity = batch()

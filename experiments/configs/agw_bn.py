@@ -35,5 +35,5 @@ from mbn_jax.training import recipes
 
 
 def get_config(dataset: str = "sysu_mm01") -> ConfigDict:
-    """What `recipes.agw` says, and what of it is not AGW's."""
+    """The configuration of `recipes.agw`, which says what of it is not AGW's."""
     return recipes.agw(dataset, norm="bn")

@@ -37,5 +37,5 @@ from mbn_jax.training import recipes
 
 
 def get_config(dataset: str = "sysu_mm01") -> ConfigDict:
-    """What `recipes.caj` says, and what of it is not CAJ's."""
+    """The configuration of `recipes.caj`, which says what of it is not CAJ's."""
     return recipes.caj(dataset, norm="mbn")

@@ -241,7 +241,7 @@ def make_sampler(
         seed: not negative.
 
     Raises:
-        InputError: as `BalancedSampler`.
+        InputError: as `BalancedSampler`; natural batches can always be drawn.
     """
     if name == "natural":
         batch_size = 2 * num_identities * num_images

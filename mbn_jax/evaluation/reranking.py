@@ -40,7 +40,7 @@ def k_reciprocal_distances(
         weight: w, of the distances of the features.
 
     Returns:
-        (Q, G) float32. The memory is some five matrices (Q + G, Q + G) of float32.
+        (Q, G) float32. The memory is some seven matrices (Q + G, Q + G) of float32.
     """
     num_queries = len(np.asarray(query))
     features = np.concatenate([query, gallery])

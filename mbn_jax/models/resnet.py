@@ -1,7 +1,7 @@
 """ResNets of torchvision's topology whose normalisations take the modality.
 
 Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; the
-stride of a bottleneck sits in its 3×3 convolution, as in torchvision.
+stride of a bottleneck sits in its 3×3 convolution, as in torchvision, or in its first.
 """
 
 from collections.abc import Sequence
@@ -87,7 +87,7 @@ class BasicBlock(nn.Module):
 
 
 class BottleneckBlock(BasicBlock):
-    """1×1, 3×3 with the stride, 1×1 to four times the features, and a shortcut."""
+    """1×1, 3×3, 1×1 to four times the features, and a shortcut."""
 
     expansion = 4
 
@@ -126,7 +126,8 @@ class ResNet(nn.Module):
         AGW has (0, 2, 3, 0).
       norm: "mbn" or "bn"; "none" is for inference: the convolutions have biases and no
         normalisation follows, which is what `mbn_jax.convert.fold` makes.
-      mbn_at: the `PLACES` where norm "mbn" is by modality; elsewhere it is "bn".
+      mbn_at: the `PLACES` where norm "mbn" is by modality; elsewhere it is "bn". (Those
+        of separate stems are two in any case.)
       width: multiplies every number of features; 1 is the original.
       last_stride: of the last stage: 2 is the original, 1 keeps a finer map, as is
         common in re-identification.
@@ -171,7 +172,8 @@ class ResNet(nn.Module):
           1; features is 512, or 2048 from depth 50 on, times `width`.
 
         Raises:
-          ValueError: for a depth, a variant, a stem or a norm that does not exist.
+          ValueError: for a depth, a variant, a stem or a norm that does not exist, or
+            more non-local blocks than a stage has blocks.
         """
         for name, value, allowed in (
             ("depth", self.depth, tuple(STAGES)),
@@ -184,6 +186,11 @@ class ResNet(nn.Module):
                     f"{', '.join(map(str, allowed))}."
                 )
         block, repeats = STAGES[self.depth]
+        if any(n > repeat for n, repeat in zip(self.non_local, repeats, strict=True)):
+            raise ValueError(
+                f"ResNet non_local is {tuple(self.non_local)}, expected no more than "
+                f"the stages have blocks, {repeats}."
+            )
         if self.remat:
             block = nn.remat(block, static_argnums=(3,))  # train; self is 0
         convolve = partial(convolution, use_bias=self.norm == "none", dtype=self.dtype)

@@ -20,7 +20,7 @@ from mbn_jax.errors import InputError
 from mbn_jax.files import read_json
 from mbn_jax.models.norms import NORMS, PLACES
 from mbn_jax.models.reid import POOLINGS
-from mbn_jax.models.resnet import STEMS, VARIANTS
+from mbn_jax.models.resnet import STAGES, STEMS, VARIANTS
 
 _OF_PAIRS = ("wrt", "squared_wrt", "triplet", "circle", "hetero_centre_triplet")
 LOSSES = ("identity", "hetero_centre", *_OF_PAIRS)
@@ -255,6 +255,12 @@ def check(config: ConfigDict) -> None:
             f"config.batch.accumulation_steps is {config.batch.accumulation_steps}, so "
             "that a part would hold one identity and losses of pairs no negatives; "
             f"give half of it or less, or 0 to {', '.join(_OF_PAIRS)} in config.loss."
+        )
+    blocks = STAGES[config.model.depth][1]
+    if any(n > b for n, b in zip(config.model.non_local, blocks, strict=True)):
+        raise InputError(
+            f"config.model.non_local is {config.model.non_local}, expected no more "
+            f"than the stages of depth {config.model.depth} have blocks, {blocks}."
         )
     profile_steps(config)
     if not any(config.loss[name] for name in LOSSES):

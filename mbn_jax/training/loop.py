@@ -177,7 +177,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
                     workdir,
                     data.test,
                     protocols,
-                    selection=data.selection,
+                    selection=data.selection + _start(config),
                     features={**rows_of_table, "untrained": (0, untrained)},
                 )
             )
@@ -209,10 +209,21 @@ def _introduction(
     return (
         f"{data}\n"
         + (f"{left_out} identities lack a modality: left out\n" if left_out else "")
-        + f"ResNet-{config.model.depth} × {config.model.width:g}, {config.model.norm}, "
+        + f"{config.model.variant}, depth {config.model.depth}, width "
+        f"{config.model.width:g}, {config.model.norm}, "
         f"{config.num_steps} steps of {sampler.batch_size} images on {num_devices} "
         f"{jax.devices()[0].device_kind} device(s)"
         + (f", resumed after step {start}" if start else "")
+    )
+
+
+def _start(config: ConfigDict) -> str:
+    """What "untrained" means, where it is not as it was drawn."""
+    if not config.model.pretrained:
+        return ""
+    return (
+        " Before its first step, which is the row 'untrained network', the backbone "
+        f"had the weights of {config.model.pretrained}."
     )
 
 

@@ -221,6 +221,11 @@ def test_the_neck_has_a_bias_if_so_wished(neck_bias):
     assert ("bias" in variables["params"]["neck"]) == neck_bias
 
 
+def test_a_stage_has_no_more_non_local_blocks_than_blocks():
+    with pytest.raises(ValueError, match=r"non_local is \(0, 3, 0, 0\), expected no"):
+        shapes(small(non_local=(0, 3, 0, 0)), 32, 16)
+
+
 def test_forms_that_do_not_exist_are_refused():
     for name, allowed in (
         ("variant", VARIANTS),

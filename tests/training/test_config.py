@@ -32,6 +32,12 @@ def test_an_unknown_key_cannot_be_set():
         ("model.norm", "gn", "mbn or bn"),
         ("data.image_size", (8, 8), "16 or more pixels"),
         ("optimizer.decay_steps", (20, 10), "rising order"),
+        ("model.mbn_at", ("neck", "head"), "some of stem, stage1"),
+        ("model.non_local", (0, 1), "for the four stages"),
+        ("model.non_local", (0, 3, 0, 0), "no more than the stages of depth 18 have"),
+        ("batch.sampler", "best", "balanced or agnostic or natural"),
+        ("augmentation.exchange", 1.5, "0 to 1"),
+        ("loss.circle", -1.0, "0 or more"),
     ],
 )
 def test_a_useless_value_is_named_with_what_was_expected(key, value, expected):
