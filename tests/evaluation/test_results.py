@@ -9,6 +9,7 @@ from mbn_jax.evaluation import (
     EMBEDDED_PROTOCOLS,
     INFRARED_TO_VISIBLE,
     VISIBLE_TO_INFRARED,
+    average_precisions,
     evaluate,
     evaluate_chance,
     format_table,
@@ -53,6 +54,44 @@ def test_each_direction_takes_its_queries_from_its_modality(records):
     assert figures["infrared_to_visible"]["gallery_size"] == 16
     assert figures["visible_to_infrared"]["num_queries"] == 16
     assert figures["visible_to_infrared"]["gallery_size"] == 8
+
+
+def halves(records, indices):
+    """Two trials, each with one image of every person."""
+    return [indices[::2], indices[1::2]]
+
+
+def test_a_query_of_several_trials_has_one_mean_average_precision(records):
+    features = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
+    protocol = dataclasses.replace(INFRARED_TO_VISIBLE, draw=halves)
+    found = average_precisions(features, records, protocol)
+    assert found.shape == (8,)
+    assert found.std() > 0
+    mean = evaluate(features, records, [protocol])[protocol.name]["mAP"]
+    assert found.mean() == pytest.approx(mean)
+    # Person 41 is in no gallery, and then in the second alone.
+    without = dataclasses.replace(protocol, draw=lambda r, i: [i[:6:2], i[1:6:2]])
+    nobody = average_precisions(features, records, without)
+    np.testing.assert_array_equal(np.isnan(nobody), [False] * 6 + [True] * 2)
+    once = dataclasses.replace(protocol, draw=lambda r, i: [i[:6:2], i[1::2]])
+    of_second = dataclasses.replace(protocol, draw=lambda r, i: [i[1::2]])
+    np.testing.assert_array_equal(
+        average_precisions(features, records, once)[6:],
+        average_precisions(features, records, of_second)[6:],
+    )
+
+
+def test_queries_that_are_drawn_stay_apart(records):
+    features = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
+    protocol = dataclasses.replace(
+        INFRARED_TO_VISIBLE, draw=halves, queries_are_drawn=True
+    )
+    assert average_precisions(features, records, protocol).shape == (8,)
+    whole = average_precisions(features, records, INFRARED_TO_VISIBLE)
+    np.testing.assert_allclose(
+        average_precisions(features, records, protocol),
+        np.concatenate([whole[::2], whole[1::2]]),
+    )
 
 
 def test_chance_at_rank_one_is_the_share_of_matches(records):
