@@ -21,6 +21,7 @@ from absl import app, flags, logging
 from mbn_jax.errors import InputError
 from mbn_jax.training import ablation
 from mbn_jax.training import config as configuration
+from mbn_jax.training.grid import AXES, make_runs, read_grid
 
 _CONFIG = configuration.define_flag(Path(__file__).parent / "configs" / "quick.py")
 flags.adopt_module_key_flags(configuration)  # for --help
@@ -28,7 +29,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of all runs.", requir
 _GRID = flags.DEFINE_multi_string(
     "grid",
     [],
-    f"An axis and its values: {', '.join(ablation.AXES)}, or a key of the "
+    f"An axis and its values: {', '.join(AXES)}, or a key of the "
     "configuration; for example loss=identity+wrt,identity+circle.",
 )
 _CROSS = flags.DEFINE_bool("cross", False, "All combinations of all axes.")
@@ -47,9 +48,9 @@ def main(argv: list[str]) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     workdir = Path(_WORKDIR.value)
     try:
-        grid = ablation.read_grid(_GRID.value)
+        grid = read_grid(_GRID.value)
         grid = {"norm": ["bn", "mbn"], "seed": ["0", "1", "2"]} | grid
-        runs = ablation.make_runs(_CONFIG.value, grid, workdir, cross=_CROSS.value)
+        runs = make_runs(_CONFIG.value, grid, workdir, cross=_CROSS.value)
         if _DRY.value:
             for run in runs:
                 print(f"{run.workdir}{'  (done)' if run.is_finished() else ''}")

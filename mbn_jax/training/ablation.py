@@ -1,194 +1,26 @@
-"""A grid of runs: which there are, and how those that are missing are carried out."""
+"""The runs of a grid: those that are missing are carried out, and all are compared."""
 
 import concurrent.futures
 import dataclasses
-import itertools
-import json
 import os
 import queue
-import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from ml_collections import ConfigDict
+from typing import Any
 
 from mbn_jax.analysis.ablation import Result, as_csv, as_markdown, draw
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation import average_precisions, standard_protocols
 from mbn_jax.evaluation.feature_file import read_features
 from mbn_jax.files import read_json, write_atomically, write_json
-from mbn_jax.training.config import LOSSES, as_json, check, flatten
+from mbn_jax.training.config import as_json
+from mbn_jax.training.grid import FEATURES, PAIRED, REPEATED, Run
 from mbn_jax.training.splits import load_splits
 from mbn_jax.training.workdir import check_same
-
-PAIRED = "norm"  # the axis whose two values are compared
-REPEATED = "seed"  # the axis that a mean is taken over
-FEATURES = "test_features.npz"
-
-
-class Run(NamedTuple):
-    """A run of the grid.
-
-    Attributes:
-      values: of the axes, as they were given: `{"norm": "mbn", "seed": "0", …}`.
-      config: what it is trained with.
-      workdir: of the run.
-    """
-
-    values: dict[str, str]
-    config: ConfigDict
-    workdir: Path
-
-    def is_finished(self) -> bool:
-        """Whether it has been trained and its features are there."""
-        return (self.workdir / FEATURES).exists()
-
-    @property
-    def log(self) -> Path:
-        """Where its output goes; beside the work directory, which must start empty."""
-        return self.workdir.parent / "logs" / f"{self.workdir.name}.txt"
-
-
-def _backbone(name: str) -> dict[str, Any]:
-    match = re.fullmatch(r"(se_)?resnet(\d+)(_ibn_a)?", name)
-    if not match or (match[1] and match[3]):
-        raise InputError(
-            f"The backbone {name!r} is not known, expected for example resnet18, "
-            "se_resnet50 or resnet50_ibn_a."
-        )
-    variant = f"{match[1] or ''}resnet{match[3] or ''}"
-    return {"model.depth": int(match[2]), "model.variant": variant}
-
-
-def _affine(name: str) -> dict[str, Any]:
-    if name not in ("shared", "separate"):
-        raise InputError(
-            f"The affine {name!r} is not known, expected shared, separate."
-        )
-    return {"model.share_affine": name == "shared"}
-
-
-def _loss(name: str) -> dict[str, Any]:
-    weights = dict.fromkeys((f"loss.{loss}" for loss in LOSSES), 0.0)
-    for term in name.split("+"):
-        if f"loss.{term}" not in weights:
-            raise InputError(
-                f"The loss {term!r} is not known, expected some of "
-                f"{', '.join(LOSSES)}, joined by +."
-            )
-        weights[f"loss.{term}"] = 1.0
-    return weights
-
-
-# Short names of axes, and what a value of each changes in the configuration.
-AXES: dict[str, Callable[[str], dict[str, Any]]] = {
-    "norm": lambda value: {"model.norm": value},
-    "data": lambda value: {"data.dataset": value},
-    "backbone": _backbone,
-    "loss": _loss,
-    "sampler": lambda value: {"batch.sampler": value},
-    "affine": _affine,
-    "seed": lambda value: {"seed": int(value)},
-}
-
-
-def read_grid(axes: Sequence[str]) -> dict[str, list[str]]:
-    """`["norm=bn,mbn", "seed=0,1"]` as `{"norm": ["bn", "mbn"], "seed": ["0", "1"]}`.
-
-    A comma in brackets does not part values: `["model.mbn_at=[\"neck\"],[]"]`.
-
-    Raises:
-      InputError: an axis has no value, or stands there twice.
-    """
-    grid: dict[str, list[str]] = {}
-    for axis in axes:
-        name, _, text = axis.partition("=")
-        values = re.split(r",(?![^\[]*\])", text)
-        if not name or not all(values) or name in grid:
-            raise InputError(
-                f"--grid={axis} is not an axis of its own with its values, expected "
-                "for example --grid=norm=bn,mbn."
-            )
-        grid[name] = values
-    return grid
-
-
-def make_runs(
-    base: ConfigDict, grid: Mapping[str, Sequence[str]], workdir: Path, *, cross: bool
-) -> list[Run]:
-    """The runs of a grid; those of equal configurations share a work directory.
-
-    Args:
-      base: what the runs have in common.
-      grid: values of each axis, by its short name or as a key of the configuration.
-      workdir: of the whole.
-      cross: all combinations; else one axis at a time leaves its first value, but for
-        norm and seed, which are always combined with all.
-
-    Raises:
-      InputError: an axis or a value is not known, or a configuration is of no use.
-    """
-    always = {name: grid[name] for name in (PAIRED, REPEATED) if name in grid}
-    others = {name: values for name, values in grid.items() if name not in always}
-    runs: list[Run] = []
-    workdirs: dict[str, Path] = {}
-    for setting in _settings(others, cross):
-        for repeated in itertools.product(*always.values()):
-            values = setting | dict(zip(always, repeated, strict=True))
-            config = base.copy_and_resolve_references()
-            for name, value in values.items():
-                _change(config, name, value)
-            if config.model.norm == "bn":  # for which these change nothing: one run
-                config.model.share_affine = base.model.share_affine
-                config.model.mbn_at = base.model.mbn_at
-            check(config)
-            name = ",".join(f"{axis}={value}" for axis, value in values.items())
-            name = re.sub(r"[^\w.+=,-]+", "_", name)
-            key = json.dumps(as_json(config), sort_keys=True)
-            runs.append(Run(values, config, workdirs.setdefault(key, workdir / name)))
-    return runs
-
-
-def _settings(
-    axes: Mapping[str, Sequence[str]], cross: bool
-) -> Iterator[dict[str, str]]:
-    if cross:
-        for chosen in itertools.product(*axes.values()):
-            yield dict(zip(axes, chosen, strict=True))
-        return
-    first = {name: values[0] for name, values in axes.items()}
-    yield first
-    for name, values in axes.items():
-        for value in values[1:]:
-            yield first | {name: value}
-
-
-def _change(config: ConfigDict, name: str, value: str) -> None:
-    """Sets what a value of an axis means."""
-    known = flatten(config.to_dict())
-    if name not in AXES and name not in known:
-        raise InputError(
-            f"The axis {name!r} is not known, expected one of {', '.join(AXES)} or a "
-            "key of the configuration."
-        )
-    try:
-        if name in AXES:
-            changes = AXES[name](value)
-        elif isinstance(known[name], str):
-            changes = {name: value}
-        else:
-            read = json.loads(value)
-            changes = {name: tuple(read) if isinstance(read, list) else read}
-        config.update_from_flattened_dict(changes)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"--grid={name}={value}: {value!r} is no value of it ({error})."
-        ) from error
 
 
 def carry_out(
