@@ -52,8 +52,8 @@ def main(argv: list[str]) -> None:
         grid = {"norm": ["bn", "mbn"], "seed": ["0", "1", "2"]} | grid
         runs = make_runs(_CONFIG.value, grid, workdir, cross=_CROSS.value)
         if _DRY.value:
-            for run in runs:
-                print(f"{run.workdir}{'  (done)' if run.is_finished() else ''}")
+            for path, run in {run.workdir: run for run in runs}.items():
+                print(f"{path}{'  (done)' if run.is_finished() else ''}")
             return
         experiments = Path(__file__).parent
         failed = ablation.carry_out(runs, workdir, _PARALLEL.value, experiments)

@@ -115,7 +115,7 @@ class _Children:
         """Asks all to end: a training run saves its step."""
         with self.lock:
             self.ended = True
-            for process in self.running:
+            for process in list(self.running):
                 process.terminate()
 
 
