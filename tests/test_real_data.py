@@ -24,6 +24,7 @@ TINY = {
     "model.pretrained": "",
     "model.depth": 18,
     "model.width": 1 / 16,
+    "model.non_local": "(0,1,1,0)",
     "optimizer.warmup_steps": 1,
     "optimizer.decay_steps": "(2,3)",
 }

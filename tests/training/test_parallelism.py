@@ -52,7 +52,7 @@ def trained(norm, num_devices, parallelism="jit", parts=1, **changes):
         config.model[key] = value
     mesh = make_mesh(num_devices)
     # Rounding grows faster where the statistics are those of fewer images.
-    optimizer = gradient_descent(5e-5 if parts == 1 else 3e-5)
+    optimizer = gradient_descent(1e-4 if parts == 1 else 3e-5)
     model = make_model(config, 6)
     state = init_state(model, optimizer, config.seed, mesh)
     step = make_train_step(model, optimizer, config, mesh)
@@ -92,13 +92,13 @@ def assert_close(actual, expected, tolerance):
 
 
 def assert_agree(actual, expected):
-    """One step to 1e-5; loss and parameters of twenty within 1e-3."""
+    """One step to 1e-5; the losses of twenty to a thousandth, parameters to 1e-3."""
     first, last, losses = actual
     expected_first, expected_last, expected_losses = expected
     assert_close(losses[0], expected_losses[0], 1e-5)
     assert_close(first.batch_stats, expected_first.batch_stats, 1e-5)
     assert_close(first.opt_state, expected_first.opt_state, 1e-5)  # the gradient
-    np.testing.assert_allclose(losses, expected_losses, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-3)
     assert_close(last.params, expected_last.params, 1e-3)
 
 
