@@ -115,16 +115,19 @@ def by_setting(
 
 
 def as_markdown(results: Sequence[Result]) -> str:
-    """Mean ± standard deviation over the seeds, in per cent, and the differences."""
-    axes = [name for name, _ in results[0].setting]
+    """Mean ± standard deviation over the seeds, in per cent, and the differences.
+
+    Of the first setting all values are named, of the others what differs from it.
+    """
+    first = results[0].setting
     columns = ["BN: rank-1", "mAP", "MBN: rank-1", "mAP", "mAP, MBN − BN (95 %)"]
     columns += ["pairs"]
     lines = [
-        "| " + " | ".join([*axes, "direction", *columns]) + " |",
-        "|" + "---|" * (len(axes) + 1 + len(columns)),
+        "| " + " | ".join(["setting", "direction", *columns]) + " |",
+        "|" + "---|" * (2 + len(columns)),
     ]
     for (setting, protocol), group in by_setting(results).items():
-        cells = [value for _, value in setting] + [_title(protocol)]
+        cells = [_short(setting, first), _title(protocol)]
         for norm in ("bn", "mbn"):
             for name in ("rank1", "mAP"):
                 values = [r.figures[name] for r in group if r.norm == norm]

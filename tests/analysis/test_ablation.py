@@ -74,7 +74,7 @@ def test_only_seeds_that_both_have_are_compared():
 def test_the_table_has_a_line_for_every_setting_and_direction():
     results = pairs([[0.1] * 4, [0.3] * 4]) + pairs([[-0.2] * 4], THERMAL)
     header, _, *lines = as_markdown(results).splitlines()
-    assert header.startswith("| data | direction | BN: rank-1 | mAP | MBN: rank-1 |")
+    assert header.startswith("| setting | direction | BN: rank-1 | mAP | MBN: rank-1 |")
     first, second = ([c.strip() for c in line.split("|")[1:-1]] for line in lines)
     assert first[:3] == ["nir", "a → b", "50.0 ± 0.0"]
     assert first[3:] == [
@@ -84,6 +84,7 @@ def test_the_table_has_a_line_for_every_setting_and_direction():
         "+20.0 (+10.0 to +30.0)",
         "2",
     ]
+    assert second[0] == "data: thermal"
     assert second[-2:] == ["-20.0 (-20.0 to -20.0)", "1"]
     assert second[3] == "35.0"
 
