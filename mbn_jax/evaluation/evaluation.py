@@ -96,7 +96,7 @@ def evaluation(
     if note:
         print(f"warning: {source}: {note}", file=sys.stderr)
     return found | {
-        "title": protocol.title + ", re-ranked" * (distance == "k_reciprocal"),
+        "title": protocol.title,
         "description": protocol.description,
         "distance": distance,
         "source": source,

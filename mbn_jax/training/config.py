@@ -199,7 +199,7 @@ def check(config: ConfigDict) -> None:
     schema = flatten(default_config().to_dict())
     for key in values.keys() ^ schema.keys():
         if key in values:
-            raise InputError(_unknown(key))
+            raise InputError(unknown(key))
         raise InputError(
             f"The configuration lacks {key!r}; start a configuration file from "
             "mbn_jax.training.config.default_config()."
@@ -308,6 +308,8 @@ def read_config_file(path: str | Path) -> ConfigDict:
     Raises:
       InputError: if it is not readable, or has keys of another version.
     """
+    if not Path(path).is_file():
+        raise InputError(f"There is no configuration at {path}, expected a JSON file.")
     values = flatten(_with_tuples(read_json(Path(path))))
     config = default_config()
     for key in values.keys() ^ flatten(config.to_dict()).keys():
@@ -367,7 +369,7 @@ def define_flag(default: Path) -> flags.FlagHolder[ConfigDict]:
         if key == "config" and value and not Path(value.partition(":")[0]).is_file():
             sys.exit(f"error: there is no configuration file {value}")
         if key.startswith("config.") and key.removeprefix("config.") not in known:
-            sys.exit(f"error: {_unknown(key.removeprefix('config.'))}")
+            sys.exit(f"error: {unknown(key.removeprefix('config.'))}")
     keys = "\n".join(f"--config.{key}={value!r}" for key, value in known.items())
     return config_flags.DEFINE_config_file(
         "config",
@@ -389,6 +391,10 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     except InputError as error:
         sys.exit(f"error: {error}")
     except flags.Error as error:
+        # What a configuration file raises comes with its traceback, in one string.
+        _, of_ours, message = str(error).rpartition("mbn_jax.errors.InputError: ")
+        if of_ours:
+            sys.exit(f"error: {message.strip()}")
         sys.exit(f"error: {' '.join(str(error).split())} (--help lists the flags)")
     except Exception as error:
         sys.exit(
@@ -398,7 +404,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     return arguments
 
 
-def _unknown(key: str) -> str:
+def unknown(key: str) -> str:
+    """What is wrong with a key that does not exist, and which one may be meant."""
     known = flatten(default_config().to_dict())
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
     return f"there is no configuration key {key!r}, did you mean {nearest!r}?"

@@ -190,7 +190,6 @@ def _evaluate_splits(
             f"ONLY {len(finished)} of the ten splits ({', '.join(listed)}), which is "
             "not the ten-split result"
         )
-    title += ", re-ranked" * (distance == "k_reciprocal")
     label = f"{pattern}, checkpoint {network.checkpoint}"
     return (
         some

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from mbn_jax.data.datasets import builder_of
 from mbn_jax.errors import InputError
-from mbn_jax.training.config import LOSSES, as_json, check, flatten
+from mbn_jax.training.config import LOSSES, as_json, check, flatten, unknown
 
 PAIRED = "norm"  # the axis whose two values are compared
 REPEATED = "seed"  # the axis that a mean is taken over
@@ -51,6 +52,17 @@ def _backbone(name: str) -> dict[str, Any]:
     return {"model.depth": int(match[2]), "model.variant": variant}
 
 
+def _data(name: str) -> dict[str, Any]:
+    builder_of(name, "data")  # an error if there is none
+    return {"data.dataset": name}
+
+
+def _seed(name: str) -> dict[str, Any]:
+    if not name.isdecimal():
+        raise InputError(f"The seed {name!r} is not known, expected 0, 1 and so on.")
+    return {"seed": int(name)}
+
+
 def _affine(name: str) -> dict[str, Any]:
     if name not in ("shared", "separate"):
         raise InputError(
@@ -74,12 +86,12 @@ def _loss(name: str) -> dict[str, Any]:
 # Short names of axes, and what a value of each changes in the configuration.
 AXES: dict[str, Callable[[str], dict[str, Any]]] = {
     "norm": lambda value: {"model.norm": value},
-    "data": lambda value: {"data.dataset": value},
+    "data": _data,
     "backbone": _backbone,
     "loss": _loss,
     "sampler": lambda value: {"batch.sampler": value},
     "affine": _affine,
-    "seed": lambda value: {"seed": int(value)},
+    "seed": _seed,
 }
 
 
@@ -89,16 +101,17 @@ def read_grid(axes: Sequence[str]) -> dict[str, list[str]]:
     A comma in brackets does not part values: `["model.mbn_at=[\"neck\"],[]"]`.
 
     Raises:
-      InputError: an axis has no value, or stands there twice.
+      InputError: an axis has no value, or it or a value stands there twice.
     """
     grid: dict[str, list[str]] = {}
     for axis in axes:
         name, _, text = axis.partition("=")
         values = re.split(r",(?![^\[]*\])", text)
-        if not name or not all(values) or name in grid:
+        is_repeated = name in grid or len(set(values)) < len(values)
+        if not name or not all(values) or is_repeated:
             raise InputError(
-                f"--grid={axis} is not an axis of its own with its values, expected "
-                "for example --grid=norm=bn,mbn."
+                f"--grid={axis} is not an axis of its own with different values, "
+                "expected for example --grid=norm=bn,mbn."
             )
         grid[name] = values
     return grid
@@ -160,7 +173,7 @@ def _change(config: ConfigDict, name: str, value: str) -> None:
     if name not in AXES and name not in known:
         raise InputError(
             f"The axis {name!r} is not known, expected one of {', '.join(AXES)} or a "
-            "key of the configuration."
+            f"key of the configuration: {unknown(name)}"
         )
     try:
         if name in AXES:

@@ -11,6 +11,7 @@ from mbn_jax.errors import InputError
 from mbn_jax.training.loop import train
 
 TRAIN = Path(__file__).parents[2] / "experiments" / "train.py"
+CONFIGS = TRAIN.parent / "configs"
 
 
 def refused(config, workdir, message):
@@ -37,6 +38,8 @@ def snapshot(directory):
         ("--config.num_steps=many", "num_steps"),
         ("--config.model.norm=gn", "config.model.norm is 'gn', expected mbn or bn"),
         ("--config=/no/such/file.py", "/no/such/file.py"),
+        (f"--config={CONFIGS / 'agw_mbn.py'}:nir", "error: There is no recipe for the"),
+        (f"--config={CONFIGS / 'saved.py'}:x.json", "error: There is no configuration"),
         ("--wrokdir=x", "wrokdir"),
         ("surplus", "surplus"),
     ],
