@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mbn_jax.analysis.curves import BLUE, GREY, ORANGE, PURPLE
+from mbn_jax.analysis.charts import BLUE, GREY, ORANGE, PURPLE
 
 FIGURES = ("rank1", "rank10", "mAP", "mINP")
 REPLICATES = 10_000

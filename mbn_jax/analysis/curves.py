@@ -1,25 +1,26 @@
-"""Curves of a run as inline SVG that takes the text colour of the page around it."""
+"""Curves of a run, as charts for its report."""
 
-import io
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-# Told apart in light and in dark pages, and by those who see no red or no green.
-BLUE, ORANGE, PURPLE, GREY = "#3b82d6", "#e08214", "#a05bc8", "#8c8c8c"
-_OF_LOSSES = (ORANGE, PURPLE, "#2a9d6f", "#c84a5b", GREY, "#5b6bc8", "#a08214")
+from mbn_jax.analysis.charts import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PURPLE,
+    RED,
+    chart,
+    svg,
+)
+
+_OF_LOSSES = (ORANGE, PURPLE, GREEN, RED, GREY, "#5b6bc8", "#a08214")
 _PROTOCOL_COLOURS = (BLUE, ORANGE)
-# Drawn in a colour that nothing else has, and then replaced by CSS's currentColor.
-_INK = "#010203"
 _MOST_POINTS = 800
-_TITLE_WIDTH = 36  # letters that fit above a chart
 
 
 def training_curves(lines: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -35,18 +36,18 @@ def training_curves(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     charts = []
     drawn = [(*_series(lines, key), *style) for key, style in losses.items()]
     if any(len(steps) for steps, *_ in drawn):
-        figure, axes = _chart("Training loss", "step", "loss")
+        figure, axes = chart("Training loss", "step", "loss")
         for steps, values, label, colour in drawn:
             _noisy(axes, steps, values, label, colour)
         axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, labelcolor=_INK)
-        charts.append(_svg(figure))
+        axes.legend(frameon=False, labelcolor=INK)
+        charts.append(svg(figure))
     steps, values = _series(lines, "accuracy")
     if len(steps):
-        figure, axes = _chart("Training accuracy", "step", "right identity, %")
+        figure, axes = chart("Training accuracy", "step", "right identity, %")
         _noisy(axes, steps, 100 * values, None, BLUE)
         axes.set_ylim(0, 101)
-        charts.append(_svg(figure))
+        charts.append(svg(figure))
     return charts
 
 
@@ -62,7 +63,7 @@ def validation_curve(
         titles: of the protocols, by their names.
         best_step: None if there was no validation.
     """
-    figure, axes = _chart("Validation mAP", "step", "mAP, %")
+    figure, axes = chart("Validation mAP", "step", "mAP, %")
     found = False
     for (name, title), colour in zip(titles.items(), _PROTOCOL_COLOURS, strict=True):
         steps, values = _series(lines, f"val/{name}/mAP")
@@ -73,8 +74,8 @@ def validation_curve(
     if best_step is not None:
         axes.axvline(best_step, color=GREY, ls=":", label=f"best: step {best_step}")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, labelcolor=_INK)
-    return [_svg(figure)]
+    axes.legend(frameon=False, labelcolor=INK)
+    return [svg(figure)]
 
 
 def cmc_curves(
@@ -94,15 +95,15 @@ def cmc_curves(
     }
     charts = []
     for name, title in titles.items():
-        figure, axes = _chart(f"CMC, {title}", "rank k", "found by rank k, %")
+        figure, axes = chart(f"CMC, {title}", "rank k", "found by rank k, %")
         for row, style in styles.items():
             if row in figures and name in figures[row]:
                 cmc = 100 * np.asarray(figures[row][name]["cmc"])
                 axes.plot(np.arange(1, len(cmc) + 1), cmc, **style)
         axes.set_ylim(0, 101)
         axes.set_xlim(left=1)
-        axes.legend(frameon=False, labelcolor=_INK, loc="lower right")
-        charts.append(_svg(figure))
+        axes.legend(frameon=False, labelcolor=INK, loc="lower right")
+        charts.append(svg(figure))
     return charts
 
 
@@ -133,30 +134,3 @@ def _noisy(
     weight = np.convolve(np.ones(len(values)), window, "full")[width:-width]
     smooth = np.convolve(values, window, "full")[width:-width] / weight
     axes.plot(steps, smooth, color=colour, lw=2, label=label)
-
-
-def _chart(title: str, x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(4.4, 3.1), layout="constrained")
-    FigureCanvasSVG(figure)
-    figure.patch.set_alpha(0)
-    axes = figure.add_subplot()
-    axes.patch.set_alpha(0)
-    lines = textwrap.fill(title, _TITLE_WIDTH)
-    axes.set_title(lines, color=_INK, fontsize=12, loc="left", weight="bold")
-    axes.set_xlabel(x, color=_INK)
-    axes.set_ylabel(y, color=_INK)
-    axes.tick_params(colors=_INK)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.grid(color=GREY, alpha=0.3, lw=0.6)
-    for side, spine in axes.spines.items():
-        spine.set(color=GREY, visible=side in ("left", "bottom"))
-    return figure, axes
-
-
-def _svg(figure: Figure) -> str:
-    """The figure as an ``<svg>`` element: text as text, the same bytes every time."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mbn_jax"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    svg = buffer.getvalue()
-    return svg[svg.index("<svg") :].replace(_INK, "currentColor")

@@ -4,7 +4,7 @@ import html
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mbn_jax.analysis.curves import cmc_curves, training_curves, validation_curve
 from mbn_jax.analysis.page import image_tag, page, table
@@ -14,7 +14,7 @@ from mbn_jax.evaluation.ranking import SELECTION
 from mbn_jax.evaluation.table import COLUMNS, cells, counts, row_title
 from mbn_jax.files import read_json, write_atomically
 
-__all__ = ["RankedList", "draw_ranked_lists", "write_report"]
+__all__ = ["RankedList", "Section", "draw_ranked_lists", "write_report"]
 
 _EXPLANATIONS = {
     "rank-k": "the share of queries for which the same person is among the first k "
@@ -32,8 +32,24 @@ _EXPLANATIONS = {
 }
 
 
+class Section(NamedTuple):
+    """Charts of the report under one heading.
+
+    Attributes:
+        title: the heading.
+        words: what the charts show and how to read them, plain text.
+        charts: ``<svg>`` elements.
+    """
+
+    title: str
+    words: str
+    charts: Sequence[str]
+
+
 def write_report(
-    workdir: str | Path, rankings: Mapping[str, Sequence[RankedList]]
+    workdir: str | Path,
+    rankings: Mapping[str, Sequence[RankedList]],
+    sections: Sequence[Section] = (),
 ) -> Path:
     """Writes the report of a finished run.
 
@@ -42,6 +58,7 @@ def write_report(
     Args:
         workdir: the work directory.
         rankings: for each protocol name, the ranked lists to show.
+        sections: further charts, which stand after the ranked lists.
 
     Returns:
         The path of ``report/index.html``, which appears whole or not at all.
@@ -52,13 +69,14 @@ def write_report(
     workdir = Path(workdir)
     config = read_json(workdir / "config.json")
     results = read_json(workdir / "results.json")
-    lines = _read_metrics(workdir / "metrics.jsonl")
+    lines = read_metrics(workdir / "metrics.jsonl")
     title = f"{results['dataset']}: finding people across modalities"
     body = [
         *_headline(title, results),
         *_figures(results),
         *_curves(results, lines),
         *_ranked_lists(results, rankings),
+        *(line for section in sections for line in charts_of(section)),
         *_configuration(config),
     ]
     path = workdir / "report" / "index.html"
@@ -125,24 +143,32 @@ def _curves(
 ) -> Iterator[str]:
     figures = results["figures"]
     titles = {name: words["title"] for name, words in results["protocols"].items()}
-    charts = {
-        "Training": training_curves(lines)
-        + validation_curve(lines, titles, figures.get("best", {}).get("step")),
-        "Cumulative matching (CMC)": cmc_curves(figures, titles),
-    }
-    notes = {
-        "Training": "Faint: as measured; clear: moving average. The accuracy is on "
-        "the training identities, in the batches as they were trained on.",
-        "Cumulative matching (CMC)": "For each k, the share of queries whose person "
-        "is among the first k images, or identities where the protocol counts these. "
-        "Dashed: chance.",
-    }
-    for heading, drawn in charts.items():
-        if drawn:
-            yield f'<h2>{heading}</h2><p class="dim">{notes[heading]}</p>'
-            yield '<div class="charts">'
-            yield from (f"<div>{svg}</div>" for svg in drawn)
-            yield "</div>"
+    yield from charts_of(
+        Section(
+            "Training",
+            "Faint: as measured; clear: moving average. The accuracy is on the "
+            "training identities, in the batches as they were trained on.",
+            training_curves(lines)
+            + validation_curve(lines, titles, figures.get("best", {}).get("step")),
+        )
+    )
+    yield from charts_of(
+        Section(
+            "Cumulative matching (CMC)",
+            "For each k, the share of queries whose person is among the first k "
+            "images, or identities where the protocol counts these. Dashed: chance.",
+            cmc_curves(figures, titles),
+        )
+    )
+
+
+def charts_of(section: Section) -> Iterator[str]:
+    """A section as HTML; nothing without charts."""
+    if section.charts:
+        yield f'<h2>{html.escape(section.title)}</h2><p class="dim">'
+        yield f'{html.escape(section.words)}</p><div class="charts">'
+        yield from (f"<div>{svg}</div>" for svg in section.charts)
+        yield "</div>"
 
 
 def _ranked_lists(
@@ -184,7 +210,7 @@ def _ranked_list(ranked: RankedList) -> str:
 def _configuration(config: Mapping[str, Any]) -> Iterator[str]:
     yield "<h2>Configuration</h2><details><summary>All settings of this run</summary>"
     yield '<div class="scroll"><table><tbody>'
-    for key, value in _flatten(config):
+    for key, value in flatten(config):
         yield (
             f"<tr><th>{html.escape(key)}</th>"
             f'<td class="text">{html.escape(value)}</td></tr>'
@@ -192,10 +218,10 @@ def _configuration(config: Mapping[str, Any]) -> Iterator[str]:
     yield "</tbody></table></div></details>"
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             text = value if isinstance(value, str) else json.dumps(value)
             yield f"{prefix}{key}", text
@@ -205,7 +231,7 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}"
 
 
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl`` by step, each step and kind once.
 
     A run that was killed and resumed repeats steps, and what it wrote last counts; it

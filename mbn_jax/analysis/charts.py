@@ -1,0 +1,45 @@
+"""Charts as inline SVG that takes the text colour of the page around it."""
+
+import io
+import textwrap
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Told apart in light and in dark pages, and by those who see no red or no green.
+BLUE, ORANGE, PURPLE, GREY = "#3b82d6", "#e08214", "#a05bc8", "#8c8c8c"
+GREEN, RED = "#2a9d6f", "#c84a5b"
+# Drawn in a colour that nothing else has, and then replaced by CSS's currentColor.
+INK = "#010203"
+_TITLE_WIDTH = 36  # letters that fit above a chart
+
+
+def chart(title: str, x: str, y: str) -> tuple[Figure, Axes]:
+    """An empty chart with its title and the names of its axes."""
+    figure = Figure(figsize=(4.4, 3.1), layout="constrained")
+    FigureCanvasSVG(figure)
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    lines = textwrap.fill(title, _TITLE_WIDTH)
+    axes.set_title(lines, color=INK, fontsize=12, loc="left", weight="bold")
+    axes.set_xlabel(x, color=INK)
+    axes.set_ylabel(y, color=INK)
+    axes.tick_params(colors=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.grid(color=GREY, alpha=0.3, lw=0.6)
+    for side, spine in axes.spines.items():
+        spine.set(color=GREY, visible=side in ("left", "bottom"))
+    return figure, axes
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an ``<svg>`` element: text as text, the same bytes every time."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mbn_jax"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :].replace(INK, "currentColor")
