@@ -33,6 +33,7 @@ MACHINE_KEYS = (
     "log_every",
     "profile_steps",
     "compilation_cache",
+    "gap_batches",
     "data.data_dir",
     "data.num_threads",
     "model.remat",
@@ -64,6 +65,7 @@ _NOT_NEGATIVE = (
     "seed",
     "num_devices",
     "max_skipped_in_a_row",
+    "gap_batches",
     "data.num_val_identities",
     "augmentation.pad",
     "augmentation.jitter",
@@ -108,6 +110,9 @@ def default_config() -> ConfigDict:
     config.log_every = 10  # steps
     # Steps between checkpoints, and validations, if there is any.
     config.eval_every = 200
+
+    # Batches that the report measures the distribution gaps on; 0 leaves them out.
+    config.gap_batches = 32
 
     config.data = ConfigDict()
     config.data.dataset = "synthetic_vireid/nir"
@@ -318,10 +323,11 @@ def read_config_file(path: str | Path) -> ConfigDict:
                 f"{path} has the key {key!r}, which this version of mbn_jax does not "
                 "know; use the version that wrote it."
             )
-        raise InputError(
-            f"{path} lacks the key {key!r}; it was written by an older version of "
-            "mbn_jax: use that one."
-        )
+        if key not in MACHINE_KEYS:
+            raise InputError(
+                f"{path} lacks the key {key!r}; it was written by an older version of "
+                "mbn_jax: use that one."
+            )
     config.update_from_flattened_dict(values)
     return config
 

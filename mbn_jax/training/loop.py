@@ -18,6 +18,7 @@ from mbn_jax.mesh import make_mesh, process_rows, shard
 from mbn_jax.training.checkpoint import Checkpoints
 from mbn_jax.training.config import check, flatten, profile_steps
 from mbn_jax.training.evaluation import split_features
+from mbn_jax.training.gaps import measure
 from mbn_jax.training.metrics import MetricWriter, StepLog, TrainingProgress
 from mbn_jax.training.optimizer import make_optimizer
 from mbn_jax.training.outcome import mean_map, write_outcome
@@ -179,6 +180,13 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
                     protocols,
                     selection=data.selection + _start(config),
                     features={**rows_of_table, "untrained": (0, untrained)},
+                    gaps=lambda: measure(
+                        config,
+                        model,
+                        jax.device_get(state.variables),
+                        {"training": data.train, "evaluation": data.test},
+                        config.gap_batches,
+                    ),
                 )
             )
 

@@ -1,14 +1,16 @@
 """What a finished run leaves: results.json and the report."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mbn_jax.analysis.embedding import embedding_maps, similarity_charts
+from mbn_jax.analysis.gap import Gap, as_json, gap_sections
 from mbn_jax.analysis.ranked_lists import draw_ranked_lists, illustrate
-from mbn_jax.analysis.report import write_report
+from mbn_jax.analysis.report import Section, write_report
 from mbn_jax.data.datasets import Split
 from mbn_jax.data.pipeline import load_images
 from mbn_jax.evaluation import (
@@ -21,6 +23,17 @@ from mbn_jax.evaluation import (
 from mbn_jax.files import write_json
 from mbn_jax.training.processes import is_main
 
+_SIMILARITY = (
+    "Cosines of the embeddings of two test images. The farther the two hills lie "
+    "apart, the easier it is to tell people apart; across the modalities is what is "
+    "asked."
+)
+_MAP = (
+    "Test images of ten people, spread evenly over all: a colour for each person, "
+    "circles visible and triangles infrared. Where both kinds of a colour lie "
+    "together, a person is found across the modalities. Two dimensions show only a "
+    "part of the embedding."
+)
 _PICTURE_SIZE = (192, 96)  # height, width of the ranked lists' pictures
 
 
@@ -36,6 +49,7 @@ def write_outcome(
     *,
     selection: str,
     features: Mapping[str, tuple[int, np.ndarray]],
+    gaps: Callable[[], Mapping[str, Sequence[Gap]]],
 ) -> dict[str, Any]:
     """Evaluates, and writes `results.json`, `report/index.html` and its pictures.
 
@@ -48,6 +62,7 @@ def write_outcome(
       selection: what the network was trained on and how its step was chosen.
       features: of the split, `(N, D)`, with the step that they are of, by the name of
         the row: "last", "untrained", and "best" if there was a validation.
+      gaps: measures those of the last step, see `mbn_jax.training.gaps.measure`.
 
     Returns:
       The content of results.json.
@@ -78,7 +93,17 @@ def write_outcome(
         )
         for protocol in protocols
     }
-    write_report(workdir, {protocol.name: r for protocol, r in rankings.items()})
+    measured = gaps()
+    if measured:
+        write_json(workdir / "gaps.json", as_json(measured))
+    sections = [
+        Section("Similarity", _SIMILARITY, similarity_charts(last, split)),
+        Section("Map of the embedding", _MAP, embedding_maps(last, split)),
+        *gap_sections({way: {"": of_way} for way, of_way in measured.items()}),
+    ]
+    write_report(
+        workdir, {protocol.name: r for protocol, r in rankings.items()}, sections
+    )
     for protocol, lists in rankings.items():
         title = f"{split.dataset}, {protocol.title}, step {step}"
         figure = draw_ranked_lists(lists, title)

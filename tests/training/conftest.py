@@ -16,6 +16,7 @@ def small_config(data_dir):
     config = default_config()
     config.num_steps, config.eval_every, config.log_every = 6, 2, 1
     config.num_devices = 1
+    config.gap_batches = 0
     config.data.dataset = "synthetic_vireid/nir-6-2-2-x2"
     config.data.data_dir = str(data_dir)
     config.data.image_size = (32, 16)

@@ -1,0 +1,108 @@
+"""The distribution gaps of a trained network, on batches drawn as in training."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from mbn_jax.analysis.gap import Gap, measure_gaps
+from mbn_jax.data.augment import Augmentation, augment, normalise
+from mbn_jax.data.datasets import Split, load_split, training_split
+from mbn_jax.data.pipeline import train_batches
+from mbn_jax.data.sampling import make_sampler
+from mbn_jax.models.reid import ReID
+from mbn_jax.training.config import read_config
+from mbn_jax.training.loading import load_with_step
+
+
+def measure(
+    config: ConfigDict,
+    model: ReID,
+    variables: Mapping[str, Any],
+    splits: Mapping[str, Split],
+    num_batches: int,
+) -> dict[str, list[Gap]]:
+    """The gaps of a network as it is trained, and as it is used.
+
+    Args:
+      config: that it was trained with: its sampler, augmentation and seed are taken.
+      model: the network.
+      variables: of it.
+      splits: to draw from by the name of the way, see `mbn_jax.analysis.gap.WAYS`; of
+        test identities fewer are drawn, if there are fewer.
+      num_batches: of each.
+
+    Returns:
+      For each of the ways what `measure_gaps` gives; nothing of no batches.
+    """
+    if not num_batches:
+        return {}
+    return {
+        way: measure_gaps(
+            model,
+            variables,
+            _batches(config, model, split, num_batches, augmented=way == "training"),
+            train=way == "training",
+        )
+        for way, split in splits.items()
+    }
+
+
+def measure_workdir(
+    workdir: str | Path, num_batches: int, data_dir: str | None = None
+) -> dict[str, list[Gap]]:
+    """`measure` for the last step of a work directory.
+
+    Args:
+      workdir: of a run.
+      num_batches: of each way.
+      data_dir: of the prepared data; None for that of the run.
+
+    Raises:
+      InputError: not a work directory, no checkpoint, or the data are not there.
+    """
+    config = read_config(workdir)
+    model, variables, _ = load_with_step(workdir, "last")
+    dataset, data_dir = config.data.dataset, data_dir or config.data.data_dir
+    splits = {
+        "training": load_split(dataset, training_split(dataset), data_dir),
+        "evaluation": load_split(dataset, "test", data_dir),
+    }
+    return measure(config, model, variables, splits, num_batches)
+
+
+def _batches(
+    config: ConfigDict, model: ReID, split: Split, number: int, *, augmented: bool
+) -> Iterator[tuple[jax.Array, np.ndarray]]:
+    visible, infrared = (split.identity[split.modality == m] for m in (0, 1))
+    eligible = np.intersect1d(visible, infrared).size
+    sampler = make_sampler(
+        config.batch.sampler,
+        split.identity,
+        split.modality,
+        num_identities=min(config.batch.num_identities, eligible),
+        num_images=config.batch.num_images,
+        seed=config.seed,
+    )
+    augmentation = Augmentation(**config.augmentation.to_dict())
+    prepare = jax.jit(
+        functools.partial(augment, augmentation=augmentation)
+        if augmented
+        else lambda key, images, modality: normalise(images)
+    )
+    key = jax.random.key(config.seed + 2)  # not the streams of weights and training
+    batches = train_batches(
+        split,
+        sampler,
+        model.image_size,
+        start=0,
+        stop=number,
+        num_threads=config.data.num_threads,
+    )
+    for i, batch in enumerate(batches):
+        modality = batch["modality"]
+        yield prepare(jax.random.fold_in(key, i), batch["image"], modality), modality
