@@ -1,0 +1,31 @@
+r"""Shows several finished runs of one data set side by side.
+
+    python experiments/compare.py --output=runs/compare.html runs/bn runs/mbn
+
+writes one HTML file: figures, where the configurations differ, training, CMC, and the
+two distribution gaps.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from mbn_jax.analysis.compare import write_comparison
+from mbn_jax.errors import InputError
+from mbn_jax.training.config import parse_flags
+
+_OUTPUT = flags.DEFINE_string("output", "compare.html", "HTML file to write.")
+
+
+def main(argv: list[str]) -> None:
+    """Writes the file."""
+    try:
+        write_comparison(argv[1:], _OUTPUT.value)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    print(Path(_OUTPUT.value).resolve())
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
