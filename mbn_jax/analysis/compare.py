@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mbn_jax.analysis.charts import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, chart, svg
-from mbn_jax.analysis.gap import Gap, from_json, gap_sections
+from mbn_jax.analysis.gap import Gap
+from mbn_jax.analysis.gap_charts import Measured, from_json, gap_sections
 from mbn_jax.analysis.page import page, table
 from mbn_jax.analysis.report import Section, charts_of, flatten, read_metrics
 from mbn_jax.errors import InputError
@@ -56,7 +57,12 @@ def write_comparison(workdirs: Sequence[str | Path], path: str | Path) -> None:
         *charts_of(_losses(runs)),
         *charts_of(_cmc(runs)),
     ]
-    for section in gap_sections(_gaps_by_way(runs)):
+    measured = [
+        Measured(name, name, *of_way)
+        for name, run in runs.items()
+        for of_way in run.gaps.items()
+    ]
+    for section in gap_sections(measured):
         body += charts_of(section)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_atomically(Path(path), page(title, body).encode())
@@ -135,13 +141,3 @@ def _cmc(runs: Mapping[str, _Run]) -> Section:
         charts.append(svg(figure))
     words = "For each k, the share of queries whose person is among the first k."
     return Section("Cumulative matching (CMC)", words, charts)
-
-
-def _gaps_by_way(
-    runs: Mapping[str, _Run],
-) -> dict[str, dict[str, Sequence[Gap]]]:
-    by_way: dict[str, dict[str, Sequence[Gap]]] = {}
-    for name, run in runs.items():
-        for way, gaps in run.gaps.items():
-            by_way.setdefault(way, {})[name] = gaps
-    return by_way

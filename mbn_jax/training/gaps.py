@@ -1,7 +1,7 @@
 """The distribution gaps of a trained network, on batches drawn as in training."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mbn_jax.analysis.gap import Gap, measure_gaps
+from mbn_jax.analysis.gap_charts import COLOURS
 from mbn_jax.data.augment import Augmentation, augment, normalise
 from mbn_jax.data.datasets import Split, load_split, training_split
 from mbn_jax.data.pipeline import train_batches
 from mbn_jax.data.sampling import make_sampler
+from mbn_jax.errors import InputError
 from mbn_jax.models.reid import ReID
-from mbn_jax.training.config import read_config
+from mbn_jax.training.config import MACHINE_KEYS, as_json, flatten, read_config
 from mbn_jax.training.loading import load_with_step
 
 
@@ -32,7 +34,8 @@ def measure(
       config: that it was trained with: its sampler, augmentation and seed are taken.
       model: the network.
       variables: of it.
-      splits: to draw from by the name of the way, see `mbn_jax.analysis.gap.WAYS`; of
+      splits: to draw from by the name of the way, see
+        `mbn_jax.analysis.gap_charts.WAYS`; of
         test identities fewer are drawn, if there are fewer.
       num_batches: of each.
 
@@ -55,7 +58,7 @@ def measure(
 def measure_workdir(
     workdir: str | Path, num_batches: int, data_dir: str | None = None
 ) -> dict[str, list[Gap]]:
-    """`measure` for the last step of a work directory.
+    """`measure` for the last step of a work directory, on its training and test split.
 
     Args:
       workdir: of a run.
@@ -73,6 +76,44 @@ def measure_workdir(
         "evaluation": load_split(dataset, "test", data_dir),
     }
     return measure(config, model, variables, splits, num_batches)
+
+
+def name_networks(workdirs: Sequence[str | Path]) -> list[str]:
+    """What tells runs apart by more than their seed, a name for each.
+
+    Args:
+      workdirs: of the runs.
+
+    Returns:
+      The keys in which their configurations differ, such as "norm=bn"; runs that differ
+      in the seed alone, or in nothing, share a name: that of the first one's folder if
+      there is only one network.
+
+    Raises:
+      InputError: not a work directory, or more networks than can be told apart.
+    """
+    not_named = {*MACHINE_KEYS, "seed"}
+    configs = [
+        {
+            key: value
+            for key, value in flatten(as_json(read_config(w))).items()
+            if key not in not_named
+        }
+        for w in workdirs
+    ]
+    differing = [key for key in configs[0] if len({str(c[key]) for c in configs}) > 1]
+    if not differing:
+        return [Path(workdirs[0]).name] * len(workdirs)
+    names = [
+        ", ".join(f"{key.rpartition('.')[2]}={config[key]}" for key in differing)
+        for config in configs
+    ]
+    if len(set(names)) > len(COLOURS):
+        raise InputError(
+            f"The runs are of {len(set(names))} networks, but one figure shows up to "
+            f"{len(COLOURS)}: give fewer at a time."
+        )
+    return names
 
 
 def _batches(

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from mbn_jax.analysis.embedding import embedding_maps, similarity_charts
-from mbn_jax.analysis.gap import Gap, as_json, gap_sections
+from mbn_jax.analysis.gap import Gap
+from mbn_jax.analysis.gap_charts import Measured, as_json, gap_sections
 from mbn_jax.analysis.ranked_lists import draw_ranked_lists, illustrate
 from mbn_jax.analysis.report import Section, write_report
 from mbn_jax.data.datasets import Split
@@ -99,7 +100,7 @@ def write_outcome(
     sections = [
         Section("Similarity", _SIMILARITY, similarity_charts(last, split)),
         Section("Map of the embedding", _MAP, embedding_maps(last, split)),
-        *gap_sections({way: {"": of_way} for way, of_way in measured.items()}),
+        *gap_sections([Measured("", "", *of_way) for of_way in measured.items()]),
     ]
     write_report(
         workdir, {protocol.name: r for protocol, r in rankings.items()}, sections

@@ -1,0 +1,100 @@
+"""Tables and charts of made-up gaps."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from mbn_jax.analysis.gap import SIDES, Gap
+from mbn_jax.analysis.gap_charts import (
+    GAPS,
+    Measured,
+    as_csv,
+    as_json,
+    as_markdown,
+    draw_gaps,
+    from_json,
+    gap_sections,
+    write_gaps,
+)
+from mbn_jax.errors import InputError
+
+LAYERS = [
+    "backbone/norm1",
+    "backbone/stage1_block1/norm1",
+    "backbone/stage1_block1/norm2",
+    "backbone/stage2_block1/norm1",
+    "neck",
+]
+
+
+def gaps(size, layers=LAYERS):
+    return [Gap(layer, side, *[size] * 4) for layer in layers for side in SIDES]
+
+
+@pytest.fixture
+def measured():
+    return [
+        Measured(network, f"{network}-{seed}", way, gaps(size + seed))
+        for network, size in (("bn", 3.0), ("mbn", 0.0))
+        for seed in (0, 1)
+        for way in ("training", "evaluation")
+    ]
+
+
+def test_the_csv_has_a_line_for_every_run_way_layer_and_side(measured):
+    rows = list(csv.DictReader(io.StringIO(as_csv(measured))))
+    assert len(rows) == 4 * 2 * len(LAYERS) * 2
+    assert rows[0]["network"] == "bn"
+    assert rows[0]["run"] == "bn-0"
+    assert rows[1]["side"] == "after"
+    assert float(rows[1]["intra"]) == 3
+
+
+def test_the_table_has_means_over_layers_and_their_deviation_over_seeds(measured):
+    lines = as_markdown(measured).splitlines()
+    assert len(lines) == 2 + 2 * 2 * 2
+    assert lines[2].startswith("| bn | training | before | 3.500 ± 0.707 |")
+    one = as_markdown([measured[0]]).splitlines()
+    assert one[2].startswith("| bn | training | before | 3.000 |")
+
+
+def test_the_figure_has_a_row_for_each_way_and_a_panel_for_each_gap(measured):
+    figure = draw_gaps(measured, "title")
+    assert len(figure.axes) == 2 * len(GAPS)
+    for axes in figure.axes:
+        assert len(axes.lines) == 2 * 2
+        np.testing.assert_array_equal(axes.lines[1].get_ydata(), [3.5] * len(LAYERS))
+        assert axes.get_ylim()[0] == 0
+
+
+def test_stages_are_named_where_a_network_has_them(measured):
+    figure = draw_gaps(measured, "title")
+    names = [label.get_text() for label in figure.axes[0].get_xticklabels(minor=True)]
+    assert names == ["stem", "1", "2", "neck"]
+    plain = [Measured("own", "own", "training", gaps(1.0, ["a", "b"]))]
+    axes = draw_gaps(plain, "title").axes[0]
+    assert not axes.get_xticklabels(minor=True)
+
+
+def test_a_page_has_a_section_for_each_way_with_a_chart_for_each_gap(measured):
+    sections = gap_sections(measured)
+    assert ["training" in s.title for s in sections] == [True, False]
+    for section in sections:
+        assert len(section.charts) == len(GAPS)
+        assert all("mbn, after" in chart for chart in section.charts)
+
+
+def test_json_is_read_as_it_was_written():
+    by_way = {"training": gaps(0.25)}
+    assert from_json(as_json(by_way)) == by_way
+
+
+def test_all_three_are_written_or_a_sentence_says_why_not(measured, tmp_path):
+    write_gaps(measured, tmp_path / "new" / "folder", "title")
+    names = sorted(path.name for path in (tmp_path / "new" / "folder").iterdir())
+    assert names == ["gap.csv", "gap.md", "gap.png"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written to"):
+        write_gaps(measured, tmp_path / "file", "title")
