@@ -106,9 +106,9 @@ def draw_gaps(measured: Sequence[Measured], title: str) -> Figure:
             axes.set_title(words, fontsize=10, loc="left")
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
+        row[0].legend(frameon=False, fontsize=9)
         row[0].set_ylim(0)  # not before all panels of the row are drawn
         row[0].set_ylabel(f"{WAYS[way].replace(': ', chr(10))}\n{_UNIT}", fontsize=9)
-    panels[0, 0].legend(frameon=False, fontsize=9)
     return figure
 
 
