@@ -10,6 +10,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 from mbn_jax import InputError
+from mbn_jax.files import read_json
 from mbn_jax.training.loop import train
 from mbn_jax.training.step import make_model
 
@@ -21,6 +22,7 @@ def config(data_dir):
     config = small_config(data_dir)
     config.num_steps, config.eval_every = 2, 2
     config.batch.sampler = "natural"
+    config.gap_batches = 2
     config.model.mbn_at = ("stem", "neck")
     config.loss.wrt, config.loss.circle, config.loss.hetero_centre = 0.0, 0.1, 0.5
     config.augmentation.exchange = config.augmentation.infrared_gray = 0.5
@@ -62,6 +64,10 @@ def test_a_run_starts_from_the_weights_and_says_so(config, tmp_path, capsys):
     assert np.isfinite(first["loss"])
     assert {"identity_loss", "circle_loss", "hetero_centre_loss"} <= first.keys()
     assert "wrt_loss" not in first
+    report = (tmp_path / "run" / "report" / "index.html").read_text()
+    for words in ("as in training", "as in evaluation", "Map of the embedding"):
+        assert words in report
+    assert set(read_json(tmp_path / "run" / "gaps.json")) == {"training", "evaluation"}
 
 
 def test_weights_that_do_not_fit_leave_no_directory(config, tmp_path):

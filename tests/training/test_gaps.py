@@ -1,0 +1,106 @@
+"""The gaps of a run, on batches drawn as it drew them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mbn_jax import InputError
+from mbn_jax.analysis.gap import SIDES
+from mbn_jax.files import read_json, write_json
+from mbn_jax.training.gaps import measure_workdir, name_networks
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def measured(finished):
+    return measure_workdir(finished[0], 3)
+
+
+def test_an_mbn_run_has_no_gap_after_a_layer_by_the_statistics_of_the_batch(measured):
+    after = [gap for gap in measured["training"] if gap.side == "after"]
+    assert [gap.layer for gap in after][:: len(after) - 1] == ["backbone/norm1", "neck"]
+    # But for the epsilon of a layer whose channels hardly vary.
+    assert max(gap.intra for gap in after) < 0.1
+    assert after[0].intra < 1e-3
+    before = [gap for gap in measured["training"] if gap.side == "before"]
+    assert before[0].intra > 0.05
+
+
+def test_running_statistics_close_no_gap_from_batch_to_batch(measured):
+    first = measured["evaluation"][:2]
+    assert [gap.side for gap in first] == list(SIDES)
+    assert first[1].inter_visible == pytest.approx(first[0].inter_visible, rel=0.2)
+    assert np.isfinite([gap[2:] for gap in measured["evaluation"]]).all()
+
+
+def copies(finished, tmp_path, **changes):
+    """Folders with nothing but a configuration, which differ from the run's."""
+    config = read_json(finished[0] / "config.json")
+    for name, change in changes.items():
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "config.json", change(config))
+    return [tmp_path / name for name in changes]
+
+
+def with_norm(norm):
+    return lambda config: {**config, "model": {**config["model"], "norm": norm}}
+
+
+def test_runs_are_called_by_what_tells_them_apart_but_not_by_their_seed(
+    finished, tmp_path
+):
+    a, b, c = copies(
+        finished,
+        tmp_path,
+        a=lambda config: config,
+        b=lambda config: {**config, "seed": 7, "data": {**config["data"]}},
+        c=with_norm("bn"),
+    )
+    assert name_networks([a, c, b]) == ["norm=mbn", "norm=bn", "norm=mbn"]
+    assert name_networks([a, b]) == ["a", "a"]
+
+
+def test_more_networks_than_colours_are_refused(finished, tmp_path):
+    changes = {
+        f"run{i}": lambda config, i=i: {**config, "num_steps": 6 + i} for i in range(5)
+    }
+    with pytest.raises(InputError, match="5 networks, but one figure shows up to 4"):
+        name_networks(copies(finished, tmp_path, **changes))
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "experiments/gap.py", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_command_writes_a_figure_a_table_and_all_figures(finished, tmp_path):
+    done = run("--num_batches=2", f"--output={tmp_path / 'out'}", finished[0])
+    assert done.returncode == 0, done.stderr
+    assert "| training | after | 0." in done.stdout
+    assert (tmp_path / "out" / "gap.png").exists()
+    lines = (tmp_path / "out" / "gap.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * 2 * 21
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "no work directory"),
+        (("nowhere",), "nowhere"),
+        (("--batches=3",), "batches"),
+    ],
+)
+def test_the_command_says_what_is_wrong(arguments, says):
+    done = run(*arguments)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
