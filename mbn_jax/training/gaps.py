@@ -48,7 +48,9 @@ def measure(
         way: measure_gaps(
             model,
             variables,
-            _batches(config, model, split, num_batches, augmented=way == "training"),
+            draw_batches(
+                config, model, split, num_batches, augmented=way == "training"
+            ),
             train=way == "training",
         )
         for way, split in splits.items()
@@ -116,9 +118,18 @@ def name_networks(workdirs: Sequence[str | Path]) -> list[str]:
     return names
 
 
-def _batches(
+def draw_batches(
     config: ConfigDict, model: ReID, split: Split, number: int, *, augmented: bool
 ) -> Iterator[tuple[jax.Array, np.ndarray]]:
+    """Batches of the run's sampler, as `measure_gaps` takes them.
+
+    Args:
+      config: of the run: its sampler, augmentation and seed are taken.
+      model: whose image size the images get.
+      split: to draw from.
+      number: of batches.
+      augmented: as in training, or the images as they are.
+    """
     visible, infrared = (split.identity[split.modality == m] for m in (0, 1))
     eligible = np.intersect1d(visible, infrared).size
     sampler = make_sampler(
