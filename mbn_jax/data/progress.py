@@ -10,24 +10,25 @@ import rich.progress
 
 @contextlib.contextmanager
 def progress(
-    doing: str, done: str, title: str, total: int
+    doing: str, done: str, title: str, total: int, unit: str = "images"
 ) -> Iterator[Callable[[], None]]:
-    """Shows on standard error how many of some images have been worked on.
+    """Shows on standard error how many of some things have been worked on.
 
     Args:
         doing: for example "Rendering".
         done: for example "Rendered".
-        title: what the images belong to.
-        total: number of images.
+        title: what the things belong to.
+        total: number of things.
+        unit: what the things are.
 
     Yields:
-        What is to be called after each image.
+        What is to be called after each.
     """
     console = rich.console.Console(file=sys.stderr)
     if not console.is_terminal:
-        print(f"{doing} {total} images of {title}", file=sys.stderr)
+        print(f"{doing} {total} {unit} of {title}", file=sys.stderr)
         yield lambda: None
-        print(f"{done} {total} images of {title}", file=sys.stderr)
+        print(f"{done} {total} {unit} of {title}", file=sys.stderr)
         return
     bar = rich.progress.Progress(
         f"{doing} [bold]{{task.fields[title]}}",

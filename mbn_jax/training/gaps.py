@@ -1,7 +1,7 @@
 """The distribution gaps of a trained network, on batches drawn as in training."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mbn_jax.analysis.gap import Gap, measure_gaps
-from mbn_jax.analysis.gap_charts import COLOURS
+from mbn_jax.analysis.gap_charts import COLOURS, WAYS
 from mbn_jax.data.augment import Augmentation, augment, normalise
 from mbn_jax.data.datasets import Split, load_split, training_split
 from mbn_jax.data.pipeline import train_batches
+from mbn_jax.data.progress import progress
 from mbn_jax.data.sampling import make_sampler
 from mbn_jax.errors import InputError
 from mbn_jax.models.reid import ReID
@@ -34,9 +35,8 @@ def measure(
       config: that it was trained with: its sampler, augmentation and seed are taken.
       model: the network.
       variables: of it.
-      splits: to draw from by the name of the way, see
-        `mbn_jax.analysis.gap_charts.WAYS`; of
-        test identities fewer are drawn, if there are fewer.
+      splits: to draw from, by the way of `mbn_jax.analysis.gap_charts.WAYS`. Where a
+        split has fewer identities than a batch, all of them are in each.
       num_batches: of each.
 
     Returns:
@@ -44,17 +44,22 @@ def measure(
     """
     if not num_batches:
         return {}
-    return {
-        way: measure_gaps(
-            model,
-            variables,
-            draw_batches(
-                config, model, split, num_batches, augmented=way == "training"
-            ),
-            train=way == "training",
+    found = {}
+    for way, split in splits.items():
+        batches = draw_batches(
+            config, model, split, num_batches, augmented=way == "training"
         )
-        for way, split in splits.items()
-    }
+        title = f"{split.dataset}, {WAYS[way]}"
+        with progress(
+            "Measuring gaps in", "Measured gaps in", title, num_batches, "batches"
+        ) as advance:
+            found[way] = measure_gaps(
+                model,
+                variables,
+                _followed(batches, advance),
+                train=way == "training",
+            )
+    return found
 
 
 def measure_workdir(
@@ -158,3 +163,9 @@ def draw_batches(
     for i, batch in enumerate(batches):
         modality = batch["modality"]
         yield prepare(jax.random.fold_in(key, i), batch["image"], modality), modality
+
+
+def _followed(batches: Iterable[Any], advance: Callable[[], None]) -> Iterator[Any]:
+    for batch in batches:
+        yield batch
+        advance()

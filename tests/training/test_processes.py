@@ -32,6 +32,7 @@ def config_of(data_dir, num_devices=0):
     """Twenty steps under which rounding does not grow: see test_parallelism.py."""
     config = small_config(data_dir)
     config.num_steps, config.eval_every, config.num_devices = 20, 10, num_devices
+    config.gap_batches = 1
     config.data.image_size, config.model.last_stride = (64, 32), 1
     config.optimizer.name, config.optimizer.learning_rate = "sgd", 3e-5
     config.optimizer.momentum = 0.0
@@ -169,6 +170,7 @@ def test_one_process_has_written_logs_and_report(two_processes):
     assert steps == list(range(1, 21))
     assert len(list((two_processes / "tensorboard").iterdir())) == 1
     assert (two_processes / "report" / "index.html").exists()
+    assert (two_processes / "gaps.json").exists()
     progress = [two_processes.with_suffix(f".{i}.log").read_text() for i in (0, 1)]
     assert "step 20/20" in progress[0]
     assert "step 20/20" not in progress[1]
