@@ -92,9 +92,10 @@ def _headline(title: str, results: Mapping[str, Any]) -> Iterator[str]:
         "ranks those of the other by how alike they are; the images of the same person "
         "should come first.</p>"
     )
+    split = html.escape(results["split"].capitalize())
     yield (
-        f'<p class="dim">{html.escape(results["split"])} split, identities that the '
-        f"network never saw; step {figures['last']['step']}, the last one.</p>"
+        f'<p class="dim">{split} split, identities that the network never saw; step '
+        f"{figures['last']['step']}, the last one.</p>"
     )
     yield '<div class="tiles">'
     for name, protocol in results["protocols"].items():

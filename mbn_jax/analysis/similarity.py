@@ -19,8 +19,8 @@ _WORDS = (
     "hills lie apart, the easier it is to tell people apart, and across the "
     "modalities is what is asked. AUC is the probability that two images of one "
     "person are more alike than two images of two people: 1 is perfect, 0.5 is "
-    "guessing. Two images by one camera are often nearly the same picture, which "
-    "makes it easy where there is one camera."
+    "guessing. Two images by one camera can be nearly the same picture, which would "
+    "flatter the last chart."
 )
 
 

@@ -1,4 +1,4 @@
-"""What a finished run leaves: results.json and the report."""
+"""What a finished run leaves: results.json, gaps.json and the report."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +41,7 @@ def write_outcome(
     features: Mapping[str, tuple[int, np.ndarray]],
     gaps: Callable[[], Mapping[str, Sequence[Gap]]],
 ) -> dict[str, Any]:
-    """Evaluates, and writes `results.json`, `report/index.html` and its pictures.
+    """Evaluates, and writes results.json, gaps.json, the report and its pictures.
 
     Process 0 writes; all know the figures.
 
