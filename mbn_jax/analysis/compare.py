@@ -26,7 +26,8 @@ _LABEL_WIDTH = 40  # letters of a name that fit into a chart
 _ONE_RUN_EACH = (
     "One run each. How much such figures move from seed to seed, only runs of other "
     "seeds can say: experiments/ablate.py trains them, takes means over the seeds, and "
-    "gives intervals of the difference."
+    "gives intervals of the difference. What rank-k, mAP and mINP mean stands in the "
+    "report of every run."
 )
 
 
@@ -78,8 +79,8 @@ def _read_all(workdirs: Sequence[Path]) -> dict[str, _Run]:
     """The runs by short names, once it is sure that they can be compared."""
     if not 2 <= len(workdirs) <= len(_STYLES):
         raise InputError(
-            f"Two to {len(_STYLES)} work directories are expected, but "
-            f"{len(workdirs)} given: name them after the flags (for means over more "
+            f"Two to {len(_STYLES)} work directories are expected, but there "
+            f"are {len(workdirs)}: name them after the flags (for means over more "
             "runs there is experiments/ablate.py)."
         )
     if len({workdir.resolve() for workdir in workdirs}) < len(workdirs):
@@ -243,7 +244,8 @@ def _gaps(runs: Mapping[str, _Run]) -> Iterator[str]:
 
 def _label(name: str) -> str:
     """A name for a legend: in lines that fit, and without mathematics."""
-    return textwrap.fill(name, _LABEL_WIDTH).replace("$", r"\$")
+    # Matplotlib leaves out what begins with an underscore.
+    return textwrap.fill(name.lstrip("_"), _LABEL_WIDTH).replace("$", r"\$")
 
 
 def _line(name: str, style: _Style, num_points: int) -> dict[str, Any]:

@@ -60,8 +60,9 @@ def map_section(features: np.ndarray, records: Records) -> Section:
     if len(rows) < _FEWEST:
         return Section("Map of the embedding", "", [])
     directions = unit_rows(features[rows].astype(np.float64), np)
-    maps = {"Principal components": principal_components(directions)}
-    neighbours = t_sne(directions)
+    components = principal_components(directions)
+    maps = {"Principal components": components}
+    neighbours = t_sne(directions, components)
     if neighbours is not None:
         maps["t-SNE"] = neighbours
     identity, modality = records.identity[rows], records.modality[rows]
@@ -104,25 +105,24 @@ def principal_components(features: np.ndarray) -> np.ndarray:
     return centred @ axes.T
 
 
-def t_sne(features: np.ndarray) -> np.ndarray | None:
-    """Neighbours as neighbours (van der Maaten and Hinton, JMLR 2008), (N, 2).
+def t_sne(features: np.ndarray, start: np.ndarray) -> np.ndarray | None:
+    """Neighbours as neighbours (van der Maaten and Hinton, JMLR 2008).
 
-    It starts from the principal components and takes the exact gradient, so that
-    nothing is drawn by chance.
+    By the exact gradient, so that nothing is drawn by chance.
 
     Args:
         features: (N, D) floating, some hundred.
+        start: (N, 2), their principal components, from which it starts.
 
     Returns:
-        The points, the same every time; None without scikit-learn.
+        (N, 2) points, the same every time; None without scikit-learn.
     """
     try:
         from sklearn.manifold import TSNE
     except ImportError:
         return None
-    start = principal_components(features)
     # As scikit-learn scales its own: small, or the first steps throw points far out.
-    start *= 1e-4 / max(start[:, 0].std(), 1e-12)
+    start = start * (1e-4 / max(start[:, 0].std(), 1e-12))
     perplexity = min(30.0, (len(features) - 1) / 3)
     fitted = TSNE(perplexity=perplexity, init=start, method="exact", random_state=0)
     return fitted.fit_transform(features)

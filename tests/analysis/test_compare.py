@@ -138,8 +138,11 @@ def test_equal_names_are_told_apart_by_their_folders(make_workdir, tmp_path, rea
 
 
 def test_a_name_is_text_and_not_markup_or_mathematics(make_workdir, read):
-    runs = [make_workdir("<i>$x_{$", config()), make_workdir("b", config("bn"))]
-    assert "<i>$x_{$ (40)" in compared(runs, read)
+    runs = [make_workdir("<i>$x_{$", config()), make_workdir("_b", config("bn"))]
+    text = compared(runs, read)
+    assert "<i>$x_{$ (40)" in text
+    assert text.count("_b (40)") == 2
+    assert "<i>$x_{$ b" in text.split("Training loss")[1]
 
 
 def test_what_cannot_be_compared_is_refused(runs, make_workdir, tmp_path):
@@ -149,9 +152,9 @@ def test_what_cannot_be_compared_is_refused(runs, make_workdir, tmp_path):
     (tmp_path / "unfinished").mkdir()
     unfinished = [*runs, tmp_path / "unfinished"]
     refused(unfinished, path, r"unfinished holds no results\.json.* finished run")
-    refused(runs[:1], path, "Two to 4 work directories are expected, but 1 given")
+    refused(runs[:1], path, "Two to 4 work directories are expected, but there are 1")
     five = [make_workdir(f"run{i}", config()) for i in range(5)]
-    refused(five, path, r"but 5 given.*ablate\.py")
+    refused(five, path, r"there are 5.*ablate\.py")
     refused([*runs, tmp_path / "a" / ".." / "plain"], path, "is given twice")
     assert not path.exists()
 
