@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 # Told apart in light and in dark pages, and by those who see no red or no green.
-BLUE, ORANGE, PURPLE, GREY = "#3b82d6", "#e08214", "#a05bc8", "#8c8c8c"
+BLUE, ORANGE, PURPLE, GREY = "#3b82d6", "#e08214", "#a63f84", "#8c8c8c"
 GREEN, RED = "#2a9d6f", "#c84a5b"
 # Drawn in a colour that nothing else has, and then replaced by CSS's currentColor.
 INK = "#010203"

@@ -1,26 +1,39 @@
 """Several runs side by side: one HTML file that needs no other."""
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from mbn_jax.analysis.charts import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, chart, svg
+from mbn_jax.analysis.curves import noisy_line, series
 from mbn_jax.analysis.gap import Gap
-from mbn_jax.analysis.gap_charts import Measured, from_json, gap_sections
-from mbn_jax.analysis.page import page, table
+from mbn_jax.analysis.gap_charts import WAYS, Measured, gap_sections, read_gaps
+from mbn_jax.analysis.page import contents, heading, page, table
 from mbn_jax.analysis.report import Section, charts_of, flatten, read_metrics
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.table import COLUMNS, cells
 from mbn_jax.files import read_json, write_atomically
 
-_COLOURS = (BLUE, ORANGE, PURPLE, GREEN)
+# Of each run, so that nobody need see colours to tell the lines apart.
+_Style = tuple[str, str]
+_STYLES: tuple[_Style, ...] = ((BLUE, "o"), (ORANGE, "s"), (PURPLE, "^"), (GREEN, "D"))
+_NUM_MARKERS = 8
+_LABEL_WIDTH = 40  # letters of a name that fit into a chart
+_ONE_RUN_EACH = (
+    "One run each. How much such figures move from seed to seed, only runs of other "
+    "seeds can say: experiments/ablate.py trains them, takes means over the seeds, and "
+    "gives intervals of the difference. What rank-k, mAP and mINP mean stands in the "
+    "report of every run."
+)
 
 
 class _Run(NamedTuple):
-    config: Mapping[str, Any]
+    config: Mapping[str, str]
     results: Mapping[str, Any]
     lines: Sequence[Mapping[str, Any]]
     gaps: Mapping[str, Sequence[Gap]]
@@ -34,110 +47,215 @@ def write_comparison(workdirs: Sequence[str | Path], path: str | Path) -> None:
         path: of the HTML file, which appears whole or not at all.
 
     Raises:
-        InputError: a run is not finished, or they are of different data sets.
+        InputError: too few runs or too many, one twice, one that is not finished, runs
+            of different data sets, or a file that cannot be written.
     """
-    if not 2 <= len(workdirs) <= len(_COLOURS):
+    path = Path(path)
+    if path.is_dir():
         raise InputError(
-            f"{len(workdirs)} work directories were given, but two to "
-            f"{len(_COLOURS)} can be compared at a time."
+            f"{path} is a folder, but the comparison is one HTML file: name it, for "
+            f"example {path / 'compare.html'}."
         )
-    named = dict(zip(_names(workdirs), workdirs, strict=True))
-    runs = {name: _read(Path(w)) for name, w in named.items()}
-    datasets = {run.results["dataset"] for run in runs.values()}
-    if len(datasets) > 1:
-        raise InputError(
-            f"The runs are of different data sets ({', '.join(sorted(datasets))}), so "
-            "that their figures cannot be compared."
-        )
-    title = f"{datasets.pop()}: {', '.join(runs)}"
+    runs = _read_all([Path(workdir) for workdir in workdirs])
+    dataset = next(iter(runs.values())).results["dataset"]
+    title = f"{dataset}: {' · '.join(runs)}"
     body = [
-        f"<h1>{html.escape(title)}</h1>",
         *_figures(runs),
         *_differences(runs),
-        *charts_of(_losses(runs)),
+        *charts_of(_training(runs)),
         *charts_of(_cmc(runs)),
+        *_gaps(runs),
     ]
-    measured = [
-        Measured(name, name, *of_way)
-        for name, run in runs.items()
-        for of_way in run.gaps.items()
-    ]
-    for section in gap_sections(measured):
-        body += charts_of(section)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(Path(path), page(title, body).encode())
+    body = [f"<h1>{html.escape(title)}</h1>", contents(body), *body]
+    try:
+        write_atomically(path, page(title, body).encode())
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}); name a file in a folder "
+            "that you may write to."
+        ) from error
 
 
-def _names(workdirs: Sequence[str | Path]) -> list[str]:
-    """The last parts of the paths, or the whole paths where these are not different."""
-    names = [Path(workdir).name for workdir in workdirs]
-    return names if len(set(names)) == len(names) else [str(w) for w in workdirs]
+def _read_all(workdirs: Sequence[Path]) -> dict[str, _Run]:
+    """The runs by short names, once it is sure that they can be compared."""
+    if not 2 <= len(workdirs) <= len(_STYLES):
+        raise InputError(
+            f"Two to {len(_STYLES)} work directories are expected, but there "
+            f"are {len(workdirs)}: name them after the flags (for means over more "
+            "runs there is experiments/ablate.py)."
+        )
+    if len({workdir.resolve() for workdir in workdirs}) < len(workdirs):
+        raise InputError(
+            f"A work directory is given twice ({', '.join(map(str, workdirs))}), but "
+            "a run can be compared with others only: leave one of the two out."
+        )
+    runs = dict(zip(_names(workdirs), map(_read, workdirs), strict=True))
+    tests = [_test_of(run) for run in runs.values()]
+    for workdir, test in zip(workdirs, tests, strict=True):
+        if test != tests[0]:
+            raise InputError(
+                f"{workdir} was tested on {test}, but {workdirs[0]} on {tests[0]}, so "
+                "their figures cannot be compared: give runs of one data set."
+            )
+    return runs
+
+
+def _names(workdirs: Sequence[Path]) -> list[str]:
+    """The last parts of the paths, or the whole paths where these are not different.
+
+    Of names like those of `experiments/ablate.py`, "data=…,norm=bn,seed=0", what all
+    have is left out.
+    """
+    names = [workdir.resolve().name for workdir in workdirs]
+    if len(set(names)) < len(names):
+        return [str(workdir) for workdir in workdirs]
+    parts = [name.split(",") for name in names]
+    common = set(parts[0]).intersection(*parts)
+    own = [", ".join(p for p in of if p not in common) for of in parts]
+    return own if all(own) else names
 
 
 def _read(workdir: Path) -> _Run:
     if not (workdir / "results.json").exists():
         raise InputError(
             f"{workdir} holds no results.json, so it is not the work directory of a "
-            "finished run."
+            "finished run: give that of one, or end this run by its training command."
         )
-    gaps = workdir / "gaps.json"
     return _Run(
-        read_json(workdir / "config.json"),
+        dict(flatten(read_json(workdir / "config.json"))),
         read_json(workdir / "results.json"),
         read_metrics(workdir / "metrics.jsonl"),
-        from_json(read_json(gaps)) if gaps.exists() else {},
+        read_gaps(workdir / "gaps.json"),
     )
+
+
+def _test_of(run: _Run) -> str:
+    protocols = ", ".join(words["title"] for words in run.results["protocols"].values())
+    return f"{run.results['dataset']}, {run.results['split']} split ({protocols})"
 
 
 def _figures(runs: Mapping[str, _Run]) -> Iterator[str]:
-    yield "<h2>Figures of the last steps, in per cent</h2>"
-    first = next(iter(runs.values()))
-    for protocol, words in first.results["protocols"].items():
-        yield f"<h3>{html.escape(words['title'])}</h3>"
-        figures = {name: run.results["figures"] for name, run in runs.items()}
-        rows = [(name, cells(of["last"][protocol])) for name, of in figures.items()]
-        chance = first.results["figures"]["chance"][protocol]
-        yield table(["", *COLUMNS.values()], [*rows, ("chance", cells(chance))])
+    yield heading("Figures of the last steps")
+    first = next(iter(runs.values())).results
+    for protocol, words in first["protocols"].items():
+        yield f"<h3>{html.escape(words['title'])}, in per cent</h3>"
+        last = {name: run.results["figures"]["last"] for name, run in runs.items()}
+        rows = [(f"{name} ({of['step']})", of[protocol]) for name, of in last.items()]
+        rows.append(("chance", first["figures"]["chance"][protocol]))
+        header = ["run (step)", *COLUMNS.values()]
+        yield table(header, ((name, cells(figures)) for name, figures in rows))
         yield f'<p class="dim">{html.escape(words["description"])}</p>'
-    yield (
-        "<p>One run each: how much such figures move from seed to seed, only runs with "
-        "other seeds can say (experiments/ablate.py).</p>"
-    )
+    yield f"<p>{_ONE_RUN_EACH}</p>"
 
 
 def _differences(runs: Mapping[str, _Run]) -> Iterator[str]:
-    flat = [dict(flatten(run.config)) for run in runs.values()]
-    keys = [key for key in flat[0] if len({of.get(key) for of in flat}) > 1]
-    yield "<h2>Where the configurations differ</h2>"
-    if not keys:
+    yield heading("Where the configurations differ")
+    configs = [run.config for run in runs.values()]
+    keys = dict.fromkeys(key for config in configs for key in config)
+    rows = [(key, [config.get(key, "–") for config in configs]) for key in keys]
+    differing = [(key, values) for key, values in rows if len(set(values)) > 1]
+    if not differing:
         yield "<p>Nowhere.</p>"
         return
-    yield table(["", *runs], ((key, [of.get(key, "–") for of in flat]) for key in keys))
+    yield table(["key", *runs], differing, text=True)
+    if any("–" in values for _, values in differing):
+        yield '<p class="dim">–: the run is of a version without this key.</p>'
 
 
-def _losses(runs: Mapping[str, _Run]) -> Section:
-    figure, axes = chart("Training loss", "step", "loss")
-    for (name, run), colour in zip(runs.items(), _COLOURS, strict=False):
-        points = [(line["step"], line["loss"]) for line in run.lines if "loss" in line]
-        steps, values = np.array(points, float).reshape(-1, 2).T
-        axes.plot(steps, values, color=colour, label=name)
-    axes.legend(frameon=False, labelcolor=INK, fontsize=8)
-    words = "Losses are comparable only where the runs have the same ones."
-    return Section("Training", words, [svg(figure)])
+def _training(runs: Mapping[str, _Run]) -> Section:
+    charts = _curves(runs, "loss", "Training loss", "loss", _draw_noisy)
+    for name, words in next(iter(runs.values())).results["protocols"].items():
+        title = f"Validation mAP, {words['title']}"
+        charts += _curves(runs, f"val/{name}/mAP", title, "mAP, %", _draw_percent)
+    words = (
+        "Faint: losses as measured; clear: their moving average. They can be compared "
+        "only where the runs have the same losses with the same weights."
+    )
+    return Section("Training", words, charts)
+
+
+def _curves(
+    runs: Mapping[str, _Run], key: str, title: str, unit: str, draw: Callable[..., None]
+) -> list[str]:
+    """A chart of one key of the logs; none if no run has logged it."""
+    found = {name: series(run.lines, key) for name, run in runs.items()}
+    if not any(len(steps) for steps, _ in found.values()):
+        return []
+    figure, axes = chart(title, "step", unit)
+    for (name, (steps, values)), style in zip(found.items(), _STYLES, strict=False):
+        if len(steps):
+            draw(axes, steps, values, name, style)
+    axes.set_ylim(bottom=0)
+    _legend(axes)
+    return [svg(figure)]
+
+
+def _draw_noisy(
+    axes: Axes, steps: np.ndarray, values: np.ndarray, name: str, style: _Style
+) -> None:
+    line = _line(name, style, len(steps))
+    noisy_line(axes, steps, values, line.pop("label"), line.pop("color"), **line)
+
+
+def _draw_percent(
+    axes: Axes, steps: np.ndarray, values: np.ndarray, name: str, style: _Style
+) -> None:
+    axes.plot(steps, 100 * values, **_line(name, style, len(steps)))
 
 
 def _cmc(runs: Mapping[str, _Run]) -> Section:
     charts = []
-    first = next(iter(runs.values()))
-    for protocol, words in first.results["protocols"].items():
+    first = next(iter(runs.values())).results
+    for protocol, words in first["protocols"].items():
         figure, axes = chart(f"CMC, {words['title']}", "rank k", "found by rank k, %")
-        for (name, run), colour in zip(runs.items(), _COLOURS, strict=False):
-            cmc = 100 * np.asarray(run.results["figures"]["last"][protocol]["cmc"])
-            axes.plot(np.arange(1, len(cmc) + 1), cmc, color=colour, label=name)
-        chance = 100 * np.asarray(first.results["figures"]["chance"][protocol]["cmc"])
+        for (name, run), style in zip(runs.items(), _STYLES, strict=False):
+            cmc = np.asarray(run.results["figures"]["last"][protocol]["cmc"])
+            _draw_percent(axes, np.arange(1, len(cmc) + 1), cmc, name, style)
+        chance = np.asarray(first["figures"]["chance"][protocol]["cmc"])
         ranks = np.arange(1, len(chance) + 1)
-        axes.plot(ranks, chance, "--", color=GREY, label="chance")
-        axes.legend(frameon=False, labelcolor=INK, fontsize=8, loc="lower right")
+        axes.plot(ranks, 100 * chance, "--", color=GREY, label="chance")
+        axes.set_ylim(0, 101)
+        _legend(axes)
         charts.append(svg(figure))
-    words = "For each k, the share of queries whose person is among the first k."
+    words = (
+        "For each k, the share of queries whose person is among the first k images, or "
+        "identities where the protocol counts these."
+    )
     return Section("Cumulative matching (CMC)", words, charts)
+
+
+def _gaps(runs: Mapping[str, _Run]) -> Iterator[str]:
+    measured = [
+        Measured(_label(name), name, way, run.gaps.get(way, ()))
+        for way in WAYS
+        for name, run in runs.items()
+    ]
+    for section in gap_sections(measured):
+        yield from charts_of(section)
+    without = [name for name, run in runs.items() if not run.gaps]
+    if len(without) == len(runs):
+        yield heading("The two distribution gaps")
+    if without:
+        yield (
+            f"<p>Not measured for {html.escape('; '.join(without))}: gap_batches was "
+            "0, or the run is of an older version. Its training command, given again, "
+            "measures them.</p>"
+        )
+
+
+def _label(name: str) -> str:
+    """A name for a legend: in lines that fit, and without mathematics."""
+    # Matplotlib leaves out what begins with an underscore.
+    return textwrap.fill(name.lstrip("_"), _LABEL_WIDTH).replace("$", r"\$")
+
+
+def _line(name: str, style: _Style, num_points: int) -> dict[str, Any]:
+    """How the line of a run looks, as arguments of `Axes.plot`."""
+    colour, marker = style
+    every = max(1, num_points // _NUM_MARKERS)
+    look = {"marker": marker, "markersize": 4, "markevery": every}
+    return {"color": colour, "label": _label(name), **look}
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(frameon=False, labelcolor=INK, fontsize=8)

@@ -34,18 +34,18 @@ def training_curves(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     for name, colour in zip(sorted(names), _OF_LOSSES, strict=False):
         losses[name] = (name.removesuffix("_loss").replace("_", " "), colour)
     charts = []
-    drawn = [(*_series(lines, key), *style) for key, style in losses.items()]
+    drawn = [(*series(lines, key), *style) for key, style in losses.items()]
     if any(len(steps) for steps, *_ in drawn):
         figure, axes = chart("Training loss", "step", "loss")
         for steps, values, label, colour in drawn:
-            _noisy(axes, steps, values, label, colour)
+            noisy_line(axes, steps, values, label, colour)
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False, labelcolor=INK)
         charts.append(svg(figure))
-    steps, values = _series(lines, "accuracy")
+    steps, values = series(lines, "accuracy")
     if len(steps):
         figure, axes = chart("Training accuracy", "step", "right identity, %")
-        _noisy(axes, steps, 100 * values, None, BLUE)
+        noisy_line(axes, steps, 100 * values, None, BLUE)
         axes.set_ylim(0, 101)
         charts.append(svg(figure))
     return charts
@@ -66,7 +66,7 @@ def validation_curve(
     figure, axes = chart("Validation mAP", "step", "mAP, %")
     found = False
     for (name, title), colour in zip(titles.items(), _PROTOCOL_COLOURS, strict=True):
-        steps, values = _series(lines, f"val/{name}/mAP")
+        steps, values = series(lines, f"val/{name}/mAP")
         found |= len(steps) > 0
         axes.plot(steps, 100 * values, "o-", ms=3, color=colour, label=title)
     if not found:
@@ -107,18 +107,33 @@ def cmc_curves(
     return charts
 
 
-def _series(
+def series(
     lines: Sequence[Mapping[str, Any]], key: str
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values, (n,) each, of the lines that have the key."""
     points = [(line["step"], line[key]) for line in lines if key in line]
     steps, values = np.array(points, float).reshape(-1, 2).T
     return steps, values
 
 
-def _noisy(
-    axes: Axes, steps: np.ndarray, values: np.ndarray, label: str | None, colour: str
+def noisy_line(
+    axes: Axes,
+    steps: np.ndarray,
+    values: np.ndarray,
+    label: str | None,
+    colour: str,
+    **style: Any,
 ) -> None:
-    """A faint line of all the values, and a clear one of their moving average."""
+    """A faint line of all the values, and a clear one of their moving average.
+
+    Args:
+        axes: to draw on.
+        steps: (n,); nothing is drawn of none.
+        values: (n,).
+        label: of the clear line.
+        colour: of both.
+        **style: of the clear line.
+    """
     if len(steps) == 0:
         return
     # A long run would make a page of many megabytes: neighbours are averaged.
@@ -133,4 +148,4 @@ def _noisy(
     # Divided by the number of values that a window holds, so that the ends are right.
     weight = np.convolve(np.ones(len(values)), window, "full")[width:-width]
     smooth = np.convolve(values, window, "full")[width:-width] / weight
-    axes.plot(steps, smooth, color=colour, lw=2, label=label)
+    axes.plot(steps, smooth, color=colour, lw=2, label=label, **style)

@@ -1,4 +1,4 @@
-"""What the embedding looks like: similarities, and a map in two dimensions."""
+"""A map of the embedding: a few people in two dimensions."""
 
 import numpy as np
 
@@ -13,114 +13,125 @@ from mbn_jax.analysis.charts import (
     chart,
     svg,
 )
-from mbn_jax.data.records import Records
+from mbn_jax.analysis.report import Section
+from mbn_jax.data.records import INFRARED, VISIBLE, Records
 from mbn_jax.evaluation.distances import unit_rows
 
-_MOST_PAIRS = 200_000
-_MAP_IDENTITIES = 10
-_MARKERS = ("o", "^")  # visible, infrared
-_MODALITIES = ("visible", "infrared")
+_PEOPLE = 10
+_IMAGES = 15  # of a person in a modality: more make a chart of dots on dots
+_FEWEST = 10  # images, below which a map shows nothing
+_MARKERS = {VISIBLE: "o", INFRARED: "^"}
+_MODALITIES = {VISIBLE: "visible", INFRARED: "infrared"}
 _COLOURS = (
     *(BLUE, ORANGE, GREEN, RED, PURPLE),
-    *("#8a6d3b", "#d45fa8", "#5f7f9f", "#a0a020", "#20a0a0"),
+    *("#5a35f0", "#62b81e", "#f05cf0", "#7a5a2e", "#2fbcd6"),
+)
+_WORDS = (
+    "Test images of {} people, spread evenly over all who were seen in both "
+    "modalities, at most {} of each in a modality: a colour and the identity for each "
+    "person, circles visible, triangles infrared. A line joins the centres of a "
+    "person's visible and infrared images: where it is short, and the colours lie "
+    "apart, people are found across the modalities. Two dimensions show only a part "
+    "of the embedding."
+)
+_T_SNE = (
+    " t-SNE keeps neighbours together; the distances between its groups mean little."
+)
+_NO_T_SNE = (
+    " A second map, by t-SNE, needs scikit-learn: pip install scikit-learn, and give "
+    "the training command again, which writes this report anew."
 )
 
 
-def similarity_charts(features: np.ndarray, records: Records) -> list[str]:
-    """How alike pictures of one person and of two are, within and across modalities.
-
-    Densities of the cosines of pairs of images; of more than 200,000 pairs, so many are
-    drawn evenly.
-
-    Args:
-        features: (N, D) floating, of any length.
-        records: N of them.
-
-    Returns:
-        Two SVG charts.
-    """
-    directions = np.asarray(unit_rows(features))
-    first, second = np.triu_indices(len(directions), 1)
-    across = records.modality[first] != records.modality[second]
-    charts = []
-    for title, of_kind in (("Across the modalities", across), ("Within one", ~across)):
-        figure, axes = chart(title, "cosine of two images", "density")
-        for same, colour in ((True, BLUE), (False, ORANGE)):
-            alike = records.identity[first] == records.identity[second]
-            pairs = np.flatnonzero(of_kind & (alike == same))
-            pairs = pairs[:: 1 + len(pairs) // _MOST_PAIRS]
-            if not len(pairs):
-                continue
-            cosines = np.sum(directions[first[pairs]] * directions[second[pairs]], 1)
-            label = "the same person" if same else "two persons"
-            axes.hist(
-                cosines,
-                bins=60,
-                range=(-1, 1),
-                density=True,
-                color=colour,
-                alpha=0.55,
-                label=label,
-            )
-        axes.set_xlim(-1, 1)
-        axes.legend(frameon=False, labelcolor=INK)
-        charts.append(svg(figure))
-    return charts
-
-
-def embedding_maps(features: np.ndarray, records: Records) -> list[str]:
+def map_section(features: np.ndarray, records: Records) -> Section:
     """Ten people in two dimensions: principal components, and t-SNE if it is there.
 
-    The people are spread evenly over the identities. t-SNE (van der Maaten and Hinton,
-    JMLR 2008) needs scikit-learn, an extra of this package; without it there is one
-    map.
+    t-SNE needs scikit-learn, an extra of this package; without it there is one map, and
+    the words say so.
 
     Args:
-        features: (N, D) floating, of any length.
+        features: (N, D) floating, of any length, 2 ≤ D.
         records: N of them.
 
     Returns:
-        SVG charts, one or two.
+        Charts and words; no chart of fewer than ten images.
     """
-    identities = np.unique(records.identity)
-    chosen = identities[
-        np.unique(
-            np.linspace(0, len(identities) - 1, _MAP_IDENTITIES).round().astype(int)
+    rows = mapped_rows(records)
+    if len(rows) < _FEWEST:
+        return Section("Map of the embedding", "", [])
+    directions = unit_rows(features[rows].astype(np.float64), np)
+    components = principal_components(directions)
+    maps = {"Principal components": components}
+    neighbours = t_sne(directions, components)
+    if neighbours is not None:
+        maps["t-SNE"] = neighbours
+    identity, modality = records.identity[rows], records.modality[rows]
+    words = _WORDS.format(len(np.unique(identity)), _IMAGES)
+    return Section(
+        "Map of the embedding",
+        words + (_NO_T_SNE if neighbours is None else _T_SNE),
+        [_map(title, points, identity, modality) for title, points in maps.items()],
+    )
+
+
+def mapped_rows(records: Records) -> np.ndarray:
+    """The images on the map, as sorted indices.
+
+    Ten identities, spread evenly over those with images of both modalities, and of each
+    and modality fifteen images, spread evenly over all in their order.
+    """
+    seen = [records.identity[records.modality == m] for m in _MODALITIES]
+    rows = [
+        _spread(
+            np.flatnonzero((records.identity == person) & (records.modality == m)),
+            _IMAGES,
         )
+        for person in _spread(np.intersect1d(*seen), _PEOPLE)
+        for m in _MODALITIES
     ]
-    rows = np.flatnonzero(np.isin(records.identity, chosen))
-    directions = np.asarray(unit_rows(features[rows]), np.float64)
-    maps = {"Principal components": principal_components(directions)}
-    points = t_sne(directions)
-    if points is not None:
-        maps["t-SNE"] = points
-    return [
-        _map(title, points, records.identity[rows], records.modality[rows])
-        for title, points in maps.items()
-    ]
+    return np.sort(np.concatenate(rows)) if rows else np.zeros(0, int)
 
 
 def principal_components(features: np.ndarray) -> np.ndarray:
-    """The two of largest variance, (N, 2), each with its largest weight positive."""
+    """The two of largest variance, (N, 2), each with its largest weight positive.
+
+    Args:
+        features: (N, D) floating, 2 ≤ N and 2 ≤ D.
+    """
     centred = features - features.mean(0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
     axes = axes[:2]
-    axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]
+    axes *= np.sign(axes[np.arange(2), np.abs(axes).argmax(1)])[:, None]
     return centred @ axes.T
 
 
-def t_sne(features: np.ndarray) -> np.ndarray | None:
-    """(N, 2), the same every time; None without scikit-learn, or of too few points."""
+def t_sne(features: np.ndarray, start: np.ndarray) -> np.ndarray | None:
+    """Neighbours as neighbours (van der Maaten and Hinton, JMLR 2008).
+
+    By the exact gradient, so that nothing is drawn by chance.
+
+    Args:
+        features: (N, D) floating, some hundred.
+        start: (N, 2), their principal components, from which it starts.
+
+    Returns:
+        (N, 2) points, the same every time; None without scikit-learn.
+    """
     try:
         from sklearn.manifold import TSNE
     except ImportError:
         return None
-    if len(features) < 10:
-        return None
+    # As scikit-learn scales its own: small, or the first steps throw points far out.
+    start = start * (1e-4 / max(start[:, 0].std(), 1e-12))
     perplexity = min(30.0, (len(features) - 1) / 3)
-    return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(
-        features
-    )
+    fitted = TSNE(perplexity=perplexity, init=start, method="exact", random_state=0)
+    return fitted.fit_transform(features)
+
+
+def _spread(values: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the values, evenly over their order."""
+    chosen = np.linspace(0, len(values) - 1, min(most, len(values)))
+    return values[chosen.round().astype(int)]
 
 
 def _map(
@@ -129,13 +140,19 @@ def _map(
     figure, axes = chart(title, "", "")
     axes.set_xticks([])
     axes.set_yticks([])
+    axes.margins(0.08)
     for person, colour in zip(np.unique(identity), _COLOURS, strict=False):
-        for m, marker in enumerate(_MARKERS):
-            of = points[(identity == person) & (modality == m)]
-            axes.scatter(
-                of[:, 0], of[:, 1], s=14, marker=marker, color=colour, alpha=0.8, lw=0
-            )
-    for name, marker in zip(_MODALITIES, _MARKERS, strict=True):
-        axes.scatter([], [], marker=marker, color=GREY, label=name)
-    axes.legend(frameon=False, labelcolor=INK, fontsize=8)
+        centres = []
+        for m, marker in _MARKERS.items():
+            x, y = points[(identity == person) & (modality == m)].T
+            axes.scatter(x, y, s=16, marker=marker, color=colour, alpha=0.7, lw=0)
+            centres.append((x.mean(), y.mean()))
+        axes.plot(*np.transpose(centres), color=colour, lw=1.2)
+        axes.annotate(str(person), centres[0], color=INK, fontsize=8, weight="bold")
+    for m, marker in _MARKERS.items():
+        axes.scatter([], [], marker=marker, color=GREY, label=_MODALITIES[m])
+    # Below, where it hides no image.
+    axes.legend(
+        frameon=False, labelcolor=INK, ncols=2, loc="upper left", bbox_to_anchor=(0, 0)
+    )
     return svg(figure)

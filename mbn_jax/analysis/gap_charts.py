@@ -16,7 +16,7 @@ from mbn_jax.analysis.charts import BLUE, GREEN, INK, ORANGE, PURPLE, chart, svg
 from mbn_jax.analysis.gap import SIDES, Gap
 from mbn_jax.analysis.report import Section
 from mbn_jax.errors import InputError
-from mbn_jax.files import write_atomically
+from mbn_jax.files import read_json, write_atomically
 
 # The fields of `Gap`, and what each is.
 GAPS = {
@@ -48,7 +48,7 @@ class Measured(NamedTuple):
       network: what it is called; networks that differ in their seed alone share a name.
       run: which of these.
       way: one of `WAYS`.
-      gaps: as `measure_gaps` gives them.
+      gaps: as `measure_gaps` gives them; none where they were not measured.
     """
 
     network: str
@@ -155,6 +155,7 @@ def gap_sections(measured: Sequence[Measured]) -> list[Section]:
             gap_charts(networks),
         )
         for way, networks in _by_way(measured).items()
+        if any(runs[0] for runs in networks.values())
     ]
 
 
@@ -163,11 +164,23 @@ def as_json(by_way: Mapping[str, Sequence[Gap]]) -> dict[str, list[dict[str, Any
     return {way: [gap._asdict() for gap in gaps] for way, gaps in by_way.items()}
 
 
-def from_json(
-    values: Mapping[str, Sequence[Mapping[str, Any]]],
-) -> dict[str, list[Gap]]:
-    """What `as_json` was given."""
-    return {way: [Gap(**gap) for gap in gaps] for way, gaps in values.items()}
+def read_gaps(path: Path) -> dict[str, list[Gap]]:
+    """What a file holds that `as_json` gave the content of; nothing without a file.
+
+    Raises:
+      InputError: it holds something else.
+    """
+    if not path.exists():
+        return {}
+    try:
+        return {
+            way: [Gap(**gap) for gap in gaps] for way, gaps in read_json(path).items()
+        }
+    except (AttributeError, TypeError) as error:
+        raise InputError(
+            f"{path} does not hold the gaps as this version of mbn_jax writes them: "
+            "delete it, or give the run's training command again."
+        ) from error
 
 
 def _by_way(
@@ -196,6 +209,8 @@ def _plot(
     axes: Axes, networks: Mapping[str, Sequence[Sequence[Gap]]], name: str
 ) -> None:
     for (network, runs), colour in zip(networks.items(), COLOURS, strict=False):
+        if not runs[0]:
+            continue
         for side, style, width in zip(SIDES, ("--", "-"), (1.2, 2.0), strict=True):
             profiles = _profiles(runs, name, side)
             depth = np.arange(1, profiles.shape[1] + 1)
@@ -205,7 +220,7 @@ def _plot(
             if len(runs) > 1:
                 low, high = profiles.min(0), profiles.max(0)
                 axes.fill_between(depth, low, high, color=colour, alpha=0.15, lw=0)
-    _name_stages(axes, next(iter(networks.values()))[0])
+    _name_stages(axes, next(runs[0] for runs in networks.values() if runs[0]))
 
 
 def _name_stages(axes: Axes, gaps: Sequence[Gap]) -> None:

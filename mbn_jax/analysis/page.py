@@ -2,6 +2,7 @@
 
 import base64
 import html
+import re
 from collections.abc import Iterable, Sequence
 
 import cv2
@@ -9,10 +10,11 @@ import numpy as np
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --paper: #fff; --soft: #f3f4f6;
-  --line: #d5d8dd; --dim: #5c626b; --right: #1a9850; --wrong: #d73027; }
+  --line: #d5d8dd; --dim: #5c626b; --right: #1a9850; --wrong: #d73027;
+  --link: #1d5fb4; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e7e9; --paper: #17191c;
   --soft: #22252a; --line: #3b4048; --dim: #a3a9b2; --right: #3fb970;
-  --wrong: #f0625a; } }
+  --wrong: #f0625a; --link: #8ab8ff; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1180px; padding: 1.2rem 1rem 4rem; color: var(--ink);
   background: var(--paper); font: 16px/1.5 system-ui, sans-serif;
@@ -24,6 +26,8 @@ h3 { font-size: 1.05rem; margin: 1.4rem 0 .3rem; }
 p, dd { max-width: 72ch; }
 dt { font-weight: 600; margin-top: .6rem; }
 dd { margin: 0; }
+nav { margin: 1rem 0; } nav a { margin-right: 1.1rem; white-space: nowrap; }
+a { color: var(--link); }
 .dim, figcaption { color: var(--dim); font-size: .9rem; }
 .tiles, .charts, .terms { display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 350px), 1fr)); }
@@ -35,7 +39,9 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { padding: .35rem .5rem; text-align: right; border-bottom: 1px solid var(--line);
   white-space: nowrap; }
 th:first-child { text-align: left; white-space: normal; }
-td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+td.text, .text th, .text td { text-align: left; white-space: normal;
+  overflow-wrap: anywhere; vertical-align: top; }
+.text th { overflow-wrap: normal; }
 tr.main { background: var(--soft); font-weight: 600; }
 svg { width: 100%; height: auto; display: block; }
 .list { display: grid; gap: .4rem; margin: 0 0 1.1rem;
@@ -76,6 +82,19 @@ def page(title: str, body: Iterable[str]) -> str:
     )
 
 
+def heading(title: str) -> str:
+    """A heading that `contents` finds; `title` is plain text."""
+    anchor = re.sub(r"\W+", "-", title.lower()).strip("-")
+    return f'<h2 id="{anchor}">{html.escape(title)}</h2>'
+
+
+def contents(body: Iterable[str]) -> str:
+    """Links to the headings of a page."""
+    found = re.findall(r'<h2 id="(.*?)">(.*?)</h2>', "".join(body))
+    links = (f'<a href="#{anchor}">{title}</a> ' for anchor, title in found)
+    return f"<nav>{''.join(links)}</nav>"
+
+
 def image_tag(image: np.ndarray, alternative: str) -> str:
     """An (H, W, 3) uint8 RGB image as an ``<img>`` that holds its own data."""
     _, encoded = cv2.imencode(
@@ -90,10 +109,22 @@ def image_tag(image: np.ndarray, alternative: str) -> str:
 
 
 def table(
-    header: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], main: str = ""
+    header: Sequence[str],
+    rows: Iterable[tuple[str, Sequence[str]]],
+    main: str = "",
+    *,
+    text: bool = False,
 ) -> str:
-    """A table of plain-text cells; the row named `main` is emphasised."""
-    lines = ['<div class="scroll"><table><thead><tr>']
+    """A table of plain-text cells.
+
+    Args:
+        header: the first line.
+        rows: the first cell of each, and the others.
+        main: first cell of a row that is emphasised.
+        text: whether the cells are words, which may be broken, and not figures.
+    """
+    kind = ' class="text"' if text else ""
+    lines = [f'<div class="scroll"><table{kind}><thead><tr>']
     # On a telephone "rank-20" is wider than its figures, unless it may be broken.
     titles = (html.escape(cell).replace("-", "-<wbr>") for cell in header)
     lines += [f"<th>{title}</th>" for title in titles]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mbn_jax.analysis.curves import cmc_curves, training_curves, validation_curve
-from mbn_jax.analysis.page import image_tag, page, table
+from mbn_jax.analysis.page import contents, heading, image_tag, page, table
 from mbn_jax.analysis.ranked_lists import RankedList, draw_ranked_lists, verdict
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.ranking import SELECTION
@@ -72,13 +72,13 @@ def write_report(
     lines = read_metrics(workdir / "metrics.jsonl")
     title = f"{results['dataset']}: finding people across modalities"
     body = [
-        *_headline(title, results),
         *_figures(results),
         *_curves(results, lines),
         *_ranked_lists(results, rankings),
         *(line for section in sections for line in charts_of(section)),
         *_configuration(config),
     ]
+    body = [*_headline(title, results), contents(body), *body]
     path = workdir / "report" / "index.html"
     write_atomically(path, page(title, body).encode())
     return path
@@ -88,8 +88,14 @@ def _headline(title: str, results: Mapping[str, Any]) -> Iterator[str]:
     figures = results["figures"]
     yield f"<h1>{html.escape(title)}</h1>"
     yield (
-        f'<p class="dim">{html.escape(results["split"])} split, identities that the '
-        f"network never saw; step {figures['last']['step']}, the last one.</p>"
+        "<p>For an image of a person in one modality, visible or infrared, the network "
+        "ranks those of the other by how alike they are; the images of the same person "
+        "should come first.</p>"
+    )
+    split = html.escape(results["split"].capitalize())
+    yield (
+        f'<p class="dim">{split} split, identities that the network never saw; step '
+        f"{figures['last']['step']}, the last one.</p>"
     )
     yield '<div class="tiles">'
     for name, protocol in results["protocols"].items():
@@ -109,7 +115,7 @@ def _headline(title: str, results: Mapping[str, Any]) -> Iterator[str]:
 def _figures(results: Mapping[str, Any]) -> Iterator[str]:
     figures = results["figures"]
     names = {row: row_title(row, figures) for row in figures}
-    yield "<h2>Figures</h2>"
+    yield heading("Figures")
     yield f"<p>{html.escape(_which_step(results))}</p>"
     for protocol, words in results["protocols"].items():
         yield f"<h3>{html.escape(words['title'])}, in per cent</h3>"
@@ -165,8 +171,8 @@ def _curves(
 def charts_of(section: Section) -> Iterator[str]:
     """A section as HTML; nothing without charts."""
     if section.charts:
-        yield f'<h2>{html.escape(section.title)}</h2><p class="dim">'
-        yield f'{html.escape(section.words)}</p><div class="charts">'
+        yield heading(section.title)
+        yield f'<p class="dim">{html.escape(section.words)}</p><div class="charts">'
         yield from (f"<div>{svg}</div>" for svg in section.charts)
         yield "</div>"
 
@@ -177,7 +183,7 @@ def _ranked_lists(
     if not rankings:
         return
     step = results["figures"]["last"]["step"]
-    yield "<h2>Ranked lists</h2>"
+    yield heading("Ranked lists")
     yield (
         f"<p>The query, then the first images of its ranked gallery at step {step}: "
         "green and ✓ where the person is right, red and ✗ where wrong. "
@@ -208,7 +214,8 @@ def _ranked_list(ranked: RankedList) -> str:
 
 
 def _configuration(config: Mapping[str, Any]) -> Iterator[str]:
-    yield "<h2>Configuration</h2><details><summary>All settings of this run</summary>"
+    yield heading("Configuration")
+    yield "<details><summary>All settings of this run</summary>"
     yield '<div class="scroll"><table><tbody>'
     for key, value in flatten(config):
         yield (

@@ -49,7 +49,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
       config: as `mbn_jax.training.config.default_config` makes it.
       workdir: made if need be, seen by all processes. Afterwards it holds config.json,
         environment.json, metrics.jsonl, tensorboard/, checkpoints/, results.json,
-        report/index.html.
+        gaps.json, report/index.html.
 
     Returns:
       The content of results.json.

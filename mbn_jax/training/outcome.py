@@ -1,4 +1,4 @@
-"""What a finished run leaves: results.json and the report."""
+"""What a finished run leaves: results.json, gaps.json and the report."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from mbn_jax.analysis.embedding import embedding_maps, similarity_charts
+from mbn_jax.analysis.embedding import map_section
 from mbn_jax.analysis.gap import Gap
 from mbn_jax.analysis.gap_charts import Measured, as_json, gap_sections
 from mbn_jax.analysis.ranked_lists import draw_ranked_lists, illustrate
-from mbn_jax.analysis.report import Section, write_report
+from mbn_jax.analysis.report import write_report
+from mbn_jax.analysis.similarity import similarity_section
 from mbn_jax.data.datasets import Split
 from mbn_jax.data.pipeline import load_images
 from mbn_jax.evaluation import (
@@ -24,17 +25,6 @@ from mbn_jax.evaluation import (
 from mbn_jax.files import write_json
 from mbn_jax.training.processes import is_main
 
-_SIMILARITY = (
-    "Cosines of the embeddings of two test images. The farther the two hills lie "
-    "apart, the easier it is to tell people apart; across the modalities is what is "
-    "asked."
-)
-_MAP = (
-    "Test images of ten people, spread evenly over all: a colour for each person, "
-    "circles visible and triangles infrared. Where both kinds of a colour lie "
-    "together, a person is found across the modalities. Two dimensions show only a "
-    "part of the embedding."
-)
 _PICTURE_SIZE = (192, 96)  # height, width of the ranked lists' pictures
 
 
@@ -52,7 +42,7 @@ def write_outcome(
     features: Mapping[str, tuple[int, np.ndarray]],
     gaps: Callable[[], Mapping[str, Sequence[Gap]]],
 ) -> dict[str, Any]:
-    """Evaluates, and writes `results.json`, `report/index.html` and its pictures.
+    """Evaluates, and writes results.json, gaps.json, the report and its pictures.
 
     Process 0 writes; all know the figures.
 
@@ -98,8 +88,8 @@ def write_outcome(
     if measured:
         write_json(workdir / "gaps.json", as_json(measured))
     sections = [
-        Section("Similarity", _SIMILARITY, similarity_charts(last, split)),
-        Section("Map of the embedding", _MAP, embedding_maps(last, split)),
+        similarity_section(last, split),
+        map_section(last, split),
         *gap_sections([Measured("", "", *of_way) for of_way in measured.items()]),
     ]
     write_report(

@@ -6,6 +6,7 @@ import io
 import numpy as np
 import pytest
 
+from mbn_jax.analysis.charts import BLUE, ORANGE
 from mbn_jax.analysis.gap import SIDES, Gap
 from mbn_jax.analysis.gap_charts import (
     GAPS,
@@ -14,11 +15,12 @@ from mbn_jax.analysis.gap_charts import (
     as_json,
     as_markdown,
     draw_gaps,
-    from_json,
     gap_sections,
+    read_gaps,
     write_gaps,
 )
 from mbn_jax.errors import InputError
+from mbn_jax.files import write_json
 
 LAYERS = [
     "backbone/norm1",
@@ -86,9 +88,26 @@ def test_a_page_has_a_section_for_each_way_with_a_chart_for_each_gap(measured):
         assert all("mbn, after" in chart for chart in section.charts)
 
 
-def test_json_is_read_as_it_was_written():
+def test_a_network_that_was_not_measured_keeps_its_colour_for_itself(measured):
+    unmeasured = Measured("new", "new", "training", ())
+    (section,) = gap_sections([unmeasured, measured[0]])
+    assert ORANGE in section.charts[0]
+    assert BLUE not in section.charts[0]
+    assert gap_sections([unmeasured]) == []
+
+
+def test_json_is_read_as_it_was_written(tmp_path):
     by_way = {"training": gaps(0.25)}
-    assert from_json(as_json(by_way)) == by_way
+    write_json(tmp_path / "gaps.json", as_json(by_way))
+    assert read_gaps(tmp_path / "gaps.json") == by_way
+    assert read_gaps(tmp_path / "none.json") == {}
+
+
+@pytest.mark.parametrize("content", [{"training": [{"gap": 1}]}, {"training": 3}, []])
+def test_json_of_something_else_is_refused(content, tmp_path):
+    write_json(tmp_path / "gaps.json", content)
+    with pytest.raises(InputError, match=r"gaps\.json does not hold the gaps"):
+        read_gaps(tmp_path / "gaps.json")
 
 
 def test_all_three_are_written_or_a_sentence_says_why_not(measured, tmp_path):

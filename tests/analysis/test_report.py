@@ -1,88 +1,14 @@
 import json
 import os
-import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
+from mbn_jax.analysis.charts import chart, svg
 from mbn_jax.analysis.ranked_lists import RankedList
-from mbn_jax.analysis.report import write_report
-from mbn_jax.data.records import Records
+from mbn_jax.analysis.report import Section, write_report
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation import (
-    EMBEDDED_PROTOCOLS,
-    evaluate,
-    evaluate_chance,
-    make_results,
-)
 from mbn_jax.files import write_atomically
-
-VOID = {"meta", "img", "br", "wbr"}
-
-
-class Reader(HTMLParser):
-    """Checks that tags nest, and collects the text and the addresses."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.addresses, self.words = [], [], []
-
-    def handle_starttag(self, tag, attributes):
-        if tag not in VOID:
-            self.open.append(tag)
-        self.addresses += [v for k, v in attributes if k in ("src", "href")]
-
-    def handle_startendtag(self, tag, attributes):
-        pass
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-
-def read(path):
-    reader = Reader()
-    reader.feed(path.read_text())
-    assert not reader.open
-    return reader, re.sub(r"\s+", " ", " ".join(reader.words))
-
-
-@pytest.fixture
-def workdir(tmp_path):
-    identity, modality = np.repeat(np.arange(5), 4), np.tile([0, 0, 1, 1], 5)
-    name = np.array([f"{i}.jpg" for i in range(20)])
-    records = Records(identity=identity, camera=modality, modality=modality, name=name)
-    noise = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
-    perfect = evaluate(
-        np.eye(8, dtype=np.float32)[identity], records, EMBEDDED_PROTOCOLS
-    )
-    results = make_results(
-        dataset="synthetic_vireid/nir",
-        split="test",
-        selection="It was chosen by the highest mAP on the validation split.",
-        protocols=EMBEDDED_PROTOCOLS,
-        figures={
-            "last": {"step": 40, **perfect},
-            "best": {"step": 20, **perfect},
-            "untrained": {"step": 0, **evaluate(noise, records, EMBEDDED_PROTOCOLS)},
-            "chance": evaluate_chance(records, EMBEDDED_PROTOCOLS),
-        },
-    )
-    (tmp_path / "results.json").write_text(json.dumps(results))
-    config = {"data": {"name": "<b>&"}, "rate": 0.5, "empty": {}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    lines = [{"step": s, "loss": 4.0 / s, "accuracy": s / 40} for s in range(1, 41)]
-    for step in (20, 40):
-        line = {"step": step}
-        for direction in perfect:
-            line[f"val/{direction}/mAP"] = step / 80
-        lines.append(line)
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    (tmp_path / "metrics.jsonl").write_text(text)
-    return tmp_path
 
 
 def rankings():
@@ -93,17 +19,18 @@ def rankings():
     return {"infrared_to_visible": [ranked], "visible_to_infrared": [ranked]}
 
 
-def test_the_page_needs_no_other_file(workdir):
+def test_the_page_needs_no_other_file(workdir, read):
     path = write_report(workdir, rankings())
     assert path == workdir / "report" / "index.html"
     assert os.listdir(path.parent) == ["index.html"]
     reader, _ = read(path)
-    assert len(reader.addresses) == 8
-    assert all(a.startswith("data:image/jpeg;base64,") for a in reader.addresses)
+    pictures = [a for a in reader.addresses if not a.startswith("#")]
+    assert len(pictures) == 8
+    assert all(a.startswith("data:image/jpeg;base64,") for a in pictures)
     assert "<script" not in path.read_text()
 
 
-def test_the_page_says_what_a_reader_must_know(workdir):
+def test_the_page_says_what_a_reader_must_know(workdir, read):
     _, text = read(write_report(workdir, rankings()))
     for expected in (
         "last step (40)",
@@ -125,6 +52,33 @@ def test_the_page_says_what_a_reader_must_know(workdir):
         "data.name",
     ):
         assert expected in text
+
+
+def test_every_section_can_be_reached_from_the_top(workdir, read):
+    section = Section(
+        "Further <charts>", "What they show.", [svg(chart("", "", "")[0])]
+    )
+    reader, text = read(write_report(workdir, rankings(), [section]))
+    links = [a.removeprefix("#") for a in reader.addresses if a.startswith("#")]
+    assert links == reader.anchors
+    assert links == [
+        "figures",
+        "training",
+        "cumulative-matching-cmc",
+        "ranked-lists",
+        "further-charts",
+        "configuration",
+    ]
+    assert text.count("Further <charts>") == 2
+
+
+def test_a_section_has_its_words_and_charts_and_none_without_charts(workdir, read):
+    drawn = svg(chart("A further chart", "x", "y")[0])
+    sections = [Section("One", "How to read it.", [drawn]), Section("Two", "No.", [])]
+    _, text = read(write_report(workdir, {}, sections))
+    assert "How to read it." in text
+    assert "A further chart" in text
+    assert "Two" not in text
 
 
 def test_text_is_escaped(workdir):
@@ -149,7 +103,7 @@ def test_a_resumed_run_counts_its_repeated_steps_once_and_ignores_a_torn_line(wo
     assert write_report(workdir, rankings()).read_bytes() == before
 
 
-def test_a_run_without_curves_or_lists_has_a_report_nevertheless(workdir):
+def test_a_run_without_curves_or_lists_has_a_report_nevertheless(workdir, read):
     (workdir / "metrics.jsonl").unlink()
     _, text = read(write_report(workdir, {}))
     assert "Training loss" not in text

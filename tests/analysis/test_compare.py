@@ -1,0 +1,185 @@
+"""Several runs side by side: what the page shows, and what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mbn_jax.analysis.compare import write_comparison
+from mbn_jax.analysis.gap import Gap
+from mbn_jax.analysis.gap_charts import GAPS, as_json
+from mbn_jax.errors import InputError
+
+SCRIPT = Path(__file__).parents[2] / "experiments" / "compare.py"
+
+
+def config(norm="mbn", **keys):
+    return {"model": {"norm": norm, "depth": 18}, "seed": 0, **keys}
+
+
+@pytest.fixture
+def runs(make_workdir):
+    """One that finds everybody, and one that does not."""
+    return [
+        make_workdir("plain", config("bn"), noise=0.6),
+        make_workdir("modal", config("mbn")),
+    ]
+
+
+def compared(runs, read):
+    path = runs[0].parent / "compare.html"
+    write_comparison(runs, path)
+    return read(path)[1]
+
+
+def refused(runs, path, message):
+    with pytest.raises(InputError, match=message) as error:
+        write_comparison(runs, path)
+    assert "\n" not in str(error.value)
+
+
+def add_gaps(workdir):
+    gaps = [Gap("norm1", side, 0.5, 0.3, 0.2, 0.1) for side in ("before", "after")]
+    text = json.dumps(as_json({"training": gaps, "evaluation": gaps}))
+    (workdir / "gaps.json").write_text(text)
+
+
+def test_the_figures_of_all_runs_stand_side_by_side(runs, read):
+    text = compared(runs, read)
+    for run in runs:
+        figures = json.loads((run / "results.json").read_text())["figures"]
+        for of_protocol in ("infrared_to_visible", "visible_to_infrared"):
+            values = figures["last"][of_protocol]
+            row = [f"{100 * values[k]:.1f}" for k in ("rank1", "rank5", "rank10")]
+            assert f"{run.name} (40) {' '.join(row)}" in text
+    assert "chance" in text
+    assert "only runs of other seeds can say: experiments/ablate.py" in text
+
+
+def test_the_page_needs_no_other_file_and_is_the_same_every_time(runs, read, tmp_path):
+    pages = [tmp_path / "a" / "one.html", tmp_path / "two.html"]
+    for path in pages:
+        write_comparison(runs, path)
+    reader, _ = read(pages[0])
+    assert all(address.startswith("#") for address in reader.addresses)
+    assert pages[0].read_bytes() == pages[1].read_bytes()
+
+
+def test_keys_that_differ_are_listed_and_others_are_not(runs, read):
+    text = compared(runs, read)
+    assert "model.norm bn mbn" in text
+    assert "model.depth" not in text
+    assert "without this key" not in text
+
+
+def test_a_key_that_one_run_does_not_know_is_listed(make_workdir, read):
+    runs = [make_workdir("old", config()), make_workdir("new", config(added=3))]
+    text = compared(runs, read)
+    assert "added – 3" in text
+    assert "–: the run is of a version without this key" in text
+    assert "added 3 –" in compared(runs[::-1], read)
+
+
+def test_equal_configurations_differ_nowhere(make_workdir, read):
+    text = compared([make_workdir("a", config()), make_workdir("b", config())], read)
+    assert "Where the configurations differ Nowhere." in text
+
+
+def test_every_chart_has_all_runs(runs, read):
+    for run in runs:
+        add_gaps(run)
+    text = compared(runs, read)
+    for title in (
+        "Training loss",
+        "Validation mAP, infrared → visible",
+        "Validation mAP, visible → infrared",
+        "CMC, infrared → visible",
+        "CMC, visible → infrared",
+    ):
+        _, chart = text.rsplit(title, 1)
+        legend = chart.split("plain", 1)[1][:200]
+        assert "modal" in legend
+    assert text.count("modal, after") == 2 * len(GAPS)
+    assert "Not measured" not in text
+
+
+def test_runs_of_an_older_version_without_gaps_can_be_compared(runs, read):
+    text = compared(runs, read)
+    assert "The two distribution gaps Not measured for plain; modal" in text
+    add_gaps(runs[1])
+    text = compared(runs, read)
+    assert text.count("modal, after") == 2 * len(GAPS)
+    assert "Not measured for plain: gap_batches was 0" in text
+
+
+def test_runs_without_logs_can_be_compared(runs, read):
+    for run in runs:
+        (run / "metrics.jsonl").unlink()
+    text = compared(runs, read)
+    assert "Training loss" not in text
+    assert "CMC, infrared → visible" in text
+
+
+def test_of_names_only_what_differs_is_shown(make_workdir, read):
+    runs = [make_workdir(f"data=nir,norm={n},seed=0", config(n)) for n in ("bn", "mbn")]
+    text = compared(runs, read)
+    assert "synthetic_vireid/nir: norm=bn · norm=mbn" in text
+    assert "seed=0" not in text
+
+
+def test_equal_names_are_told_apart_by_their_folders(make_workdir, tmp_path, read):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    runs = [make_workdir("a/run", config()), make_workdir("b/run", config("bn"))]
+    text = compared(runs, read)
+    assert all(f"{run} (40)" in text for run in runs)
+
+
+def test_a_name_is_text_and_not_markup_or_mathematics(make_workdir, read):
+    runs = [make_workdir("<i>$x_{$", config()), make_workdir("_b", config("bn"))]
+    text = compared(runs, read)
+    assert "<i>$x_{$ (40)" in text
+    assert text.count("_b (40)") == 2
+    assert "<i>$x_{$ b" in text.split("Training loss")[1]
+
+
+def test_what_cannot_be_compared_is_refused(runs, make_workdir, tmp_path):
+    path = tmp_path / "compare.html"
+    thermal = make_workdir("thermal", config(), dataset="synthetic_vireid/thermal")
+    refused([*runs, thermal], path, r"thermal was tested on .*, but .*plain on")
+    (tmp_path / "unfinished").mkdir()
+    unfinished = [*runs, tmp_path / "unfinished"]
+    refused(unfinished, path, r"unfinished holds no results\.json.* finished run")
+    refused(runs[:1], path, "Two to 4 work directories are expected, but there are 1")
+    five = [make_workdir(f"run{i}", config()) for i in range(5)]
+    refused(five, path, r"there are 5.*ablate\.py")
+    refused([*runs, tmp_path / "a" / ".." / "plain"], path, "is given twice")
+    assert not path.exists()
+
+
+def test_a_page_that_cannot_be_written_is_named(runs, tmp_path):
+    refused(runs, runs[0], r"plain is a folder, but .* one HTML file")
+    refused(runs, runs[0] / "results.json" / "x.html", r"x\.html cannot be written")
+
+
+def test_the_command_prints_where_the_page_is_or_what_is_wrong(runs, tmp_path):
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, SCRIPT, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        )
+
+    path = tmp_path / "here" / "page.html"
+    done = run(f"--output={path}", *runs)
+    assert (done.returncode, done.stdout) == (0, f"{path}\n"), done.stderr
+    assert path.exists()
+    wrong = run(runs[0])
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert wrong.stderr.startswith("error: Two to 4 work directories")
+    assert wrong.stderr.count("\n") == 1

@@ -1,0 +1,131 @@
+"""The map of the embedding: who is on it, and where."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from mbn_jax.analysis.embedding import (
+    map_section,
+    mapped_rows,
+    principal_components,
+    t_sne,
+)
+from mbn_jax.data.records import Records
+
+RNG = np.random.default_rng(0)
+
+
+def records(identity, modality):
+    identity = np.asarray(identity)
+    names = np.array([f"{i}.png" for i in range(len(identity))])
+    modality = np.asarray(modality)
+    return Records(identity=identity, modality=modality, camera=modality, name=names)
+
+
+def people(number, images=4):
+    """So many images of each person in each modality."""
+    return records(
+        np.repeat(np.arange(100, 100 + number), 2 * images),
+        np.tile(np.repeat([0, 1], images), number),
+    )
+
+
+def test_principal_components_are_those_of_the_covariance_up_to_sign():
+    features = RNG.normal(size=(30, 6)) @ RNG.normal(size=(6, 6))
+    _, vectors = np.linalg.eigh(np.cov(features.T))
+    expected = (features - features.mean(0)) @ vectors[:, [-1, -2]]
+    found = principal_components(features)
+    np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-9)
+
+
+def test_principal_components_have_the_same_sign_whatever_the_order_of_the_images():
+    features = RNG.normal(size=(30, 6))
+    order = RNG.permutation(30)
+    np.testing.assert_allclose(
+        principal_components(features)[order],
+        principal_components(features[order]),
+        atol=1e-9,
+    )
+
+
+def test_ten_people_are_spread_over_those_of_both_modalities():
+    of = people(28)
+    only_visible = of.identity == 100
+    of = records(of.identity, np.where(only_visible, 0, of.modality))
+    chosen = np.unique(of.identity[mapped_rows(of)])
+    assert list(chosen) == [101, 104, 107, 110, 113, 115, 118, 121, 124, 127]
+
+
+def test_a_person_with_many_images_does_not_fill_the_map():
+    of = people(3, images=40)
+    rows = mapped_rows(of)
+    for person in range(100, 103):
+        for modality in (0, 1):
+            mask = (of.identity[rows] == person) & (of.modality[rows] == modality)
+            assert mask.sum() == 15
+    assert (np.diff(rows) > 0).all()
+
+
+@pytest.fixture(scope="module")
+def clusters():
+    """Three people, far apart, and their labels."""
+    of = people(3, images=6)
+    centres = 5 * np.eye(4)[of.identity - 100]
+    return centres + RNG.normal(scale=0.1, size=centres.shape), of
+
+
+def test_t_sne_keeps_the_images_of_a_person_together(clusters):
+    pytest.importorskip("sklearn")
+    features, of = clusters
+    points = t_sne(features, principal_components(features))
+    assert points.shape == (36, 2)
+    distances = np.linalg.norm(points[:, None] - points, axis=-1)
+    np.fill_diagonal(distances, np.inf)
+    nearest = distances.argmin(1)
+    assert (of.identity[nearest] == of.identity).all()
+
+
+def test_t_sne_is_the_same_every_time(clusters):
+    pytest.importorskip("sklearn")
+    features, _ = clusters
+    start = principal_components(features)
+    np.testing.assert_array_equal(t_sne(features, start), t_sne(features, start))
+
+
+def test_an_embedding_without_any_variance_has_a_map_nevertheless():
+    of = people(2)
+    section = map_section(np.ones((len(of), 3), np.float32), of)
+    assert section.charts
+    assert not any("nan" in chart for chart in section.charts)
+
+
+def test_without_scikit_learn_there_is_one_map_and_the_page_says_how_to_get_both(
+    clusters, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
+    features, _ = clusters
+    assert t_sne(features, principal_components(features)) is None
+    section = map_section(*clusters)
+    assert len(section.charts) == 1
+    assert "Principal components" in section.charts[0]
+    assert "pip install scikit-learn" in section.words
+
+
+def test_the_maps_name_every_person_and_both_modalities(clusters):
+    pytest.importorskip("sklearn")
+    section = map_section(*clusters)
+    assert len(section.charts) == 2
+    assert "Test images of 3 people" in section.words
+    assert "pip install" not in section.words
+    for chart in section.charts:
+        texts = re.findall(r"<text[^>]*>([^<]*)</text>", chart)
+        assert {"100", "101", "102", "visible", "infrared"} <= set(texts)
+
+
+def test_too_few_images_make_no_map():
+    of = people(1)
+    assert not map_section(np.ones((len(of), 3)), of).charts
+    nobody = records([1, 2, 3], [0, 0, 0])
+    assert not map_section(np.ones((3, 3)), nobody).charts
