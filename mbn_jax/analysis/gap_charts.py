@@ -32,13 +32,18 @@ WAYS = {
 }
 COLOURS = (BLUE, ORANGE, PURPLE, GREEN)
 _DEPTH, _UNIT = "normalisation, from the image on", "gap, standard deviations"
-_EXPLANATION = (
-    "For every normalisation of the network, from the image on: how far the "
-    "distributions of the two modalities lie apart in a batch, which part of that "
+_EXPLANATIONS = {
+    "training": "For every normalisation of the network, from the image on: how far "
+    "the distributions of the two modalities lie apart in a batch, which part of that "
     "stays from batch to batch, and how far the distribution of one modality moves "
     "from batch to batch. Dashed before, solid after the layer, in standard deviations "
-    "of its channels; zero is no gap."
-)
+    "of its channels; zero is no gap. Here on training images, normalised by the "
+    "statistics of their batch: after a normalisation by modality all of it is zero by "
+    "construction.",
+    "evaluation": "The same on test images, normalised by running statistics, as the "
+    "network is used. Where these are of other images, even normalisation by modality "
+    "leaves a gap.",
+}
 
 
 class Measured(NamedTuple):
@@ -135,23 +140,26 @@ def write_gaps(measured: Sequence[Measured], folder: str | Path, title: str) -> 
 
 
 def gap_charts(networks: Mapping[str, Sequence[Sequence[Gap]]]) -> list[str]:
-    """The gaps of one way as SVG, a chart for each kind."""
-    charts = []
-    for name, words in GAPS.items():
-        figure, axes = chart(words[0].upper() + words[1:], _DEPTH, _UNIT)
+    """The gaps of one way as SVG, a chart for each kind, all to one scale."""
+    charts = {
+        name: chart(words[0].upper() + words[1:], _DEPTH, _UNIT)
+        for name, words in GAPS.items()
+    }
+    for name, (_, axes) in charts.items():
         _plot(axes, networks, name)
-        axes.set_ylim(0)
         axes.legend(frameon=False, labelcolor=INK, fontsize=8)
-        charts.append(svg(figure))
-    return charts
+    top = max(axes.get_ylim()[1] for _, axes in charts.values())
+    for _, axes in charts.values():
+        axes.set_ylim(0, top)
+    return [svg(figure) for figure, _ in charts.values()]
 
 
 def gap_sections(measured: Sequence[Measured]) -> list[Section]:
     """A section of a page for each way."""
     return [
         Section(
-            f"The two distribution gaps, {WAYS[way]}",
-            _EXPLANATION,
+            f"The two distribution gaps in {way}",
+            _EXPLANATIONS[way],
             gap_charts(networks),
         )
         for way, networks in _by_way(measured).items()

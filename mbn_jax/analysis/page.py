@@ -26,7 +26,7 @@ h3 { font-size: 1.05rem; margin: 1.4rem 0 .3rem; }
 p, dd { max-width: 72ch; }
 dt { font-weight: 600; margin-top: .6rem; }
 dd { margin: 0; }
-nav { margin: 1rem 0; } nav a { margin-right: 1.1rem; white-space: nowrap; }
+nav { margin: 1rem 0; } nav a { margin-right: 1.1rem; display: inline-block; }
 a { color: var(--link); }
 .dim, figcaption { color: var(--dim); font-size: .9rem; }
 .tiles, .charts, .terms { display: grid; gap: 1rem;

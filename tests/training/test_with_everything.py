@@ -65,7 +65,7 @@ def test_a_run_starts_from_the_weights_and_says_so(config, tmp_path, capsys):
     assert {"identity_loss", "circle_loss", "hetero_centre_loss"} <= first.keys()
     assert "wrt_loss" not in first
     report = (tmp_path / "run" / "report" / "index.html").read_text()
-    for words in ("as in training", "as in evaluation", "Map of the embedding"):
+    for words in ("gaps in training", "gaps in evaluation", "Map of the embedding"):
         assert words in report
     assert set(read_json(tmp_path / "run" / "gaps.json")) == {"training", "evaluation"}
 
