@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from mbn_jax import convert
 from mbn_jax.data.augment import normalise
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.distances import unit_rows
 from mbn_jax.models.reid import ReID
 
 MODALITIES = ("visible", "infrared")
+_SMALLEST = float(jnp.finfo(jnp.float32).tiny)
 
 
 def inference_function(
@@ -64,9 +64,11 @@ def inference_function(
         raise InputError(f"The network cannot be folded: {error}") from error
 
     def features(images: jax.Array) -> jax.Array:
-        which = jnp.full(images.shape[0], modality, jnp.int32)
-        output: Any = inference.apply(folded, normalise(images), which, train=False)
-        return unit_rows(output.embedding)
+        # No layer of it asks for the modality any more.
+        output: Any = inference.apply(folded, normalise(images), None, train=False)
+        # Plain operators, which converters to other formats know.
+        squares = jnp.sum(output.embedding**2, axis=1, keepdims=True)
+        return output.embedding / jnp.sqrt(jnp.maximum(squares, _SMALLEST))
 
     return features
 
