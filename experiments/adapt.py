@@ -17,6 +17,7 @@ from absl import app, flags, logging
 import mbn_jax
 from mbn_jax.deploy.adaptation import adapt
 from mbn_jax.deploy.loading import load_network
+from mbn_jax.deploy.weights import check_folder
 from mbn_jax.errors import InputError
 from mbn_jax.training.config import parse_flags
 
@@ -46,6 +47,7 @@ def main(argv: list[str]) -> None:
     folders = (_VISIBLE.value, _INFRARED.value)
     given = {modality: path for modality, path in enumerate(folders) if path}
     try:
+        check_folder(_OUTPUT.value)
         model, variables = load_network(_WORKDIR.value, _CHECKPOINT.value)
         adapted = adapt(
             model,

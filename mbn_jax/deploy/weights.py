@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,15 @@ def save_pretrained(
         arrays.
 
     Raises:
-      InputError: the folder cannot be written to, or is a work directory.
+      InputError: the folder cannot be written to or is a work directory, or the model
+        is an exported one.
     """
     folder = Path(folder)
-    if (folder / "config.json").exists():
+    check_folder(folder)
+    if not isinstance(model, ReID):
         raise InputError(
-            f"{folder} is a work directory, whose network is in its checkpoints; name "
-            "a folder of its own for the weights."
+            f"The network is a {type(model).__name__}, which cannot be shared as "
+            "weights, but a ReID is expected: load the one that it was made from."
         )
     names = (field.name for field in dataclasses.fields(model))
     fields = {name: getattr(model, name) for name in names if name not in _LEFT_OUT}
@@ -55,6 +58,22 @@ def save_pretrained(
         raise InputError(
             f"{folder} cannot be written to ({error.strerror}); name another folder."
         ) from error
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raises `InputError` where `save_pretrained` would not write, before any work."""
+    folder = Path(folder).absolute()
+    if (folder / "config.json").exists():
+        raise InputError(
+            f"{folder} is a work directory, whose network is in its checkpoints; name "
+            "a folder of its own for the weights."
+        )
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise InputError(
+            f"{folder} cannot be written to, because {existing} is not a folder that "
+            "may be written to; name another folder."
+        )
 
 
 def load_pretrained(folder: str | Path) -> tuple[ReID, dict[str, Any]]:
@@ -92,8 +111,12 @@ def _read_network(path: Path) -> ReID:
             "mbn_jax.save_pretrained wrote."
         ) from error
     known = {field.name for field in dataclasses.fields(ReID)} - set(_LEFT_OUT)
-    fields = written.get("network", {}) if isinstance(written, dict) else {}
-    if fields.keys() != known or written.get("format") != _FORMAT:
+    fields = written.get("network") if isinstance(written, dict) else None
+    if (
+        not isinstance(fields, dict)
+        or fields.keys() != known
+        or written.get("format") != _FORMAT
+    ):
         raise InputError(
             f"{path} does not describe a network of this version of mbn_jax, {_FORMAT} "
             f"with {', '.join(sorted(known))}; use the version that wrote it."

@@ -112,6 +112,9 @@ def test_a_run_is_shared_as_two_files(finished, tmp_path):
 def test_what_does_not_go_together_is_said(finished, crops, tmp_path):
     workdir, _ = finished
     assert "give --modality to" in fail("export", f"--workdir={workdir}")
+    assert "is a work directory" in fail(
+        "adapt", f"--workdir={workdir}", f"--visible={crops}", f"--output={workdir}"
+    )
     nowhere = tmp_path / "missing"
     assert "There is no network at" in fail(
         "adapt", f"--workdir={nowhere}", f"--visible={crops}", f"--output={tmp_path}"
