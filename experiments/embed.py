@@ -5,14 +5,15 @@ r"""Features of a folder of pictures, from a trained model.
 
 writes `features` (N, D) float32, rows of length one, and `name` (N,), the sorted paths
 of the .jpg, .jpeg, .png and .bmp files below the folder. Pictures should be cropped to
-one upright person. Two features are compared by their inner product.
+one upright person. Two features are compared by their inner product. --workdir, or
+--model, also takes shared weights and what experiments/export.py wrote.
 
 With --gallery, the pictures are also looked for in a second folder, and a picture of
-the ranked lists (query, then the ten most similar) is written:
+the ranked lists (query, then the ten most similar) is written. An exported model is for
+one modality, so that the gallery may need another; elsewhere leave --gallery_model out:
 
-  python experiments/embed.py --workdir runs/quick --images queries \
-      --modality infrared --output features.npz \
-      --gallery photos --gallery_modality visible --ranked_list ranked_list.png
+  python experiments/embed.py --model infrared.zip --images queries \
+      --modality infrared --gallery photos --gallery_model visible.zip
 """
 
 import sys
@@ -25,24 +26,23 @@ from mbn_jax.errors import InputError
 from mbn_jax.training.config import parse_flags
 
 _MODALITIES = {"visible": 0, "infrared": 1}
+_MODEL_HELP = "Trained model: work directory, folder of weights, or exported file."
 
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Work directory of the trained model.", required=True
-)
-_IMAGES = flags.DEFINE_string("images", None, "Folder of pictures.", required=True)
-_MODALITY = flags.DEFINE_enum(
+flags.DEFINE_string("workdir", None, _MODEL_HELP, required=True)
+flags.DEFINE_alias("model", "workdir")
+flags.DEFINE_string("images", None, "Folder of pictures.", required=True)
+flags.DEFINE_enum(
     "modality", None, list(_MODALITIES), "What --images holds.", required=True
 )
-_OUTPUT = flags.DEFINE_string("output", "features.npz", "Archive to write.")
-_GALLERY = flags.DEFINE_string(
+flags.DEFINE_string("output", "features.npz", "Archive to write.")
+flags.DEFINE_string(
     "gallery", None, "Folder of pictures in which to look for those of --images."
 )
-_GALLERY_MODALITY = flags.DEFINE_enum(
+flags.DEFINE_enum(
     "gallery_modality", "visible", list(_MODALITIES), "What --gallery holds."
 )
-_RANKED_LIST = flags.DEFINE_string(
-    "ranked_list", "ranked_list.png", "Picture to write; only with --gallery."
-)
+flags.DEFINE_string("gallery_model", None, "Of --gallery; by default that of --images.")
+flags.DEFINE_string("ranked_list", "ranked_list.png", "To write; only with --gallery.")
 
 
 def main(argv: list[str]) -> None:
@@ -50,26 +50,27 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: {argv[1]!r} is not a flag; folders follow --images=.")
     logging.set_verbosity(logging.WARNING)
+    given = flags.FLAGS
+    modality, in_gallery = (
+        _MODALITIES[name] for name in (given.modality, given.gallery_modality)
+    )
     try:
-        own_pictures.check_places([_IMAGES.value], [_OUTPUT.value])
-        if _GALLERY.value:
-            own_pictures.check_places([_GALLERY.value], [_RANKED_LIST.value])
-        model, variables = mbn_jax.load(_WORKDIR.value)
-        modality = _MODALITIES[_MODALITY.value]
+        own_pictures.check_places([given.images], [given.output])
+        if given.gallery:
+            own_pictures.check_places([given.gallery], [given.ranked_list])
+        model, variables = mbn_jax.load(given.workdir)
         features, names = own_pictures.embed_pictures(
-            model, variables, _IMAGES.value, modality, _OUTPUT.value
+            model, variables, given.images, modality, given.output
         )
-        print(f"{_OUTPUT.value}: features {features.shape} of {len(names)} pictures")
-        if _GALLERY.value:
+        print(f"{given.output}: features {features.shape} of {len(names)} pictures")
+        if given.gallery:
+            if given.gallery_model:
+                model, variables = mbn_jax.load(given.gallery_model)
+            query = (given.images, features, names)
             own_pictures.draw_gallery_search(
-                model,
-                variables,
-                (_IMAGES.value, features, names),
-                _GALLERY.value,
-                _MODALITIES[_GALLERY_MODALITY.value],
-                _RANKED_LIST.value,
+                model, variables, query, given.gallery, in_gallery, given.ranked_list
             )
-            print(f"{_RANKED_LIST.value}: the pictures most similar to each query")
+            print(f"{given.ranked_list}: the pictures most similar to each query")
     except InputError as error:
         sys.exit(f"error: {error}")
 

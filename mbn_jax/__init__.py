@@ -13,14 +13,17 @@ from mbn_jax.norm import ModalityBatchNorm
 
 if TYPE_CHECKING:
     from mbn_jax import convert, functional, nnx
+    from mbn_jax.deploy.loading import load
+    from mbn_jax.deploy.weights import load_pretrained, save_pretrained
     from mbn_jax.evaluation.features import embed
-    from mbn_jax.training.loading import load
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "embed": "mbn_jax.evaluation.features",
-    "load": "mbn_jax.training.loading",
+    "load": "mbn_jax.deploy.loading",
+    "load_pretrained": "mbn_jax.deploy.weights",
+    "save_pretrained": "mbn_jax.deploy.weights",
 }
 _SUBMODULES = ("convert", "functional", "nnx")
 
@@ -32,8 +35,10 @@ __all__ = [
     "embed",
     "functional",
     "load",
+    "load_pretrained",
     "modality_moments",
     "nnx",
+    "save_pretrained",
 ]
 
 

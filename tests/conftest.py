@@ -4,6 +4,7 @@ import os
 import tempfile
 
 import jax
+import pytest
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -13,3 +14,20 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 _CACHE = tempfile.TemporaryDirectory(prefix="mbn_jax_compiled_")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
 jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="session")
+def finished(data_dir, tmp_path_factory):
+    """The work directory of a finished run, which tests only read, and its results."""
+    # Most tests need none of what training imports.
+    from mbn_jax.training.loop import train
+
+    from .training.conftest import small_config
+
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    return workdir, train(small_config(data_dir), workdir)

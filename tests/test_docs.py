@@ -41,6 +41,15 @@ def test_the_picture_of_the_two_gaps_is_drawn_by_its_script(tmp_path):
     assert cv2.imread(drawn).shape == cv2.imread(script.with_suffix(".png")).shape
 
 
+@pytest.mark.parametrize("page", ["own-pictures.md", "exporting.md"])
+def test_what_the_pages_import_exists(page):
+    for block in code_blocks(f"docs/{page}"):
+        for line in re.findall(r"^(?:import|from) .*", block, re.MULTILINE):
+            # Of an environment of its own.
+            if "onnx" not in line:
+                exec(line, {})
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):

@@ -15,7 +15,7 @@ from mbn_jax.analysis.gap_charts import Measured
 from mbn_jax.data.augment import normalise
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.folder import find_images, read_images
-from mbn_jax.models.pretrained import load_pretrained
+from mbn_jax.models.pretrained import load_backbone
 from mbn_jax.models.reid import ReID
 
 _MODEL = ReID(num_identities=1, depth=50)
@@ -29,7 +29,7 @@ def measure_imagenet(
     num_batches: int,
     num_pairs: int = 24,
     seed: int = 0,
-    model: ReID = _MODEL,
+    model: Any = _MODEL,
 ) -> list[Measured]:
     """Measures BN and MBN with the same weights.
 
@@ -38,13 +38,13 @@ def measure_imagenet(
     each modality's pictures, and "BN, re-estimated" those of both kinds together.
 
     Args:
-      source: of the weights, see `mbn_jax.models.pretrained.load_pretrained`.
+      source: of the weights, see `mbn_jax.models.pretrained.load_backbone`.
       visible: folder of crops.
       infrared: folder of crops of the same persons, under the same names.
       num_batches: of each network and way, and as many to estimate from.
       num_pairs: of every batch, drawn anew for each; all, if there are fewer.
       seed: of the drawing.
-      model: with `norm="mbn"`; the weights must fit.
+      model: a `ReID` with norm "mbn", which the weights must fit.
 
     Returns:
       Two measurements as in training and three as in evaluation.
@@ -75,9 +75,9 @@ def measure_imagenet(
         jax.ShapeDtypeStruct((2, *model.image_size, 3), jnp.float32),
         jax.ShapeDtypeStruct((2,), jnp.int32),
     )
-    weights, _ = load_pretrained(source, model, _untrained(shapes))
+    weights, _ = load_backbone(source, model, _untrained(shapes))
     bn_model, bn = model.copy(norm="bn"), convert.to_batch_norm(weights, 0)
-    networks: Sequence[tuple[str, str, ReID, Any]] = (
+    networks: Sequence[tuple[str, str, Any, Any]] = (
         ("BN", "training", bn_model, bn),
         ("MBN", "training", model, weights),
         ("BN", "evaluation", bn_model, bn),

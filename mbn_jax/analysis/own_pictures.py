@@ -78,7 +78,7 @@ def draw_gallery_search(
     Of more than ten queries, ten are drawn, evenly spaced in the order of their names.
 
     Args:
-        model: as `mbn_jax.load` returns it.
+        model: of the gallery, as `mbn_jax.load` returns it.
         variables: as `mbn_jax.load` returns them.
         query: the query folder, its features and its names, as `embed_pictures` gives.
         gallery: the folder of gallery pictures.
@@ -86,12 +86,19 @@ def draw_gallery_search(
         output: path of the picture.
 
     Raises:
-        InputError: no picture, or one that cannot be decoded.
+        InputError: no picture, one that cannot be decoded, or features that cannot be
+          compared with those of the queries.
     """
     folder, features, names = query
     gallery_features, gallery_names = embed_folder(
         model, variables, gallery, gallery_modality
     )
+    if gallery_features.shape[1] != features.shape[1]:
+        raise InputError(
+            f"Features of the queries have {features.shape[1]} numbers and those of "
+            f"the gallery {gallery_features.shape[1]}: use models that were made from "
+            "one network."
+        )
     count = min(_MOST_LISTS, len(names))
     lists = []
     for index in np.linspace(0, len(names) - 1, count).round().astype(int):

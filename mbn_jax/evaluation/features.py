@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,22 @@ from mbn_jax.evaluation.distances import l2_normalise
 from mbn_jax.mesh import process_rows, replicated, shard
 
 _EMBED_BATCH = 64
+
+
+@runtime_checkable
+class SingleModality(Protocol):
+    """A network that is complete in itself, such as `mbn_jax.deploy.artefact.Artefact`.
+
+    Attributes:
+        image_size: (height, width) in pixels that it takes.
+        modality: of the pictures that it is for, 0 visible, 1 infrared.
+    """
+
+    image_size: tuple[int, int]
+    modality: int
+
+    def features(self, images: jax.Array) -> jax.Array:
+        """(B, H, W, 3) uint8 to (B, D) float32."""
 
 
 def batch_rows(num_images: int, batch_size: int, mesh: Mesh | None) -> list[np.ndarray]:
@@ -106,7 +122,7 @@ def embed(
       best_first = np.argsort(-query @ gallery.T, axis=1)
 
     Args:
-        model: as `mbn_jax.load` returns it.
+        model: as `mbn_jax.load` returns it, of a work directory or a file alike.
         variables: as `mbn_jax.load` returns them.
         images_uint8: (N, H, W, 3) uint8 RGB, of any size; resized to that of the model.
         modality: 0 visible, 1 infrared; one for all the images or (N,).
@@ -115,10 +131,13 @@ def embed(
         (N, D) float32: the embedding after the neck, rows of length one.
 
     Raises:
-        InputError: type, shape or modality are not as above.
+        InputError: type, shape or modality are not as above, or the modality is not
+          the one that an exported network is for.
     """
     images = _checked_images(images_uint8)
     modality = _checked_modality(modality, len(images))
+    if isinstance(model, SingleModality):
+        _check_single(model, modality)
     if images.shape[1:3] != tuple(model.image_size):
         from mbn_jax.data.pipeline import resize
 
@@ -143,6 +162,8 @@ def _embedding(
 ) -> jax.Array:
     # The model is a static argument (Flax modules are hashable), so it is compiled
     # once per model and batch shape, not at each call of `embed`.
+    if isinstance(model, SingleModality):
+        return model.features(images)
     from mbn_jax.data.augment import normalise
 
     output = model.apply(variables, normalise(images), modality, train=False)
@@ -185,3 +206,13 @@ def _checked_modality(modality: ArrayLike, count: int) -> np.ndarray:
             f"for all of them, or an array of shape ({count},)."
         )
     return np.broadcast_to(modality, (count,))
+
+
+def _check_single(model: SingleModality, modality: np.ndarray) -> None:
+    names = ("visible", "infrared")
+    if (modality != model.modality).any():
+        raise InputError(
+            f"The images are {names[1 - model.modality]}, but the network was exported "
+            f"for {names[model.modality]} ones: load the one that was exported for "
+            "these, or the network that both were made from."
+        )

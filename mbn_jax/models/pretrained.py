@@ -52,7 +52,7 @@ class ImageNetClassifier(nn.Module):
         return nn.Dense(self.num_classes, name="fc")(pooled)
 
 
-def load_pretrained(
+def load_backbone(
     source: str, model: ReID | ImageNetClassifier, variables: Mapping[str, Any]
 ) -> tuple[dict[str, Any], str]:
     """Fills the backbone of a network with ImageNet weights.

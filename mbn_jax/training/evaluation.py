@@ -86,10 +86,7 @@ def test_features(
       InputError: not a work directory, no such checkpoint, or the data are not there.
     """
     config = read_config(workdir)
-    checkpoint = network.checkpoint
-    model, variables, step = load_with_step(
-        workdir, int(checkpoint) if str(checkpoint).isdecimal() else checkpoint
-    )
+    model, variables, step = load_with_step(workdir, network.checkpoint)
     split = load_split(
         config.data.dataset, "test", network.data_dir or config.data.data_dir
     )
@@ -106,7 +103,7 @@ def test_features(
             advance=advance,
         )
     label = f"{workdir}, step {step} of {config.num_steps}"
-    label += ", best on validation" * (checkpoint == "best")
+    label += ", best on validation" * (network.checkpoint == "best")
     return features, split, label + ", flip-averaged" * network.flip_average
 
 

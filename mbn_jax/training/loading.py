@@ -1,7 +1,7 @@
 """The way back from a work directory to a network."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mbn_jax.errors import InputError
 from mbn_jax.models.reid import ReID
@@ -10,30 +10,22 @@ from mbn_jax.training.config import read_config
 from mbn_jax.training.step import make_model
 
 
-def load(
-    workdir: str | Path, checkpoint: Literal["last", "best"] | int = "last"
-) -> tuple[ReID, dict[str, Any]]:
+def load_with_step(
+    workdir: str | Path, checkpoint: str | int = "last"
+) -> tuple[ReID, dict[str, Any], int]:
     """A trained network of a work directory.
 
     Args:
       workdir: of a run of `experiments/train.py`.
-      checkpoint: "last", "best" (on validation), or the step of a kept checkpoint.
+      checkpoint: "last", "best" (on validation), or the step of a kept checkpoint, as a
+        number or in digits.
 
     Returns:
-      The model and its variables, for `model.apply(variables, …, train=False)` and
-      `mbn_jax.embed(model, variables, images_uint8, modality)`.
+      The model, its variables, and the step after which they were saved.
 
     Raises:
       InputError: if it is not a work directory or holds no such checkpoint.
     """
-    model, variables, _ = load_with_step(workdir, checkpoint)
-    return model, variables
-
-
-def load_with_step(
-    workdir: str | Path, checkpoint: str | int
-) -> tuple[ReID, dict[str, Any], int]:
-    """As `load`, and the step after which the network was saved."""
     config = read_config(workdir)
     if not (Path(workdir) / "checkpoints").is_dir():
         raise InputError(
@@ -47,7 +39,7 @@ def load_with_step(
                 f"{workdir} holds no checkpoint yet; train it first with "
                 f"experiments/train.py --workdir {workdir}."
             )
-        step: int | str = checkpoint
+        step = int(checkpoint) if str(checkpoint).isdecimal() else checkpoint
         if checkpoint == "last":
             step = steps[-1]
         elif checkpoint == "best":

@@ -21,7 +21,7 @@ from mbn_jax import losses
 from mbn_jax.data.augment import Augmentation, augment, normalise
 from mbn_jax.evaluation.distances import unit_rows
 from mbn_jax.mesh import replicated
-from mbn_jax.models.pretrained import load_pretrained
+from mbn_jax.models.pretrained import load_backbone
 from mbn_jax.models.reid import ReID, ReIDOutput
 from mbn_jax.training.optimizer import learning_rate
 from mbn_jax.training.parallelism import Step, parallelise
@@ -94,10 +94,10 @@ def with_pretrained(
     Args:
       state: before the first step.
       model: the network.
-      source: see `mbn_jax.models.pretrained.load_pretrained`.
+      source: see `mbn_jax.models.pretrained.load_backbone`.
       mesh: on every device of which the weights are then.
     """
-    variables, note = load_pretrained(source, model, state.variables)
+    variables, note = load_backbone(source, model, state.variables)
     variables = jax.tree.map(
         lambda leaf: (
             leaf

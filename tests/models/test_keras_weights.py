@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from mbn_jax.data.augment import normalise
-from mbn_jax.models.pretrained import ImageNetClassifier, load_pretrained
+from mbn_jax.models.pretrained import ImageNetClassifier, load_backbone
 from mbn_jax.models.resnet import ResNet
 
 FOLDER = os.environ.get("KERAS_RESNET50")
@@ -40,7 +40,7 @@ def classify(request):
     shape = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
     modality = np.arange(2)
     abstract = jax.eval_shape(model.init, jax.random.key(0), shape, modality)
-    variables, _ = load_pretrained(FOLDER, model, abstract)
+    variables, _ = load_backbone(FOLDER, model, abstract)
     apply = jax.jit(model.apply)
     return lambda image: apply(variables, normalise(np.stack([image] * 2)), modality)
 

@@ -13,7 +13,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 from mbn_jax import InputError
-from mbn_jax.models.pretrained import ImageNetClassifier, load_pretrained
+from mbn_jax.models.pretrained import ImageNetClassifier, load_backbone
 from mbn_jax.models.reid import ReID
 from mbn_jax.models.resnet import ResNet
 
@@ -60,7 +60,7 @@ def weights(tmp_path):
 @pytest.mark.parametrize("depth", [18, 50])
 def test_logits_are_those_of_pytorch(depth, norm, weights):
     model = ImageNetClassifier(ResNet(depth, last_stride=2, norm=norm), CLASSES)
-    variables, note = load_pretrained(weights(depth), model, shapes_of(model))
+    variables, note = load_backbone(weights(depth), model, shapes_of(model))
     logits = jax.jit(model.apply)(variables, images(), MODALITY)
     expected = reference(depth)[1]
     assert np.abs(expected).max() > 0.5
@@ -83,7 +83,7 @@ def test_what_imagenet_does_not_know_stays_and_is_named(weights):
     before = jax.tree.map(
         lambda leaf: np.full(leaf.shape, 0.5, leaf.dtype), shapes_of(model)
     )
-    after, note = load_pretrained(weights(), model, before)
+    after, note = load_backbone(weights(), model, before)
     assert "left out: fc.bias, fc.weight" in note
     new = "backbone/stage2_non_local2, classifier, neck, pooling"
     assert note.endswith(f"not pretrained: {new}")
@@ -118,7 +118,7 @@ def test_blocks_of_timm_and_ibn_net_are_found_by_their_names(tmp_path):
             assert arrays[name].shape == shape
         path = str(tmp_path / f"{variant}.safetensors")
         safetensors.numpy.save_file(arrays, path)
-        load_pretrained(path, model, shapes_of(model))
+        load_backbone(path, model, shapes_of(model))
 
 
 def names_of(model):
@@ -169,23 +169,23 @@ def names_of(model):
 def test_every_misfit_is_named(changes, message, norm, weights):
     model = ReID(7, depth=18, norm=norm)
     with pytest.raises(InputError, match=message):
-        load_pretrained(weights(**changes), model, shapes_of(model))
+        load_backbone(weights(**changes), model, shapes_of(model))
 
 
 def test_what_cannot_be_read_is_an_error(tmp_path):
     model = ReID(7, depth=18)
     with pytest.raises(InputError, match="There are no weights at nowhere"):
-        load_pretrained("nowhere", model, shapes_of(model))
+        load_backbone("nowhere", model, shapes_of(model))
     path = tmp_path / "resnet.pth"
     path.write_bytes(b"\x80\x02 no safetensors")
     with pytest.raises(InputError, match="cannot be read as safetensors"):
-        load_pretrained(str(path), model, shapes_of(model))
+        load_backbone(str(path), model, shapes_of(model))
 
 
 def test_the_stride_must_be_where_the_weights_expect_it(weights):
     model = ReID(7, depth=50, stride_in_1x1=True)
     with pytest.raises(InputError, match=r"3×3 convolutions: set model\.stride_in_1x1"):
-        load_pretrained(weights(50), model, shapes_of(model))
+        load_backbone(weights(50), model, shapes_of(model))
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -240,11 +240,11 @@ def test_a_download_is_announced_and_cached_and_its_checksum_shown(hub, capfd):
 
     model = ReID(7, depth=18, norm="bn")
     digest = hashlib.sha256(Hub.content).hexdigest()
-    load_pretrained("hf:someone/resnet18", model, shapes_of(model))
+    load_backbone("hf:someone/resnet18", model, shapes_of(model))
     told = capfd.readouterr().err
     assert f"downloading model.safetensors of someone/resnet18 from {hub}" in told
     assert f"SHA-256 {digest}" in told
-    load_pretrained("hf:someone/resnet18", model, shapes_of(model))
+    load_backbone("hf:someone/resnet18", model, shapes_of(model))
     told = capfd.readouterr().err
     assert "downloading" not in told
     assert f"SHA-256 {digest}" in told
@@ -255,7 +255,7 @@ def test_a_download_that_fails_is_one_sentence(hub, monkeypatch):
     model = ReID(7, depth=18, norm="bn")
     try:
         with pytest.raises(InputError, match="hf:someone/other cannot be downloaded"):
-            load_pretrained("hf:someone/other", model, shapes_of(model))
+            load_backbone("hf:someone/other", model, shapes_of(model))
     finally:
         Hub.do_HEAD = working
 
@@ -349,7 +349,7 @@ def test_keras_s_network_is_the_same_function(tmp_path):
     arrays = keras_folder(tmp_path)
     backbone = ResNet(50, last_stride=2, norm="bn", stride_in_1x1=True)
     model = ImageNetClassifier(backbone)
-    variables, note = load_pretrained(str(tmp_path), model, shapes_of(model))
+    variables, note = load_backbone(str(tmp_path), model, shapes_of(model))
     assert note == f"320 arrays of {tmp_path}"
     # Both pad with zeros, which are pixels half a value apart: here with the same.
     x = np.pad(images(), ((0, 0), (3, 3), (3, 3), (0, 0)))
@@ -368,12 +368,12 @@ def test_keras_s_weights_must_be_whole(tmp_path):
     whole = piece.read_bytes()
     piece.write_bytes(whole[:-4])
     with pytest.raises(InputError, match="end before fc1000/bias"):
-        load_pretrained(str(tmp_path), model, shapes_of(model))
+        load_backbone(str(tmp_path), model, shapes_of(model))
     piece.unlink()
     with pytest.raises(InputError, match=r"not complete: .*b\.bin"):
-        load_pretrained(str(tmp_path), model, shapes_of(model))
+        load_backbone(str(tmp_path), model, shapes_of(model))
     (tmp_path / "model.json").write_text("{}")
     with pytest.raises(InputError, match="not the description of a TensorFlow"):
-        load_pretrained(str(tmp_path), model, shapes_of(model))
+        load_backbone(str(tmp_path), model, shapes_of(model))
     with pytest.raises(InputError, match=r"1×1 convolutions: set model\.stride_in_1x1"):
-        load_pretrained(str(tmp_path), ReID(7), shapes_of(ReID(7)))
+        load_backbone(str(tmp_path), ReID(7), shapes_of(ReID(7)))

@@ -3,12 +3,6 @@
 import pytest
 
 from mbn_jax.training.config import default_config
-from mbn_jax.training.loop import train
-
-
-@pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
 
 
 def small_config(data_dir):
@@ -30,10 +24,3 @@ def small_config(data_dir):
 @pytest.fixture
 def config(data_dir):
     return small_config(data_dir)
-
-
-@pytest.fixture(scope="session")
-def finished(data_dir, tmp_path_factory):
-    """The work directory of a finished run, which tests only read, and its results."""
-    workdir = tmp_path_factory.mktemp("finished") / "run"
-    return workdir, train(small_config(data_dir), workdir)

@@ -1,0 +1,67 @@
+r"""Fits a trained network to new cameras, by folders of their pictures without labels.
+
+  python experiments/adapt.py --workdir runs/quick --visible day --infrared night \
+      --output adapted
+
+re-estimates the running statistics of each modality from the pictures of its folder,
+with mbn_jax.convert.estimate_statistics, and writes the network as shared weights,
+which experiments/embed.py and mbn_jax.load take like a work directory. With one folder
+the other modality keeps its statistics. Whether it helps depends on the cameras:
+docs/own-pictures.md measures it.
+"""
+
+import sys
+
+from absl import app, flags, logging
+
+import mbn_jax
+from mbn_jax.deploy.adaptation import adapt
+from mbn_jax.deploy.loading import load_network
+from mbn_jax.deploy.weights import check_folder
+from mbn_jax.errors import InputError
+from mbn_jax.training.config import parse_flags
+
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Work directory, or a folder of shared weights.", required=True
+)
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "Of a work directory: last (the default), best, or a step."
+)
+_VISIBLE = flags.DEFINE_string("visible", None, "Folder of visible pictures.")
+_INFRARED = flags.DEFINE_string("infrared", None, "Folder of infrared pictures.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to write.", required=True)
+_NUM_IMAGES = flags.DEFINE_integer(
+    "num_images", 1024, "Pictures of each modality at most.", lower_bound=1
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 64, "Pictures of both modalities in a batch.", lower_bound=2
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the order of the pictures.", lower_bound=0)
+
+
+def main(argv: list[str]) -> None:
+    """Adapts, and writes."""
+    if len(argv) > 1:
+        sys.exit(f"error: {argv[1]!r} is not a flag; folders follow --visible=.")
+    logging.set_verbosity(logging.WARNING)
+    folders = (_VISIBLE.value, _INFRARED.value)
+    given = {modality: path for modality, path in enumerate(folders) if path}
+    try:
+        check_folder(_OUTPUT.value)
+        model, variables = load_network(_WORKDIR.value, _CHECKPOINT.value)
+        adapted = adapt(
+            model,
+            variables,
+            given,
+            num_images=_NUM_IMAGES.value,
+            batch_size=_BATCH_SIZE.value,
+            seed=_SEED.value,
+        )
+        mbn_jax.save_pretrained(_OUTPUT.value, model, adapted)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    print(f"{_OUTPUT.value}: the network with the statistics of the new pictures")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,80 @@
+r"""Takes a trained network elsewhere: as a StableHLO artefact, or as shared weights.
+
+  python experiments/export.py --workdir runs/quick --modality infrared
+
+writes runs/quick/infrared.zip, a network for infrared pictures that needs JAX alone, on
+a CPU or a CUDA GPU: its normalisations are folded into the convolutions, its numbers
+are float32. The file is read again, compared with the network on random pictures, and
+not kept if their features differ.
+
+  python experiments/export.py --workdir runs/quick --format weights
+
+writes runs/quick/weights, a folder with model.safetensors and model.json for both
+modalities, which is read without the run. docs/exporting.md says how to use either.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+
+import mbn_jax
+from mbn_jax.deploy.exporting import BATCH_SIZES, export_checked
+from mbn_jax.deploy.inference import MODALITIES
+from mbn_jax.deploy.loading import load_network
+from mbn_jax.errors import InputError
+from mbn_jax.training.config import parse_flags
+
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Work directory, or a folder of shared weights.", required=True
+)
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "Of a work directory: last (the default), best, or a step."
+)
+_FORMAT = flags.DEFINE_enum(
+    "format", "stablehlo", ["stablehlo", "weights"], "What to write."
+)
+_MODALITY = flags.DEFINE_enum(
+    "modality", None, MODALITIES, "Of the pictures that the artefact will get."
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "File, or folder of weights; by default in --workdir."
+)
+
+
+def main(argv: list[str]) -> None:
+    """Exports and says what was written."""
+    if len(argv) > 1:
+        sys.exit(f"error: {argv[1]!r} is not a flag; values follow --workdir=.")
+    logging.set_verbosity(logging.WARNING)
+    # The comparison is of full float32; the program is lowered for a GPU without one.
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        if (_MODALITY.value is None) == (_FORMAT.value == "stablehlo"):
+            raise InputError(
+                "An artefact is for one modality and weights are for both: give "
+                "--modality to --format=stablehlo, and not to --format=weights."
+            )
+        model, variables = load_network(_WORKDIR.value, _CHECKPOINT.value)
+        default = "weights" if _MODALITY.value is None else f"{_MODALITY.value}.zip"
+        output = _OUTPUT.value or Path(_WORKDIR.value) / default
+        if _FORMAT.value == "weights":
+            mbn_jax.save_pretrained(output, model, variables)
+            print(f"{output}: model.safetensors and model.json")
+            return
+        modality = MODALITIES.index(_MODALITY.value)
+        artefact, difference = export_checked(model, variables, modality, output)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    sizes = " × ".join(map(str, artefact.image_size))
+    platforms = " and ".join(artefact.exported.platforms)
+    print(f"{output}: for {_MODALITY.value} pictures of {sizes} on {platforms}")
+    print(
+        f"largest difference from the network on {sum(BATCH_SIZES)} random pictures, "
+        f"in batches of {', '.join(map(str, BATCH_SIZES))}: {difference:.1e}"
+    )
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

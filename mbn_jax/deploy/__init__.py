@@ -1,0 +1,1 @@
+"""Taking a trained network elsewhere: artefacts, shared weights, new cameras."""

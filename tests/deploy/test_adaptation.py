@@ -1,0 +1,127 @@
+"""New cameras change the running statistics, and nothing else."""
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from mbn_jax import convert
+from mbn_jax.data.augment import normalise
+from mbn_jax.deploy.adaptation import adapt
+from mbn_jax.errors import InputError
+
+from ..models.test_variants import filled, small
+
+
+@pytest.fixture(scope="module")
+def network():
+    model = small()
+    return model, filled(model)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Four visible and six infrared pictures of the network's size."""
+    root = tmp_path_factory.mktemp("crops")
+    rng = np.random.default_rng(0)
+    for name, count in (("visible", 4), ("infrared", 6)):
+        (root / name).mkdir()
+        for index in range(count):
+            image = rng.integers(0, 256, (32, 16, 3), np.uint8)
+            cv2.imwrite(str(root / name / f"{index}.png"), image)
+    return {0: root / "visible", 1: root / "infrared"}
+
+
+def read(folder):
+    paths = sorted(folder.iterdir())
+    return np.stack([cv2.imread(str(path))[..., ::-1] for path in paths])
+
+
+def estimated(network, batches):
+    model, variables = network
+
+    def apply(variables, images, modality, mutable):
+        return model.apply(
+            variables, normalise(images), modality, train=True, mutable=mutable
+        )
+
+    return convert.estimate_statistics(apply, variables, batches)
+
+
+def assert_close(found, expected):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4),
+        found,
+        expected,
+    )
+
+
+def test_it_is_the_estimate_of_all_pictures(network, folders):
+    batch = read(folders[1]), np.ones(6, np.int32)
+    adapted = adapt(*network, {1: folders[1]})
+    assert_close(adapted, estimated(network, [batch]))
+
+
+def test_parameters_stay_and_so_does_a_modality_without_a_folder(network, folders):
+    model, variables = network
+    adapted = adapt(model, variables, {1: folders[1]})
+    jax.tree.map(np.testing.assert_array_equal, adapted["params"], variables["params"])
+    before, after = variables["batch_stats"], adapted["batch_stats"]
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b[0]), before, after)
+    assert np.all(before["neck"]["mean"][1] != after["neck"]["mean"][1])
+
+
+@pytest.fixture
+def drawn(network, folders, monkeypatch):
+    """Gives the batches that the statistics would be estimated from."""
+
+    def batches(**options):
+        monkeypatch.setattr(
+            convert, "estimate_statistics", lambda apply, variables, them: list(them)
+        )
+        return adapt(*network, folders, **options)
+
+    return batches
+
+
+def test_batches_hold_as_many_of_either_modality_and_every_picture(drawn, folders):
+    batches = drawn(batch_size=4)
+    assert len(batches) == 3
+    assert all(modality.tolist() == [0, 0, 1, 1] for _, modality in batches)
+    images = np.concatenate([images for images, _ in batches])
+    modality = np.concatenate([modality for _, modality in batches])
+    for which, times in ((0, [1, 1, 2, 2]), (1, [1] * 6)):
+        seen = [image.tobytes() for image in images[modality == which]]
+        counts = [seen.count(image.tobytes()) for image in read(folders[which])]
+        assert sorted(counts) == times
+
+
+def test_the_seed_alone_decides_which_pictures_are_drawn(drawn, capsys):
+    first, again, other = (
+        drawn(num_images=2, batch_size=4, seed=seed)[0][0] for seed in (0, 0, 1)
+    )
+    assert len(first) == 4
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert "Adapted to 4 images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fields", "which", "message"),
+    [
+        (dict(norm="bn"), [0, 1], "adapt a run with model.norm=mbn, or make"),
+        (dict(mbn_at=("stem", "neck")), [1], "at stem, neck only, .* both modalities"),
+        (dict(), [], "There is no folder"),
+    ],
+)
+def test_what_cannot_be_adapted_is_refused(network, folders, fields, which, message):
+    model, variables = network
+    given = {modality: folders[modality] for modality in which}
+    with pytest.raises(InputError, match=message):
+        adapt(model.copy(**fields), variables, given)
+
+
+def test_a_broken_picture_is_named(network, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture at all")
+    with pytest.raises(InputError, match=r"broken\.png"):
+        adapt(*network, {0: tmp_path})

@@ -1,0 +1,153 @@
+"""An exported network gives what the network gives, from a file of its own."""
+
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mbn_jax
+from mbn_jax.deploy import exporting
+from mbn_jax.deploy.artefact import (
+    DESCRIPTION,
+    PROGRAM,
+    export,
+    load_artefact,
+    save_artefact,
+)
+from mbn_jax.deploy.exporting import export_checked
+from mbn_jax.deploy.inference import inference_function
+from mbn_jax.errors import InputError
+
+from ..models.test_variants import EVERYTHING, filled, small
+
+INFRARED = 1
+
+
+def pictures(count, size=(32, 16)):
+    rng = np.random.default_rng(count)
+    return rng.integers(0, 256, (count, *size, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def network():
+    model = small()
+    return model, filled(model)
+
+
+@pytest.fixture(scope="module")
+def path(network, tmp_path_factory):
+    """An artefact for infrared pictures, which tests only read."""
+    path = tmp_path_factory.mktemp("artefact") / "infrared.zip"
+    save_artefact(path, export(*network, INFRARED))
+    return path
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, (32, 16)), (4, (50, 30))])
+def test_any_number_of_pictures_of_any_size_has_the_features_of_the_network(
+    network, path, count, size
+):
+    images = pictures(count, size)
+    artefact, variables = mbn_jax.load(path)
+    assert variables == {}
+    found = mbn_jax.embed(artefact, variables, images, INFRARED)
+    expected = mbn_jax.embed(*network, images, INFRARED)
+    assert found.shape == (count, 32)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    assert np.abs(expected - mbn_jax.embed(*network, images, 0)).max() > 0.01
+
+
+def test_the_program_alone_needs_nothing_of_this_library(network, path):
+    with zipfile.ZipFile(path) as archive:
+        exported = jax.export.deserialize(bytearray(archive.read(PROGRAM)))
+    assert exported.platforms == ("cpu", "cuda")
+    features = np.asarray(exported.call(pictures(4)))
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-6)
+    expected = mbn_jax.embed(*network, pictures(4), INFRARED)
+    np.testing.assert_allclose(features, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "modality"),
+    [
+        (dict(norm="bn"), 1),
+        (dict(norm="bn", stem="separate"), 0),
+        (EVERYTHING, 1),
+    ],
+    ids=["bn", "bn_with_two_stems", "everything"],
+)
+def test_every_form_is_one_function_in_single_precision(fields, modality):
+    model = small(**fields)
+    variables = filled(model)
+    half = model.copy(dtype=jnp.bfloat16)
+    features = jax.jit(inference_function(half, variables, modality))(pictures(4))
+    assert features.dtype == np.float32
+    expected = mbn_jax.embed(model, variables, pictures(4), modality)
+    np.testing.assert_allclose(features, expected, rtol=0, atol=1e-4)
+
+
+def test_what_cannot_be_folded_is_refused(network, path):
+    model, variables = network
+    with pytest.raises(InputError, match="is a Artefact and cannot be folded"):
+        inference_function(load_artefact(path), {}, INFRARED)
+    with pytest.raises(InputError, match="was done before"):
+        inference_function(model.copy(norm="none"), variables, INFRARED)
+    with pytest.raises(InputError, match="modality is 2, but 0"):
+        inference_function(model, variables, 2)
+    strange = {**variables, "batch_stats": {"conv": np.zeros((2, 3), np.float32)}}
+    with pytest.raises(InputError, match="cannot be folded: batch_stats holds no"):
+        inference_function(model, strange, INFRARED)
+
+
+def test_pictures_of_the_other_modality_are_refused(path):
+    artefact = load_artefact(path)
+    for modality in (0, [1, 0]):
+        with pytest.raises(InputError, match="exported for infrared ones"):
+            mbn_jax.embed(artefact, {}, pictures(2), modality)
+
+
+def test_a_checkpoint_of_a_file_is_refused(path):
+    with pytest.raises(InputError, match="no checkpoint 'best'"):
+        mbn_jax.load(path, "best")
+
+
+@pytest.mark.parametrize("damage", ["cut", "byte", "foreign", "other_zip", "missing"])
+def test_a_damaged_or_foreign_file_is_refused(path, tmp_path, damage):
+    content = bytearray(path.read_bytes())
+    bad = tmp_path / "bad.zip"
+    if damage == "byte":
+        content[len(content) // 2] ^= 1
+    contents = {"cut": content[:-1000], "byte": content, "foreign": b"no zip at all"}
+    if damage in contents:
+        bad.write_bytes(contents[damage])
+    elif damage == "other_zip":
+        with zipfile.ZipFile(bad, "w") as archive:
+            archive.writestr("other.txt", "something else")
+    with pytest.raises(InputError, match="cannot be read as an exported network"):
+        load_artefact(bad)
+
+
+def test_a_file_of_another_version_is_refused(path, tmp_path):
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members[DESCRIPTION] = members[DESCRIPTION].replace(b"Artefact/1", b"Artefact/2")
+    other = tmp_path / "other.zip"
+    with zipfile.ZipFile(other, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(InputError, match=r"format 'mbn_jax\.Artefact/2'"):
+        load_artefact(other)
+
+
+def test_a_file_that_differs_from_its_network_is_not_kept(
+    network, tmp_path, monkeypatch
+):
+    output = tmp_path / "infrared.zip"
+    output.write_bytes(b"of an earlier export")
+    monkeypatch.setattr(exporting, "BATCH_SIZES", (4,))
+    monkeypatch.setattr(exporting, "TOLERANCE", 1e-12)
+    with pytest.raises(InputError, match="features that differ by"):
+        export_checked(*network, INFRARED, output)
+    assert output.read_bytes() == b"of an earlier export"
+    assert list(tmp_path.iterdir()) == [output]

@@ -1,0 +1,115 @@
+"""A network in a folder of two files is the same to the bit."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax.traverse_util import flatten_dict
+
+import mbn_jax
+from mbn_jax.deploy.weights import NETWORK, WEIGHTS
+from mbn_jax.errors import InputError
+from mbn_jax.models.reid import ReID
+
+from ..models.test_variants import EVERYTHING, filled, small
+
+
+@pytest.fixture
+def network():
+    model = small(**EVERYTHING)
+    return model, filled(model)
+
+
+@pytest.fixture
+def folder(network, tmp_path):
+    mbn_jax.save_pretrained(tmp_path / "shared", *network)
+    return tmp_path / "shared"
+
+
+def test_a_network_comes_back_to_the_bit(network, folder):
+    model, variables = network
+    for load in (mbn_jax.load_pretrained, mbn_jax.load):
+        again, its_variables = load(folder)
+        assert again == model
+        assert flatten_dict(its_variables).keys() == flatten_dict(variables).keys()
+        jax.tree.map(np.testing.assert_array_equal, its_variables, variables)
+        jax.tree.map(lambda a, b: a.dtype == b.dtype or 1 / 0, its_variables, variables)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_type_of_the_computation_is_kept(network, tmp_path, dtype):
+    model, variables = network
+    mbn_jax.save_pretrained(tmp_path, model.copy(dtype=np.dtype(dtype)), variables)
+    assert mbn_jax.load_pretrained(tmp_path)[0].dtype == np.dtype(dtype)
+
+
+def test_other_frameworks_find_the_arrays_by_their_paths(network, folder):
+    arrays = safetensors.numpy.load_file(folder / WEIGHTS)
+    kernel = network[1]["params"]["backbone"]["conv1_visible"]["kernel"]
+    np.testing.assert_array_equal(
+        arrays["params/backbone/conv1_visible/kernel"], kernel
+    )
+
+
+def change(folder, **changes):
+    written = json.loads((folder / NETWORK).read_text())
+    written["network"] |= changes.pop("network", {})
+    (folder / NETWORK).write_text(json.dumps(written | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(format="mbn_jax.ReID/2"), "not describe a network of this version"),
+        (dict(network={"novel": 1}), "not describe a network of this version"),
+        (dict(network={"depth": 19}), "cannot be built .*19"),
+        (dict(network={"width": "wide"}), "cannot be built"),
+        (dict(network={"dtype": "float33"}), "is damaged"),
+        (
+            dict(network={"num_identities": 7}),
+            r"params/classifier/kernel is \[32, 5\] and not \[32, 7\]",
+        ),
+        (
+            dict(network={"pooling": "average"}),
+            r"params/pooling/power is \[\] and not absent",
+        ),
+    ],
+)
+def test_a_description_that_does_not_fit_is_refused(folder, changes, message):
+    change(folder, **changes)
+    with pytest.raises(InputError, match=message):
+        mbn_jax.load_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", [NETWORK, WEIGHTS])
+@pytest.mark.parametrize("damage", ["cut", "missing"])
+def test_a_damaged_folder_is_refused(folder, name, damage):
+    if damage == "cut":
+        (folder / name).write_bytes((folder / name).read_bytes()[:-10])
+    else:
+        (folder / name).unlink()
+    with pytest.raises(InputError, match=f"{name} cannot be read"):
+        mbn_jax.load(folder)
+
+
+def test_a_work_directory_and_a_file_are_no_place_for_weights(network, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="is a work directory"):
+        mbn_jax.save_pretrained(tmp_path, *network)
+    with pytest.raises(InputError, match="cannot be written to"):
+        mbn_jax.save_pretrained(tmp_path / "config.json" / "inside", *network)
+
+
+def test_a_place_without_a_network_is_refused(tmp_path):
+    with pytest.raises(InputError, match="There is no network at"):
+        mbn_jax.load(tmp_path / "missing")
+    with pytest.raises(InputError, match="is not a work directory"):
+        mbn_jax.load(tmp_path)
+
+
+def test_every_field_of_a_network_is_described(folder):
+    described = json.loads((folder / NETWORK).read_text())["network"].keys()
+    fields = ReID.__dataclass_fields__.keys()
+    assert described == fields - {"parent", "name", "axis_name"}
