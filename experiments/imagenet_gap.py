@@ -18,10 +18,11 @@ from mbn_jax.analysis.gap_charts import as_markdown, write_gaps
 from mbn_jax.analysis.imagenet_gap import measure_imagenet
 from mbn_jax.errors import InputError
 from mbn_jax.models.reid import ReID
+from mbn_jax.training.config import parse_flags
 
 _PRETRAINED = flags.DEFINE_string("pretrained", None, "The weights.", required=True)
 _STRIDE_IN_1X1 = flags.DEFINE_bool(
-    "stride_in_1x1", False, "As the key of the configuration; Keras's weights need it."
+    "stride_in_1x1", False, "As model.stride_in_1x1 of a run; Keras's weights need it."
 )
 _VISIBLE = flags.DEFINE_string("visible", None, "Folder of crops.", required=True)
 _INFRARED = flags.DEFINE_string("infrared", None, "Folder of crops.", required=True)
@@ -50,4 +51,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

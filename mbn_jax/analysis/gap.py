@@ -60,8 +60,10 @@ def measure_gaps(
     """The gaps at every normalisation of a network, in the order of their depth.
 
     Args:
-      model: a Linen network that is called as `model(images, modality, train=…)` and
-        normalises by `ModalityBatchNorm` or `flax.linen.BatchNorm`.
+      model: a Linen network that is called as `model(images, modality, train=…)`,
+        normalises by `ModalityBatchNorm` or `flax.linen.BatchNorm`, and draws no random
+        numbers. What is inside `nn.remat`, `nn.scan` or `nn.vmap` cannot be measured;
+        where the network has a field `remat`, it is turned off.
       variables: of the network.
       batches: images as the network takes them, (B, H, W, 3), and modality (B,).
       train: by the statistics of the batch, or by the running ones.
@@ -72,14 +74,14 @@ def measure_gaps(
     Raises:
       ValueError: there is no batch with both modalities, or no normalisation.
     """
-    names, moments = batch_moments(model, variables, batches, train=train)
+    names, moments = _batch_moments(model, variables, batches, train=train)
     return [
         gaps_of(of_layer, layer, side)
         for (layer, side), of_layer in zip(names, moments, strict=True)
     ]
 
 
-def batch_moments(
+def _batch_moments(
     model: nn.Module,
     variables: Mapping[str, Any],
     batches: Iterable[tuple[Any, Any]],
@@ -135,9 +137,11 @@ def gaps_of(moments: BatchMoments, layer: str = "", side: str = "after") -> Gap:
       side: likewise.
     """
     mean, deviation = moments
-    grand = np.nanmean(mean, axis=(0, 1))
-    unit = np.sqrt(np.nanmean(deviation**2 + (mean - grand) ** 2, axis=(0, 1)))
-    varies = unit > 1e-6 * max(1.0, np.max(unit))
+    # First over the batches: a modality that is absent from some weighs no less.
+    grand = np.nanmean(mean, axis=0).mean(0)
+    spread = deviation**2 + (mean - grand) ** 2
+    unit = np.sqrt(np.nanmean(spread, axis=0).mean(0))
+    varies = unit > 1e-6 * np.max(unit)
 
     def root_mean_square(a: np.ndarray, b: np.ndarray) -> float:
         """Of the distances (batches, C) between points (2, batches, C)."""
@@ -172,21 +176,30 @@ def _moments_fn(
     def compute(variables: Any, images: jax.Array, modality: jax.Array) -> Any:
         names.clear()
         found = []
-        inside: set[Any] = set()  # a subclass calls what it overrides
+        active = set()
 
         def intercept(
             function: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext
         ) -> Any:
-            module = context.module
-            is_norm = isinstance(module, ModalityBatchNorm | nn.BatchNorm)
-            is_outermost = module.path not in inside
-            inside.add(module.path)
+            layer = context.module
+            is_norm = isinstance(layer, ModalityBatchNorm | nn.BatchNorm)
+            # A subclass calls what it overrides, and that passes here again.
+            if not is_norm or context.method_name != "__call__" or layer.path in active:
+                return function(*args, **kwargs)
+            active.add(layer.path)
             result = function(*args, **kwargs)
-            if is_norm and is_outermost and context.method_name == "__call__":
-                for side, values in zip(SIDES, (args[0], result), strict=True):
-                    names.append(("/".join(module.path), side))
-                    values = values.astype(jnp.float32)
-                    found.append(modality_moments(values, modality, len(MODALITIES)))
+            active.remove(layer.path)
+            x = args[0] if args else kwargs["x"]
+            for side, values in zip(SIDES, (x, result), strict=True):
+                names.append(("/".join(layer.path), side))
+                found.append(
+                    modality_moments(
+                        values.astype(jnp.float32),
+                        modality,
+                        len(MODALITIES),
+                        axis=layer.axis,
+                    )
+                )
             return result
 
         with nn.intercept_methods(intercept):

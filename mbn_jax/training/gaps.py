@@ -50,8 +50,9 @@ def measure(
             config, model, split, num_batches, augmented=way == "training"
         )
         title = f"{split.dataset}, {WAYS[way]}"
+        total = num_batches * _num_parts(config, way == "training")
         with progress(
-            "Measuring gaps in", "Measured gaps in", title, num_batches, "batches"
+            "Measuring gaps in", "Measured gaps in", title, total, "batches"
         ) as advance:
             found[way] = measure_gaps(
                 model,
@@ -97,8 +98,14 @@ def name_networks(workdirs: Sequence[str | Path]) -> list[str]:
       there is only one network.
 
     Raises:
-      InputError: not a work directory, or more networks than can be told apart.
+      InputError: not a work directory, one that is given twice, or more networks than
+        can be told apart.
     """
+    if len({Path(workdir).resolve() for workdir in workdirs}) < len(workdirs):
+        raise InputError(
+            f"A work directory is given twice ({', '.join(map(str, workdirs))}), which "
+            "would pass for two seeds: leave one of the two out."
+        )
     not_named = {*MACHINE_KEYS, "seed"}
     configs = [
         {
@@ -133,7 +140,8 @@ def draw_batches(
       model: whose image size the images get.
       split: to draw from.
       number: of batches.
-      augmented: as in training, or the images as they are.
+      augmented: as in training, or the images as they are. As in training, each part of
+        `batch.accumulation_steps` is a batch, since it has statistics of its own.
     """
     visible, infrared = (split.identity[split.modality == m] for m in (0, 1))
     eligible = np.intersect1d(visible, infrared).size
@@ -162,7 +170,13 @@ def draw_batches(
     )
     for i, batch in enumerate(batches):
         modality = batch["modality"]
-        yield prepare(jax.random.fold_in(key, i), batch["image"], modality), modality
+        images = prepare(jax.random.fold_in(key, i), batch["image"], modality)
+        for rows in np.split(np.arange(len(modality)), _num_parts(config, augmented)):
+            yield images[rows], modality[rows]
+
+
+def _num_parts(config: ConfigDict, augmented: bool) -> int:
+    return config.batch.accumulation_steps if augmented else 1
 
 
 def _followed(batches: Iterable[Any], advance: Callable[[], None]) -> Iterator[Any]:

@@ -84,19 +84,17 @@ def write_outcome(
         )
         for protocol in protocols
     }
-    measured = gaps()
-    if measured:
-        write_json(workdir / "gaps.json", as_json(measured))
-    sections = [
-        similarity_section(last, split),
-        map_section(last, split),
-        *gap_sections([Measured("", "", *of_way) for of_way in measured.items()]),
-    ]
-    write_report(
-        workdir, {protocol.name: r for protocol, r in rankings.items()}, sections
-    )
+    by_name = {protocol.name: lists for protocol, lists in rankings.items()}
+    sections = [similarity_section(last, split), map_section(last, split)]
+    # Without the gaps first: measuring them runs the network, and may fail.
+    write_report(workdir, by_name, sections)
     for protocol, lists in rankings.items():
         title = f"{split.dataset}, {protocol.title}, step {step}"
         figure = draw_ranked_lists(lists, title)
         figure.savefig(workdir / "report" / f"{protocol.name}.png", dpi=80)
+    measured = gaps()
+    if measured:
+        write_json(workdir / "gaps.json", as_json(measured))
+        sections += gap_sections([Measured("", "", *way) for way in measured.items()])
+        write_report(workdir, by_name, sections)
     return results

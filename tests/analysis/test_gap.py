@@ -74,6 +74,64 @@ def test_running_statistics_leave_every_gap_as_it_was():
             assert after == pytest.approx(before, rel=1e-3)
 
 
+def test_they_are_those_of_all_values_by_the_book():
+    """From the values themselves, in NumPy, one channel after the other."""
+    x = [batch for batch, _ in batches(3)]
+    mean, deviation = (
+        np.array([[f(b[m == MODALITY], axis=(0, 1, 2)) for m in (0, 1)] for b in x])
+        for f in (np.mean, np.std)
+    )
+    intra = []
+    for c in range(2):
+        everything = [
+            np.concatenate([b[m == MODALITY, ..., c] for b in x]) for m in (0, 1)
+        ]
+        unit = np.sqrt(
+            np.mean([np.mean((v - mean[..., c].mean()) ** 2) for v in everything])
+        )
+        apart = [
+            (mean[b, 0, c] - mean[b, 1, c]) ** 2
+            + (deviation[b, 0, c] - deviation[b, 1, c]) ** 2
+            for b in range(3)
+        ]
+        intra.append(np.sqrt(np.mean(apart)) / unit)
+    stored = iter([(batch, MODALITY) for batch in x])
+    first = measure_gaps(Net(), variables(), stored, train=True)[0]
+    assert first.layer == "mixed"
+    assert first.intra == pytest.approx(np.mean(intra), rel=1e-4)
+
+
+class Subclass(nn.BatchNorm):
+    """Passes interceptors twice: for itself and for what it overrides."""
+
+    @nn.compact
+    def __call__(self, x):
+        return super().__call__(2 * x)
+
+
+class Unusual(nn.Module):
+    """A subclass, a layer that is called twice and by name, and channels in front."""
+
+    @nn.compact
+    def __call__(self, images, modality, *, train):
+        x = Subclass(not train, name="own")(images)
+        twice = nn.BatchNorm(not train, name="twice")
+        x = twice(x=twice(x=x))
+        x = jnp.moveaxis(x, -1, 1)
+        return ModalityBatchNorm(name="front", axis=1)(x, modality, not train)
+
+
+def test_every_call_of_a_normalisation_is_measured_once_and_along_its_axis():
+    init = jax.jit(
+        lambda: Unusual().init(jax.random.key(0), *next(batches()), train=False)
+    )
+    found = measure_gaps(Unusual(), init(), batches(), train=True)
+    layers = [gap.layer for gap in found if gap.side == "before"]
+    assert layers == ["own", "twice", "twice", "front"]
+    assert found[-1].intra < 1e-3
+    assert found[-2].intra > 0.5
+
+
 def moments(mean, deviation):
     return BatchMoments(np.asarray(mean, float), np.asarray(deviation, float))
 
@@ -101,11 +159,16 @@ def test_where_modalities_move_independently_the_intra_gap_is_the_sum_of_all_squ
 
 def test_the_unit_is_that_of_the_channel():
     mean, deviation = RNG.normal(size=(5, 2, 3)), RNG.uniform(1, 2, size=(5, 2, 3))
-    scale = np.array([1e-2, 1.0, 1e2])
-    found = gaps_of(moments(mean, deviation))
-    assert gaps_of(moments(mean * scale, deviation * scale))[2:] == pytest.approx(
-        found[2:]
-    )
+    found = gaps_of(moments(mean, deviation))[2:]
+    for scale in (np.array([1e-2, 1.0, 1e2]), 1e-9):
+        scaled = gaps_of(moments(mean * scale, deviation * scale))[2:]
+        assert scaled == pytest.approx(found)
+
+
+def test_a_modality_that_is_absent_from_batches_weighs_as_much_in_the_unit():
+    mean = np.array([[[0.0], [4.0]]] + [[[0.0], [np.nan]]] * 3)
+    found = gaps_of(moments(mean, np.where(np.isnan(mean), np.nan, 1.0)))
+    assert found.intra == pytest.approx(4 / np.sqrt(1 + 2**2))
 
 
 def test_a_channel_at_rest_and_a_batch_without_a_modality_have_no_say():

@@ -41,7 +41,7 @@ def folders(tmp_path):
             image = rng.integers(0, 128, (40, 20, 3), np.uint8)
             if name == "infrared":
                 image = np.repeat(image[..., :1] + 100, 3, -1)
-            cv2.imwrite(str(tmp_path / name / f"{i}.png"), image)
+            cv2.imwrite(str(tmp_path / name / f"{i // 2}_{i % 2}.png"), image)
     return tmp_path / "visible", tmp_path / "infrared"
 
 
@@ -67,5 +67,5 @@ def test_only_statistics_of_each_modality_close_the_lasting_gap(folders, monkeyp
 def test_pairs_are_found_by_their_names(folders):
     for path in folders[1].iterdir():
         path.rename(path.with_stem(f"other{path.stem}"))
-    with pytest.raises(InputError, match="share 0 names"):
+    with pytest.raises(InputError, match="crops of 0 photographs"):
         imagenet_gap.measure_imagenet("source", *folders, num_batches=2, model=Net())

@@ -3,14 +3,18 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from mbn_jax import InputError
 from mbn_jax.analysis.gap import SIDES
+from mbn_jax.data.datasets import load_split
 from mbn_jax.files import read_json, write_json
-from mbn_jax.training.gaps import measure_workdir, name_networks
+from mbn_jax.training.gaps import draw_batches, measure_workdir, name_networks
+
+from .conftest import small_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,6 +74,27 @@ def test_more_networks_than_colours_are_refused(finished, tmp_path):
     }
     with pytest.raises(InputError, match="5 networks, but one figure shows up to 4"):
         name_networks(copies(finished, tmp_path, **changes))
+
+
+def test_a_run_that_is_given_twice_is_no_second_seed(finished):
+    with pytest.raises(InputError, match="given twice"):
+        name_networks([finished[0], finished[0]])
+
+
+def test_each_part_of_an_accumulated_batch_is_a_batch(finished, data_dir):
+    config = small_config(data_dir)
+    split = load_split(config.data.dataset, "train", str(data_dir))
+    size = SimpleNamespace(image_size=(32, 16))
+    whole = list(draw_batches(config, size, split, 2, augmented=True))
+    config.batch.accumulation_steps = 2
+    parts = list(draw_batches(config, size, split, 2, augmented=True))
+    assert [len(modality) for _, modality in whole] == [16, 16]
+    assert [len(modality) for _, modality in parts] == [8] * 4
+    np.testing.assert_array_equal(
+        np.concatenate([images for images, _ in parts]),
+        np.concatenate([images for images, _ in whole]),
+    )
+    assert len(list(draw_batches(config, size, split, 2, augmented=False))) == 2
 
 
 def run(*arguments):

@@ -1,6 +1,6 @@
 """Where a trained network's remaining gap comes from, and whether it matters.
 
-    python docs/gap_study.py runs/a runs/b …
+    python benchmarks/gap_study.py runs/a runs/b …
 
 prints for each work directory the mean over the layers of the gaps after the
 normalisations with running statistics on augmented training images, on training images
@@ -9,6 +9,7 @@ unlabelled test images, mAP in both directions and the gap on test images. Its o
 is in docs/distribution-gaps.md.
 """
 
+import argparse
 import functools
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from machine import machine_line  # type: ignore[import-not-found]
 
 import mbn_jax
 from mbn_jax import convert
@@ -24,6 +26,7 @@ from mbn_jax.analysis.gap import measure_gaps
 from mbn_jax.data.augment import normalise
 from mbn_jax.data.datasets import Split, load_split, training_split
 from mbn_jax.data.pipeline import load_images
+from mbn_jax.errors import InputError
 from mbn_jax.evaluation import EMBEDDED_PROTOCOLS, evaluate
 from mbn_jax.models.reid import ReID
 from mbn_jax.training.config import read_config
@@ -60,7 +63,7 @@ def study(workdir: str) -> None:
     for name, network in networks.items():
         features = mbn_jax.embed(*network, images, test.modality)
         figures = evaluate(features, test, EMBEDDED_PROTOCOLS)
-        maps = ", ".join(f"{100 * figure['mAP']:.1f}" for figure in figures.values())
+        maps = ", ".join(f"{100 * figure['mAP']:.2f}" for figure in figures.values())
         print(f"  test images, {name}: {gap(network, test)}, mAP {maps}", flush=True)
 
 
@@ -93,6 +96,17 @@ def re_estimated(
     return networks
 
 
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("workdirs", nargs="+")
+    print(machine_line("jax", "flax"))
+    try:
+        for workdir in parser.parse_args().workdirs:
+            study(workdir)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
 if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        study(argument)
+    main()
