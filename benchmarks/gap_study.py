@@ -26,6 +26,7 @@ from mbn_jax.analysis.gap import measure_gaps
 from mbn_jax.data.augment import normalise
 from mbn_jax.data.datasets import Split, load_split, training_split
 from mbn_jax.data.pipeline import load_images
+from mbn_jax.deploy.loading import load_network
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation import EMBEDDED_PROTOCOLS, evaluate
 from mbn_jax.models.reid import ReID
@@ -39,7 +40,7 @@ Network = tuple[ReID, Any]
 def study(workdir: str) -> None:
     """Prints the lines of one run."""
     config = read_config(workdir)
-    model, variables = mbn_jax.load(workdir)
+    model, variables = load_network(workdir)
     dataset, data_dir = config.data.dataset, config.data.data_dir
     train = load_split(dataset, training_split(dataset), data_dir)
     test = load_split(dataset, "test", data_dir)
