@@ -22,25 +22,21 @@ from absl import app, flags, logging
 
 import mbn_jax
 from mbn_jax.analysis import own_pictures
+from mbn_jax.data.records import MODALITIES
 from mbn_jax.errors import InputError
 from mbn_jax.training.config import parse_flags
 
-_MODALITIES = {"visible": 0, "infrared": 1}
 _MODEL_HELP = "Trained model: work directory, folder of weights, or exported file."
 
 flags.DEFINE_string("workdir", None, _MODEL_HELP, required=True)
 flags.DEFINE_alias("model", "workdir")
 flags.DEFINE_string("images", None, "Folder of pictures.", required=True)
-flags.DEFINE_enum(
-    "modality", None, list(_MODALITIES), "What --images holds.", required=True
-)
+flags.DEFINE_enum("modality", None, MODALITIES, "What --images holds.", required=True)
 flags.DEFINE_string("output", "features.npz", "Archive to write.")
 flags.DEFINE_string(
     "gallery", None, "Folder of pictures in which to look for those of --images."
 )
-flags.DEFINE_enum(
-    "gallery_modality", "visible", list(_MODALITIES), "What --gallery holds."
-)
+flags.DEFINE_enum("gallery_modality", "visible", MODALITIES, "What --gallery holds.")
 flags.DEFINE_string("gallery_model", None, "Of --gallery; by default that of --images.")
 flags.DEFINE_string("ranked_list", "ranked_list.png", "To write; only with --gallery.")
 
@@ -52,7 +48,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     given = flags.FLAGS
     modality, in_gallery = (
-        _MODALITIES[name] for name in (given.modality, given.gallery_modality)
+        MODALITIES.index(name) for name in (given.modality, given.gallery_modality)
     )
     try:
         own_pictures.check_places([given.images], [given.output])

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
+from mbn_jax.data.records import MODALITIES
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.distances import l2_normalise
 from mbn_jax.mesh import process_rows, replicated, shard
@@ -209,10 +210,9 @@ def _checked_modality(modality: ArrayLike, count: int) -> np.ndarray:
 
 
 def _check_single(model: SingleModality, modality: np.ndarray) -> None:
-    names = ("visible", "infrared")
     if (modality != model.modality).any():
         raise InputError(
-            f"The images are {names[1 - model.modality]}, but the network was exported "
-            f"for {names[model.modality]} ones: load the one that was exported for "
-            "these, or the network that both were made from."
+            f"The images are {MODALITIES[1 - model.modality]}, but the network was "
+            f"exported for {MODALITIES[model.modality]} ones: load the one that was "
+            "exported for these, or the network that both were made from."
         )
