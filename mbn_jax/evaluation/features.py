@@ -137,8 +137,7 @@ def embed(
     """
     images = _checked_images(images_uint8)
     modality = _checked_modality(modality, len(images))
-    if isinstance(model, SingleModality):
-        _check_single(model, modality)
+    check_modality(model, modality)
     if images.shape[1:3] != tuple(model.image_size):
         from mbn_jax.data.pipeline import resize
 
@@ -155,6 +154,21 @@ def embed(
             batch_size=batch_size,
         )
     )
+
+
+def check_modality(model: Any, modality: ArrayLike) -> None:
+    """Raises `InputError` where an exported network is for the other modality.
+
+    Args:
+        model: as `mbn_jax.load` returns it.
+        modality: of the pictures that it will get, 0 visible, 1 infrared.
+    """
+    if isinstance(model, SingleModality) and np.any(modality != model.modality):
+        raise InputError(
+            f"The images are {MODALITIES[1 - model.modality]}, but the network was "
+            f"exported for {MODALITIES[model.modality]} ones: load the one that was "
+            "exported for these, or the network that both were made from."
+        )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -207,12 +221,3 @@ def _checked_modality(modality: ArrayLike, count: int) -> np.ndarray:
             f"for all of them, or an array of shape ({count},)."
         )
     return np.broadcast_to(modality, (count,))
-
-
-def _check_single(model: SingleModality, modality: np.ndarray) -> None:
-    if (modality != model.modality).any():
-        raise InputError(
-            f"The images are {MODALITIES[1 - model.modality]}, but the network was "
-            f"exported for {MODALITIES[model.modality]} ones: load the one that was "
-            "exported for these, or the network that both were made from."
-        )
