@@ -10,7 +10,8 @@ one upright person. Two features are compared by their inner product. --workdir,
 
 With --gallery, the pictures are also looked for in a second folder, and a picture of
 the ranked lists (query, then the ten most similar) is written. An exported model is for
-one modality, so that the gallery may need another; elsewhere leave --gallery_model out:
+one modality, so that the gallery may need another, which must be of the same network;
+elsewhere leave --gallery_model out:
 
   python experiments/embed.py --model infrared.zip --images queries \
       --modality infrared --gallery photos --gallery_model visible.zip
@@ -20,28 +21,25 @@ import sys
 
 from absl import app, flags, logging
 
-import mbn_jax
 from mbn_jax.analysis import own_pictures
+from mbn_jax.data.records import MODALITIES
 from mbn_jax.errors import InputError
 from mbn_jax.training.config import parse_flags
 
-_MODALITIES = {"visible": 0, "infrared": 1}
 _MODEL_HELP = "Trained model: work directory, folder of weights, or exported file."
 
 flags.DEFINE_string("workdir", None, _MODEL_HELP, required=True)
 flags.DEFINE_alias("model", "workdir")
 flags.DEFINE_string("images", None, "Folder of pictures.", required=True)
-flags.DEFINE_enum(
-    "modality", None, list(_MODALITIES), "What --images holds.", required=True
-)
+flags.DEFINE_enum("modality", None, MODALITIES, "What --images holds.", required=True)
 flags.DEFINE_string("output", "features.npz", "Archive to write.")
 flags.DEFINE_string(
     "gallery", None, "Folder of pictures in which to look for those of --images."
 )
-flags.DEFINE_enum(
-    "gallery_modality", "visible", list(_MODALITIES), "What --gallery holds."
+flags.DEFINE_enum("gallery_modality", "visible", MODALITIES, "What --gallery holds.")
+flags.DEFINE_string(
+    "gallery_model", None, "Of --gallery, of the same network; by default --model."
 )
-flags.DEFINE_string("gallery_model", None, "Of --gallery; by default that of --images.")
 flags.DEFINE_string("ranked_list", "ranked_list.png", "To write; only with --gallery.")
 
 
@@ -51,24 +49,25 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: {argv[1]!r} is not a flag; folders follow --images=.")
     logging.set_verbosity(logging.WARNING)
     given = flags.FLAGS
-    modality, in_gallery = (
-        _MODALITIES[name] for name in (given.modality, given.gallery_modality)
-    )
+    modality = MODALITIES.index(given.modality)
+    in_gallery = MODALITIES.index(given.gallery_modality)
     try:
+        if given.gallery_model and not given.gallery:
+            raise InputError("--gallery_model has no --gallery: give it, or neither.")
         own_pictures.check_places([given.images], [given.output])
+        needed = [(given.workdir, modality)]
         if given.gallery:
             own_pictures.check_places([given.gallery], [given.ranked_list])
-        model, variables = mbn_jax.load(given.workdir)
+            needed.append((given.gallery_model or given.workdir, in_gallery))
+        networks = own_pictures.load_networks(needed)
         features, names = own_pictures.embed_pictures(
-            model, variables, given.images, modality, given.output
+            *networks[0], given.images, modality, given.output
         )
         print(f"{given.output}: features {features.shape} of {len(names)} pictures")
         if given.gallery:
-            if given.gallery_model:
-                model, variables = mbn_jax.load(given.gallery_model)
             query = (given.images, features, names)
             own_pictures.draw_gallery_search(
-                model, variables, query, given.gallery, in_gallery, given.ranked_list
+                *networks[-1], query, given.gallery, in_gallery, given.ranked_list
             )
             print(f"{given.ranked_list}: the pictures most similar to each query")
     except InputError as error:

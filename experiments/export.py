@@ -2,10 +2,9 @@ r"""Takes a trained network elsewhere: as a StableHLO artefact, or as shared wei
 
   python experiments/export.py --workdir runs/quick --modality infrared
 
-writes runs/quick/infrared.zip, a network for infrared pictures that needs JAX alone, on
-a CPU or a CUDA GPU: its normalisations are folded into the convolutions, its numbers
-are float32. The file is read again, compared with the network on random pictures, and
-not kept if their features differ.
+writes runs/quick/infrared.zip, a network for infrared pictures in float32, which needs
+JAX and flatbuffers alone, on a CPU or a CUDA GPU; its normalisations are folded. It is
+read again, and not kept if its features of random pictures differ from the network's.
 
   python experiments/export.py --workdir runs/quick --format weights
 
@@ -20,8 +19,8 @@ import jax
 from absl import app, flags, logging
 
 import mbn_jax
+from mbn_jax.data.records import MODALITIES
 from mbn_jax.deploy.exporting import BATCH_SIZES, export_checked
-from mbn_jax.deploy.inference import MODALITIES
 from mbn_jax.deploy.loading import load_network
 from mbn_jax.errors import InputError
 from mbn_jax.training.config import parse_flags

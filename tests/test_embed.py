@@ -7,12 +7,17 @@ import cv2
 import numpy as np
 import pytest
 
+import mbn_jax
+from mbn_jax.analysis.own_pictures import draw_gallery_search, load_networks
+from mbn_jax.deploy.artefact import Artefact
+from mbn_jax.deploy.fingerprint import fingerprint
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.folder import find_images
 
 ROOT = Path(__file__).parents[1]
 
-# The script with a model whose feature is the mean colour, in place of a trained one.
+# The script with a model whose feature is the mean colour, in place of a trained one;
+# that of a .zip was exported for infrared pictures.
 SCRIPT = """
 import runpy, sys
 from typing import Any, NamedTuple
@@ -26,7 +31,12 @@ class Model:
     def apply(self, variables, images, modality, train):
         return Output(images.mean(axis=(1, 2)))
 
-mbn_jax.load = lambda workdir: (Model(), {})
+class Exported(Model):
+    modality = 1
+    def features(self, images):
+        return images.mean(axis=(1, 2))
+
+mbn_jax.load = lambda path: (Exported() if path.endswith(".zip") else Model(), {})
 sys.argv = ["embed.py", "--workdir=unused", *sys.argv[1:]]
 runpy.run_path("experiments/embed.py", run_name="__main__")
 """
@@ -40,6 +50,11 @@ def run(*flags):
         text=True,
         check=False,
     )
+
+
+class MeanColour:
+    def call(self, images):
+        return images.mean(axis=(1, 2))
 
 
 def paint(path, bgr):
@@ -113,6 +128,70 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(pictures, tmp
     assert done.returncode == 1
     assert "is not a folder that may be written to" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--workdir=infrared.zip", "--gallery={}"],
+            "infrared.zip: The images are vis",
+        ),
+        (["--gallery={}", "--gallery_model=infrared.zip"], "exported for infrared"),
+        (["--gallery_model=other"], "--gallery_model has no --gallery"),
+    ],
+)
+def test_models_that_do_not_fit_are_refused_before_the_work(
+    pictures, tmp_path, flags, message
+):
+    done = run(
+        f"--images={pictures}",
+        "--modality=infrared",
+        f"--output={tmp_path / 'f.npz'}",
+        *(flag.format(pictures) for flag in flags),
+    )
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+def parameters(seed):
+    return {"params": {"kernel": np.full((2, 3), seed, np.float32)}}
+
+
+def artefact(modality, seed):
+    return Artefact((16, 8), modality, fingerprint(parameters(seed)), exported=None)
+
+
+def test_models_of_one_network_are_loaded_once_each_and_others_refused(monkeypatch):
+    forms = {
+        "run": (object(), parameters(1)),
+        "visible.zip": (artefact(0, 1), {}),
+        "infrared.zip": (artefact(1, 1), {}),
+        "other.zip": (artefact(0, 2), {}),
+        "other run": (object(), parameters(2)),
+    }
+    asked = []
+    monkeypatch.setattr(mbn_jax, "load", lambda path: asked.append(path) or forms[path])
+    for pair in (
+        [("infrared.zip", 1), ("visible.zip", 0)],
+        [("infrared.zip", 1), ("run", 0)],
+        [("run", 1), ("run", 0)],
+    ):
+        assert load_networks(pair) == [forms[path] for path, _ in pair]
+    assert asked == ["infrared.zip", "visible.zip", "infrared.zip", "run", "run"]
+    for path in ("other.zip", "other run"):
+        with pytest.raises(InputError, match=f"and {path} are of different networks"):
+            load_networks([("infrared.zip", 1), (path, 0)])
+
+
+def test_features_of_another_length_are_refused(pictures, tmp_path):
+    query = (pictures, np.eye(3, 4, dtype=np.float32), find_images(pictures))
+    shorter = Artefact((16, 8), 0, "", exported=MeanColour())
+    with pytest.raises(InputError, match=r"queries have 4 numbers .* the gallery 3"):
+        draw_gallery_search(shorter, {}, query, pictures, 0, tmp_path / "list.png")
+    assert not (tmp_path / "list.png").exists()
 
 
 def test_help_shows_an_example():

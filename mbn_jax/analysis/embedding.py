@@ -14,14 +14,13 @@ from mbn_jax.analysis.charts import (
     svg,
 )
 from mbn_jax.analysis.report import Section
-from mbn_jax.data.records import INFRARED, VISIBLE, Records
+from mbn_jax.data.records import INFRARED, MODALITIES, VISIBLE, Records
 from mbn_jax.evaluation.distances import unit_rows
 
 _PEOPLE = 10
 _IMAGES = 15  # of a person in a modality: more make a chart of dots on dots
 _FEWEST = 10  # images, below which a map shows nothing
 _MARKERS = {VISIBLE: "o", INFRARED: "^"}
-_MODALITIES = {VISIBLE: "visible", INFRARED: "infrared"}
 _COLOURS = (
     *(BLUE, ORANGE, GREEN, RED, PURPLE),
     *("#5a35f0", "#62b81e", "#f05cf0", "#7a5a2e", "#2fbcd6"),
@@ -80,14 +79,14 @@ def mapped_rows(records: Records) -> np.ndarray:
     Ten identities, spread evenly over those with images of both modalities, and of each
     and modality fifteen images, spread evenly over all in their order.
     """
-    seen = [records.identity[records.modality == m] for m in _MODALITIES]
+    seen = [records.identity[records.modality == m] for m in _MARKERS]
     rows = [
         _spread(
             np.flatnonzero((records.identity == person) & (records.modality == m)),
             _IMAGES,
         )
         for person in _spread(np.intersect1d(*seen), _PEOPLE)
-        for m in _MODALITIES
+        for m in _MARKERS
     ]
     return np.sort(np.concatenate(rows)) if rows else np.zeros(0, int)
 
@@ -150,7 +149,7 @@ def _map(
         axes.plot(*np.transpose(centres), color=colour, lw=1.2)
         axes.annotate(str(person), centres[0], color=INK, fontsize=8, weight="bold")
     for m, marker in _MARKERS.items():
-        axes.scatter([], [], marker=marker, color=GREY, label=_MODALITIES[m])
+        axes.scatter([], [], marker=marker, color=GREY, label=MODALITIES[m])
     # Below, where it hides no image.
     axes.legend(
         frameon=False, labelcolor=INK, ncols=2, loc="upper left", bbox_to_anchor=(0, 0)

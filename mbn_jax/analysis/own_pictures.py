@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
+import mbn_jax
 from mbn_jax.analysis.ranked_lists import RankedList, draw_ranked_lists
+from mbn_jax.deploy.loading import identify
 from mbn_jax.errors import InputError
+from mbn_jax.evaluation.features import check_modality
 from mbn_jax.evaluation.folder import embed_folder, find_images, read_images
 from mbn_jax.evaluation.ranking import nearest
 from mbn_jax.files import write_atomically
@@ -35,6 +38,35 @@ def check_places(folders: Iterable[str | Path], outputs: Iterable[str | Path]) -
             )
         if output.is_dir():
             raise InputError(f"{output} is a folder: name a file in it instead.")
+
+
+def load_networks(needed: Iterable[tuple[str | Path, int]]) -> list[tuple[Any, Any]]:
+    """Loads what embeds the queries and their gallery, and checks it before any work.
+
+    Args:
+        needed: for each the path, as `mbn_jax.load` takes it, and the modality of its
+          pictures, 0 visible, 1 infrared. What comes again is loaded once.
+
+    Returns:
+        For each the model and its variables.
+
+    Raises:
+        InputError: there is no network, one was exported for the other modality, or
+          they are not forms of one network.
+    """
+    needed = list(needed)
+    loaded = {path: mbn_jax.load(path) for path in dict(needed)}
+    for path, modality in needed:
+        try:
+            check_modality(loaded[path][0], modality)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+    if len(loaded) > 1 and len({identify(*one) for one in loaded.values()}) > 1:
+        raise InputError(
+            f"{' and '.join(map(str, loaded))} are of different networks, whose "
+            "features cannot be compared: give two that were made from one."
+        )
+    return [loaded[path] for path, _ in needed]
 
 
 def embed_pictures(

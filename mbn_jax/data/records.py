@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 VISIBLE, INFRARED = 0, 1
+MODALITIES = ("visible", "infrared")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""A trained network of one modality in a file that needs JAX alone, and back.
+"""A trained network of one modality in a file that needs JAX and flatbuffers alone.
 
 The file is a zip archive, so that every byte has a checksum and Python's standard
 library opens it: `network.stablehlo` is the program as `jax.export` serialises it,
@@ -17,7 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from mbn_jax.deploy.inference import MODALITIES, inference_function
+from mbn_jax.data.records import MODALITIES
+from mbn_jax.deploy.fingerprint import fingerprint
+from mbn_jax.deploy.inference import inference_function
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.features import embed
 from mbn_jax.files import write_atomically
@@ -25,7 +27,8 @@ from mbn_jax.models.reid import ReID
 
 PLATFORMS = ("cpu", "cuda")
 PROGRAM, DESCRIPTION = "network.stablehlo", "artefact.json"
-_FORMAT = "mbn_jax.Artefact/1"
+_FORMAT = "mbn_jax.Artefact/2"
+_DESCRIBED = ("image_size", "jax", "modality", "network", "platforms")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,11 +38,14 @@ class Artefact:
     Attributes:
       image_size: (height, width) in pixels that it takes.
       modality: of the pictures that it is for, 0 visible, 1 infrared.
+      network: `mbn_jax.deploy.fingerprint.fingerprint` of the network that it was made
+        of, by which the artefacts of both modalities know each other.
       exported: the program, from (B, H, W, 3) uint8 to (B, D) float32, for any B.
     """
 
     image_size: tuple[int, int]
     modality: int
+    network: str
     exported: jax_export.Exported
 
     def features(self, images: jax.Array) -> jax.Array:
@@ -69,7 +75,7 @@ def export(
     (batch,) = jax_export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *model.image_size, 3), jnp.uint8)
     exported = jax_export.export(features, platforms=platforms)(images)
-    return Artefact(model.image_size, modality, exported)
+    return Artefact(model.image_size, modality, fingerprint(variables), exported)
 
 
 def save_artefact(path: str | Path, artefact: Artefact) -> None:
@@ -78,6 +84,7 @@ def save_artefact(path: str | Path, artefact: Artefact) -> None:
         "format": _FORMAT,
         "modality": MODALITIES[artefact.modality],
         "image_size": artefact.image_size,
+        "network": artefact.network,
         "platforms": artefact.exported.platforms,
         "jax": jax.__version__,
     }
@@ -96,7 +103,7 @@ def load_artefact(path: str | Path) -> Artefact:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            description = json.loads(archive.read(DESCRIPTION))
+            written = json.loads(archive.read(DESCRIPTION))
             program = bytearray(archive.read(PROGRAM))
     # KeyError is of an archive without these members.
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
@@ -104,11 +111,7 @@ def load_artefact(path: str | Path) -> Artefact:
             f"{path} cannot be read as an exported network ({error}); "
             "experiments/export.py writes one."
         ) from error
-    if description.get("format") != _FORMAT:
-        raise InputError(
-            f"{path} has the format {description.get('format')!r} and not {_FORMAT!r}; "
-            "read it with the version of mbn_jax that wrote it."
-        )
+    description = _checked_description(written, path)
     try:
         exported = jax_export.deserialize(program)
     except Exception as error:  # of flatbuffers and JAX: the bytes are as written
@@ -117,7 +120,36 @@ def load_artefact(path: str | Path) -> Artefact:
             f"{jax.__version__} cannot read its program ({error}); export it again."
         ) from error
     modality = MODALITIES.index(description["modality"])
-    return Artefact(tuple(description["image_size"]), modality, exported)
+    image_size = tuple(description["image_size"])
+    return Artefact(image_size, modality, description["network"], exported)
+
+
+def _checked_description(written: Any, path: str | Path) -> dict[str, Any]:
+    description = written if isinstance(written, dict) else {}
+    if (
+        description.keys() != {"format", *_DESCRIBED}
+        or description["format"] != _FORMAT
+    ):
+        raise InputError(
+            f"{DESCRIPTION} in {path} does not describe a network of this version of "
+            f"mbn_jax, {_FORMAT} with {', '.join(_DESCRIBED)}; export it again, or use "
+            "the version that wrote it."
+        )
+    size, network = description["image_size"], description["network"]
+    if (
+        description["modality"] not in MODALITIES
+        or not isinstance(network, str)
+        or not isinstance(size, list)
+        or len(size) != 2
+        or not all(type(pixels) is int and pixels > 0 for pixels in size)
+    ):
+        raise InputError(
+            f"{DESCRIPTION} in {path} is damaged (modality {description['modality']!r},"
+            f" image_size {size!r}, network {network!r}), but a modality of "
+            f"{' or '.join(MODALITIES)}, a height and a width in pixels and a "
+            "fingerprint are expected; export it again."
+        )
+    return description
 
 
 def largest_difference(

@@ -1,5 +1,6 @@
 """``experiments/export.py`` without its flags: an artefact that was checked."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,9 @@ def export_checked(
             f"{output} cannot be written ({error.strerror}); name another place."
         ) from error
     finally:
-        unchecked.unlink(missing_ok=True)
+        # Where it could not be written it cannot be removed, for the same reason.
+        with contextlib.suppress(OSError):
+            unchecked.unlink()
     return artefact, difference
 
 

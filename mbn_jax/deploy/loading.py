@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mbn_jax.deploy.artefact import Artefact, load_artefact
+from mbn_jax.deploy.fingerprint import fingerprint
 from mbn_jax.deploy.weights import NETWORK, WEIGHTS, load_pretrained
 from mbn_jax.errors import InputError
 from mbn_jax.models.reid import ReID
@@ -59,3 +60,8 @@ def load_network(
             "the work directory or the shared weights that it was made from."
         )
     return model, variables
+
+
+def identify(model: Any, variables: Any) -> str:
+    """Fingerprint of a network that `load` gave, the same for every form of it."""
+    return model.network if isinstance(model, Artefact) else fingerprint(variables)

@@ -36,11 +36,11 @@ def save_pretrained(
         arrays.
 
     Raises:
-      InputError: the folder cannot be written to or is a work directory, or the model
-        is an exported one.
+      InputError: the folder has no name, cannot be written to or is a work directory,
+        or the model is an exported one.
     """
-    folder = Path(folder)
     check_folder(folder)
+    folder = Path(folder)
     if not isinstance(model, ReID):
         raise InputError(
             f"The network is a {type(model).__name__}, which cannot be shared as "
@@ -62,6 +62,11 @@ def save_pretrained(
 
 def check_folder(folder: str | Path) -> None:
     """Raises `InputError` where `save_pretrained` would not write, before any work."""
+    if not os.fspath(folder):  # Path would take it for the current directory
+        raise InputError(
+            "The name of the folder for the weights is empty; name a folder, or . for "
+            "the current directory."
+        )
     folder = Path(folder).absolute()
     if (folder / "config.json").exists():
         raise InputError(

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
+from mbn_jax.data.records import MODALITIES
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.distances import l2_normalise
 from mbn_jax.mesh import process_rows, replicated, shard
@@ -136,8 +137,7 @@ def embed(
     """
     images = _checked_images(images_uint8)
     modality = _checked_modality(modality, len(images))
-    if isinstance(model, SingleModality):
-        _check_single(model, modality)
+    check_modality(model, modality)
     if images.shape[1:3] != tuple(model.image_size):
         from mbn_jax.data.pipeline import resize
 
@@ -154,6 +154,21 @@ def embed(
             batch_size=batch_size,
         )
     )
+
+
+def check_modality(model: Any, modality: ArrayLike) -> None:
+    """Raises `InputError` where an exported network is for the other modality.
+
+    Args:
+        model: as `mbn_jax.load` returns it.
+        modality: of the pictures that it will get, 0 visible, 1 infrared.
+    """
+    if isinstance(model, SingleModality) and np.any(modality != model.modality):
+        raise InputError(
+            f"The images are {MODALITIES[1 - model.modality]}, but the network was "
+            f"exported for {MODALITIES[model.modality]} ones: load the one that was "
+            "exported for these, or the network that both were made from."
+        )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -206,13 +221,3 @@ def _checked_modality(modality: ArrayLike, count: int) -> np.ndarray:
             f"for all of them, or an array of shape ({count},)."
         )
     return np.broadcast_to(modality, (count,))
-
-
-def _check_single(model: SingleModality, modality: np.ndarray) -> None:
-    names = ("visible", "infrared")
-    if (modality != model.modality).any():
-        raise InputError(
-            f"The images are {names[1 - model.modality]}, but the network was exported "
-            f"for {names[model.modality]} ones: load the one that was exported for "
-            "these, or the network that both were made from."
-        )

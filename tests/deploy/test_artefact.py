@@ -1,5 +1,6 @@
 """An exported network gives what the network gives, from a file of its own."""
 
+import json
 import zipfile
 
 import jax
@@ -17,6 +18,7 @@ from mbn_jax.deploy.artefact import (
     save_artefact,
 )
 from mbn_jax.deploy.exporting import export_checked
+from mbn_jax.deploy.fingerprint import fingerprint
 from mbn_jax.deploy.inference import inference_function
 from mbn_jax.errors import InputError
 
@@ -87,6 +89,15 @@ def test_every_form_is_one_function_in_single_precision(fields, modality):
     np.testing.assert_allclose(features, expected, rtol=0, atol=1e-4)
 
 
+def test_both_modalities_of_a_network_have_its_fingerprint(network, path):
+    model, variables = network
+    statistics = jax.tree.map(lambda leaf: 2 * leaf, variables["batch_stats"])
+    adapted = {**variables, "batch_stats": statistics}
+    assert load_artefact(path).network == export(model, adapted, 0).network
+    assert load_artefact(path).network == fingerprint(adapted)
+    assert fingerprint(filled(model, seed=1)) != fingerprint(variables)
+
+
 def test_what_cannot_be_folded_is_refused(network, path):
     model, variables = network
     with pytest.raises(InputError, match="is a Artefact and cannot be folded"):
@@ -128,15 +139,39 @@ def test_a_damaged_or_foreign_file_is_refused(path, tmp_path, damage):
         load_artefact(bad)
 
 
-def test_a_file_of_another_version_is_refused(path, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda written: [written], "does not describe a network of this version"),
+        (
+            lambda written: written | {"format": "mbn_jax.Artefact/1"},
+            "does not describe a network of this version",
+        ),
+        (
+            lambda written: {k: written[k] for k in written if k != "image_size"},
+            "does not describe a network of this version",
+        ),
+        (lambda written: written | {"modality": "thermal"}, "modality 'thermal'"),
+        (lambda written: written | {"modality": ["visible"]}, "modality .'visible'"),
+        (lambda written: written | {"image_size": [32]}, r"image_size \[32\]"),
+        (lambda written: written | {"image_size": 32}, "image_size 32"),
+        (lambda written: written | {"network": None}, "network None"),
+    ],
+    ids=[
+        *("list", "other_version", "missing_key", "unknown_modality"),
+        *("two_modalities", "one_length", "no_size", "no_fingerprint"),
+    ],
+)
+def test_a_description_of_something_else_is_refused(path, tmp_path, change, message):
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    members[DESCRIPTION] = members[DESCRIPTION].replace(b"Artefact/1", b"Artefact/2")
+    written = change(json.loads(members[DESCRIPTION]))
+    members[DESCRIPTION] = json.dumps(written).encode()
     other = tmp_path / "other.zip"
     with zipfile.ZipFile(other, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
-    with pytest.raises(InputError, match=r"format 'mbn_jax\.Artefact/2'"):
+    with pytest.raises(InputError, match=rf"artefact\.json in .*other\.zip.*{message}"):
         load_artefact(other)
 
 
@@ -151,3 +186,9 @@ def test_a_file_that_differs_from_its_network_is_not_kept(
         export_checked(*network, INFRARED, output)
     assert output.read_bytes() == b"of an earlier export"
     assert list(tmp_path.iterdir()) == [output]
+
+
+def test_a_place_that_cannot_be_written_is_refused(network, path, monkeypatch):
+    monkeypatch.setattr(exporting, "export", lambda *_: load_artefact(path))
+    with pytest.raises(InputError, match="cannot be written"):
+        export_checked(*network, INFRARED, path / "inside.zip")

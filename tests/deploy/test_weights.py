@@ -102,6 +102,13 @@ def test_a_work_directory_and_a_file_are_no_place_for_weights(network, tmp_path)
         mbn_jax.save_pretrained(tmp_path / "config.json" / "inside", *network)
 
 
+def test_an_empty_name_is_not_the_current_directory(network, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="folder for the weights is empty"):
+        mbn_jax.save_pretrained("", *network)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_place_without_a_network_is_refused(tmp_path):
     with pytest.raises(InputError, match="There is no network at"):
         mbn_jax.load(tmp_path / "missing")
