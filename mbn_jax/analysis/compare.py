@@ -13,8 +13,8 @@ from mbn_jax.analysis.charts import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, char
 from mbn_jax.analysis.curves import noisy_line, series
 from mbn_jax.analysis.gap import Gap
 from mbn_jax.analysis.gap_charts import WAYS, Measured, gap_sections, read_gaps
-from mbn_jax.analysis.page import contents, heading, page, table
-from mbn_jax.analysis.report import Section, charts_of, flatten, read_metrics
+from mbn_jax.analysis.page import Section, charts_of, contents, heading, page, table
+from mbn_jax.analysis.report import flatten, read_metrics
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.table import COLUMNS, cells
 from mbn_jax.files import read_json, write_atomically

@@ -13,7 +13,7 @@ from mbn_jax.analysis.charts import (
     chart,
     svg,
 )
-from mbn_jax.analysis.report import Section
+from mbn_jax.analysis.page import Section
 from mbn_jax.data.records import INFRARED, VISIBLE, Records
 from mbn_jax.evaluation.distances import unit_rows
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from mbn_jax.analysis.charts import BLUE, GREEN, INK, ORANGE, PURPLE, chart, svg
 from mbn_jax.analysis.gap import SIDES, Gap
-from mbn_jax.analysis.report import Section
+from mbn_jax.analysis.page import Section
 from mbn_jax.errors import InputError
 from mbn_jax.files import read_json, write_atomically
 
