@@ -1,7 +1,6 @@
 """Several runs side by side: one HTML file that needs no other."""
 
 import html
-import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from mbn_jax.analysis.charts import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, chart, svg
+from mbn_jax.analysis.charts import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PURPLE,
+    chart,
+    legend_label,
+    svg,
+)
 from mbn_jax.analysis.curves import noisy_line, series
 from mbn_jax.analysis.gap import Gap
 from mbn_jax.analysis.gap_charts import WAYS, Measured, gap_sections, read_gaps
@@ -23,7 +32,6 @@ from mbn_jax.files import read_json, write_atomically
 _Style = tuple[str, str]
 _STYLES: tuple[_Style, ...] = ((BLUE, "o"), (ORANGE, "s"), (PURPLE, "^"), (GREEN, "D"))
 _NUM_MARKERS = 8
-_LABEL_WIDTH = 40  # letters of a name that fit into a chart
 _ONE_RUN_EACH = (
     "One run each. How much such figures move from seed to seed, only runs of other "
     "seeds can say: experiments/ablate.py trains them, takes means over the seeds, and "
@@ -226,7 +234,7 @@ def _cmc(runs: Mapping[str, _Run]) -> Section:
 
 def _gaps(runs: Mapping[str, _Run]) -> Iterator[str]:
     measured = [
-        Measured(_label(name), name, way, run.gaps.get(way, ()))
+        Measured(name, name, way, run.gaps.get(way, ()))
         for way in WAYS
         for name, run in runs.items()
     ]
@@ -243,18 +251,12 @@ def _gaps(runs: Mapping[str, _Run]) -> Iterator[str]:
         )
 
 
-def _label(name: str) -> str:
-    """A name for a legend: in lines that fit, and without mathematics."""
-    # Matplotlib leaves out what begins with an underscore.
-    return textwrap.fill(name.lstrip("_"), _LABEL_WIDTH).replace("$", r"\$")
-
-
 def _line(name: str, style: _Style, num_points: int) -> dict[str, Any]:
     """How the line of a run looks, as arguments of `Axes.plot`."""
     colour, marker = style
     every = max(1, num_points // _NUM_MARKERS)
     look = {"marker": marker, "markersize": 4, "markevery": every}
-    return {"color": colour, "label": _label(name), **look}
+    return {"color": colour, "label": legend_label(name), **look}
 
 
 def _legend(axes: Axes) -> None:

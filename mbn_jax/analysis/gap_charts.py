@@ -12,7 +12,17 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mbn_jax.analysis.charts import BLUE, GREEN, INK, ORANGE, PURPLE, chart, svg
+from mbn_jax.analysis.charts import (
+    BLUE,
+    GREEN,
+    INK,
+    ORANGE,
+    PURPLE,
+    chart,
+    legend_label,
+    svg,
+    verbatim,
+)
 from mbn_jax.analysis.gap import SIDES, Gap
 from mbn_jax.analysis.page import Section
 from mbn_jax.errors import InputError
@@ -103,7 +113,7 @@ def draw_gaps(measured: Sequence[Measured], title: str) -> Figure:
     by_way = _by_way(measured)
     figure = Figure(figsize=(13, 0.8 + 3.1 * len(by_way)), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    figure.suptitle(verbatim(title), x=0.01, ha="left", weight="bold")
     panels = figure.subplots(len(by_way), len(GAPS), sharey="row", squeeze=False)
     for row, (way, networks) in zip(panels, by_way.items(), strict=True):
         for axes, (name, words) in zip(row, GAPS.items(), strict=True):
@@ -222,7 +232,7 @@ def _plot(
         for side, style, width in zip(SIDES, ("--", "-"), (1.2, 2.0), strict=True):
             profiles = _profiles(runs, name, side)
             depth = np.arange(1, profiles.shape[1] + 1)
-            label = f"{network}, {side}".removeprefix(", ")
+            label = legend_label(f"{network}, {side}".removeprefix(", "))
             mean = profiles.mean(0)
             axes.plot(depth, mean, style, color=colour, lw=width, label=label)
             if len(runs) > 1:

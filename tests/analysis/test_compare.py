@@ -140,10 +140,12 @@ def test_equal_names_are_told_apart_by_their_folders(make_workdir, tmp_path, rea
 
 def test_a_name_is_text_and_not_markup_or_mathematics(make_workdir, read):
     runs = [make_workdir("<i>$x_{$", config()), make_workdir("_b", config("bn"))]
+    add_gaps(runs[1])
     text = compared(runs, read)
     assert "<i>$x_{$ (40)" in text
     assert text.count("_b (40)") == 2
-    assert "<i>$x_{$ b" in text.split("Training loss")[1]
+    assert text.count("_b, after") == 2 * len(GAPS)
+    assert "<i>$x_{$ _b" in text.split("Training loss")[1]
 
 
 def test_what_cannot_be_compared_is_refused(runs, make_workdir, tmp_path):

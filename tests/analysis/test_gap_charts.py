@@ -71,6 +71,17 @@ def test_the_figure_has_a_row_for_each_way_and_a_panel_for_each_gap(measured):
         assert axes.get_ylim()[0] == 0
 
 
+def test_names_and_title_are_shown_as_they_are_and_none_is_left_out(tmp_path):
+    networks = ("_u", "a $x_{$ b", "a name so long that no legend has a line for it")
+    measured = [Measured(n, n, "training", gaps(1.0)) for n in networks]
+    write_gaps(measured, tmp_path, "a $x_{$ b")
+    (section,) = gap_sections(measured)
+    assert all(network in (tmp_path / "gap.md").read_text() for network in networks)
+    assert all(network in (tmp_path / "gap.csv").read_text() for network in networks)
+    for shown in ("_u, after", "a $x_{$ b, after", "a name so long", "for it, after"):
+        assert all(shown in chart for chart in section.charts)
+
+
 def test_stages_are_named_where_a_network_has_them(measured):
     figure = draw_gaps(measured, "title")
     names = [label.get_text() for label in figure.axes[0].get_xticklabels(minor=True)]
