@@ -111,19 +111,31 @@ def draw_gaps(measured: Sequence[Measured], title: str) -> Figure:
       title: of the whole.
     """
     by_way = _by_way(measured)
-    figure = Figure(figsize=(13, 0.8 + 3.1 * len(by_way)), layout="constrained")
+    networks = dict.fromkeys(network for network, *_ in measured)
+    figure = Figure(figsize=(13, 1.4 + 3.1 * len(by_way)), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(verbatim(title), x=0.01, ha="left", weight="bold")
     panels = figure.subplots(len(by_way), len(GAPS), sharey="row", squeeze=False)
-    for row, (way, networks) in zip(panels, by_way.items(), strict=True):
+    for row, (way, found) in zip(panels, by_way.items(), strict=True):
+        # One legend for all rows: what a row lacks keeps its colour for itself.
+        runs = {network: found.get(network, [()]) for network in networks}
         for axes, (name, words) in zip(row, GAPS.items(), strict=True):
-            _plot(axes, networks, name)
+            _plot(axes, runs, name)
             axes.set_title(words, fontsize=10, loc="left")
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
-        row[0].legend(frameon=False, fontsize=9)
         row[0].set_ylim(0)  # not before all panels of the row are drawn
         row[0].set_ylabel(f"{WAYS[way].replace(': ', chr(10))}\n{_UNIT}", fontsize=9)
+    for axes in panels[-1]:
+        axes.set_xlabel(_DEPTH, fontsize=9)
+    lines = {line.get_label(): line for axes in panels[:, 0] for line in axes.lines}
+    figure.legend(
+        handles=[*lines.values()],
+        loc="outside lower center",
+        ncols=len(networks),
+        frameon=False,
+        fontsize=9,
+    )
     return figure
 
 

@@ -71,6 +71,30 @@ def test_the_figure_has_a_row_for_each_way_and_a_panel_for_each_gap(measured):
         assert axes.get_ylim()[0] == 0
 
 
+def test_the_legend_names_the_networks_of_all_rows_once_and_hides_no_curve(measured):
+    late = Measured("_late", "", "evaluation", gaps(1.0))
+    later = Measured("later", "", "evaluation", gaps(1.0))
+    figure = draw_gaps([*measured[:4], late, *measured[4:], later], "title")
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    names = [text.get_text().strip() for text in legend.get_texts()]
+    networks = ("bn", "mbn", "_late", "later")
+    assert names == [f"{network}, {side}" for network in networks for side in SIDES]
+    colours = {
+        n: h.get_color() for n, h in zip(names, legend.legend_handles, strict=True)
+    }
+    for axes in figure.axes:
+        assert axes.get_legend() is None
+        assert axes.get_tightbbox().y0 > legend.get_window_extent().y1
+        for line in axes.lines:
+            assert line.get_color() == colours[line.get_label().strip()]
+
+
+def test_the_last_row_says_what_the_depth_is(measured):
+    labels = [axes.get_xlabel() for axes in draw_gaps(measured, "title").axes]
+    assert labels == [""] * len(GAPS) + ["normalisation, from the image on"] * len(GAPS)
+
+
 def test_names_and_title_are_shown_as_they_are_and_none_is_left_out(tmp_path):
     networks = ("_u", "a $x_{$ b", "a name so long that no legend has a line for it")
     measured = [Measured(n, n, "training", gaps(1.0)) for n in networks]
