@@ -204,13 +204,23 @@ def read_gaps(path: Path) -> dict[str, list[Gap]]:
         return {}
     try:
         return {
-            way: [Gap(**gap) for gap in gaps] for way, gaps in read_json(path).items()
+            way: [_as_gap(gap) for gap in gaps] for way, gaps in read_json(path).items()
         }
     except (AttributeError, TypeError) as error:
         raise InputError(
             f"{path} does not hold the gaps as this version of mbn_jax writes them: "
             "delete it, or give the run's training command again."
         ) from error
+
+
+def _as_gap(fields: Mapping[str, Any]) -> Gap:
+    gap = Gap(**fields)
+    numbers = [getattr(gap, name) for name in GAPS]
+    if not isinstance(gap.layer, str) or gap.side not in SIDES:
+        raise TypeError("not a side of a layer")
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise TypeError("not a number")
+    return gap
 
 
 def _by_way(

@@ -138,7 +138,18 @@ def test_json_is_read_as_it_was_written(tmp_path):
     assert read_gaps(tmp_path / "none.json") == {}
 
 
-@pytest.mark.parametrize("content", [{"training": [{"gap": 1}]}, {"training": 3}, []])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"training": [{"gap": 1}]},
+        {"training": 3},
+        {"training": [gaps(1.0)[0]._replace(lasting="0.3")._asdict()]},
+        {"training": [gaps(1.0)[0]._replace(intra=None)._asdict()]},
+        {"training": [gaps(1.0)[0]._replace(layer=1)._asdict()]},
+        {"training": [gaps(1.0)[0]._replace(side="above")._asdict()]},
+        [],
+    ],
+)
 def test_json_of_something_else_is_refused(content, tmp_path):
     write_json(tmp_path / "gaps.json", content)
     with pytest.raises(InputError, match=r"gaps\.json does not hold the gaps"):
