@@ -15,6 +15,7 @@ GREEN, RED = "#2a9d6f", "#c84a5b"
 # Drawn in a colour that nothing else has, and then replaced by CSS's currentColor.
 INK = "#010203"
 _TITLE_WIDTH = 36  # letters that fit above a chart
+_LABEL_WIDTH = 40  # letters that fit into a legend
 
 
 def chart(title: str, x: str, y: str) -> tuple[Figure, Axes]:
@@ -34,6 +35,18 @@ def chart(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     for side, spine in axes.spines.items():
         spine.set(color=GREY, visible=side in ("left", "bottom"))
     return figure, axes
+
+
+def verbatim(text: str) -> str:
+    """What Matplotlib shows as the text: it takes what is between $ for mathematics."""
+    return text.replace("$", r"\$")
+
+
+def legend_label(name: str) -> str:
+    """A name for a legend, as it is, in lines that fit."""
+    # Matplotlib leaves out of a legend what begins with an underscore.
+    hidden = " " if name.startswith("_") else ""
+    return hidden + verbatim(textwrap.fill(name, _LABEL_WIDTH))
 
 
 def svg(figure: Figure) -> str:

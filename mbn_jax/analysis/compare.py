@@ -1,7 +1,6 @@
 """Several runs side by side: one HTML file that needs no other."""
 
 import html
-import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,12 +8,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from mbn_jax.analysis.charts import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, chart, svg
+from mbn_jax.analysis.charts import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PURPLE,
+    chart,
+    legend_label,
+    svg,
+)
 from mbn_jax.analysis.curves import noisy_line, series
 from mbn_jax.analysis.gap import Gap
 from mbn_jax.analysis.gap_charts import WAYS, Measured, gap_sections, read_gaps
-from mbn_jax.analysis.page import contents, heading, page, table
-from mbn_jax.analysis.report import Section, charts_of, flatten, read_metrics
+from mbn_jax.analysis.page import Section, charts_of, contents, heading, page, table
+from mbn_jax.analysis.report import flatten, read_metrics
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.table import COLUMNS, cells
 from mbn_jax.files import read_json, write_atomically
@@ -23,7 +32,6 @@ from mbn_jax.files import read_json, write_atomically
 _Style = tuple[str, str]
 _STYLES: tuple[_Style, ...] = ((BLUE, "o"), (ORANGE, "s"), (PURPLE, "^"), (GREEN, "D"))
 _NUM_MARKERS = 8
-_LABEL_WIDTH = 40  # letters of a name that fit into a chart
 _ONE_RUN_EACH = (
     "One run each. How much such figures move from seed to seed, only runs of other "
     "seeds can say: experiments/ablate.py trains them, takes means over the seeds, and "
@@ -111,8 +119,10 @@ def _names(workdirs: Sequence[Path]) -> list[str]:
         return [str(workdir) for workdir in workdirs]
     parts = [name.split(",") for name in names]
     common = set(parts[0]).intersection(*parts)
-    own = [", ".join(p for p in of if p not in common) for of in parts]
-    return own if all(own) else names
+    short = [
+        ", ".join(part for part in of_name if part not in common) for of_name in parts
+    ]
+    return short if all(short) else names
 
 
 def _read(workdir: Path) -> _Run:
@@ -122,11 +132,47 @@ def _read(workdir: Path) -> _Run:
             "finished run: give that of one, or end this run by its training command."
         )
     return _Run(
-        dict(flatten(read_json(workdir / "config.json"))),
-        read_json(workdir / "results.json"),
+        _read_config(workdir / "config.json"),
+        _read_results(workdir / "results.json"),
         read_metrics(workdir / "metrics.jsonl"),
         read_gaps(workdir / "gaps.json"),
     )
+
+
+def _read_config(path: Path) -> dict[str, str]:
+    config = read_json(path) if path.exists() else None
+    if not isinstance(config, dict):
+        wrong = "does not hold settings by name" if path.exists() else "is missing"
+        raise InputError(
+            f"{path} {wrong}: put back the one that training wrote, or leave this run "
+            "out."
+        )
+    return dict(flatten(config))
+
+
+def _read_results(path: Path) -> dict[str, Any]:
+    """The results, once it is sure that they have all that the page shows."""
+    results = read_json(path)
+    try:
+        _shown(results)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        missing = f" (it has no {error})" if isinstance(error, KeyError) else ""
+        raise InputError(
+            f"{path} does not hold the results as this version of mbn_jax writes them"
+            f"{missing}: give the run's training command again, which writes them anew."
+        ) from error
+    return results
+
+
+def _shown(results: Mapping[str, Any]) -> list[Any]:
+    """What the page takes out of the results of a run, as it takes it."""
+    figures = results["figures"]
+    shown = [results["dataset"], results["split"], figures["last"]["step"]]
+    for name, words in results["protocols"].items():
+        shown += [words["title"], words["description"]]
+        for of_protocol in (figures["last"][name], figures["chance"][name]):
+            shown += [cells(of_protocol), 100 * np.asarray(of_protocol["cmc"])]
+    return shown
 
 
 def _test_of(run: _Run) -> str:
@@ -140,7 +186,10 @@ def _figures(runs: Mapping[str, _Run]) -> Iterator[str]:
     for protocol, words in first["protocols"].items():
         yield f"<h3>{html.escape(words['title'])}, in per cent</h3>"
         last = {name: run.results["figures"]["last"] for name, run in runs.items()}
-        rows = [(f"{name} ({of['step']})", of[protocol]) for name, of in last.items()]
+        rows = [
+            (f"{name} ({figures['step']})", figures[protocol])
+            for name, figures in last.items()
+        ]
         rows.append(("chance", first["figures"]["chance"][protocol]))
         header = ["run (step)", *COLUMNS.values()]
         yield table(header, ((name, cells(figures)) for name, figures in rows))
@@ -226,7 +275,7 @@ def _cmc(runs: Mapping[str, _Run]) -> Section:
 
 def _gaps(runs: Mapping[str, _Run]) -> Iterator[str]:
     measured = [
-        Measured(_label(name), name, way, run.gaps.get(way, ()))
+        Measured(name, name, way, run.gaps.get(way, ()))
         for way in WAYS
         for name, run in runs.items()
     ]
@@ -243,18 +292,12 @@ def _gaps(runs: Mapping[str, _Run]) -> Iterator[str]:
         )
 
 
-def _label(name: str) -> str:
-    """A name for a legend: in lines that fit, and without mathematics."""
-    # Matplotlib leaves out what begins with an underscore.
-    return textwrap.fill(name.lstrip("_"), _LABEL_WIDTH).replace("$", r"\$")
-
-
 def _line(name: str, style: _Style, num_points: int) -> dict[str, Any]:
     """How the line of a run looks, as arguments of `Axes.plot`."""
     colour, marker = style
     every = max(1, num_points // _NUM_MARKERS)
     look = {"marker": marker, "markersize": 4, "markevery": every}
-    return {"color": colour, "label": _label(name), **look}
+    return {"color": colour, "label": legend_label(name), **look}
 
 
 def _legend(axes: Axes) -> None:

@@ -13,11 +13,12 @@ from mbn_jax.analysis.charts import (
     chart,
     svg,
 )
-from mbn_jax.analysis.report import Section
+from mbn_jax.analysis.page import Section
 from mbn_jax.data.records import INFRARED, MODALITIES, VISIBLE, Records
 from mbn_jax.evaluation.distances import unit_rows
 
 _PEOPLE = 10
+_PERPLEXITY = 30
 _IMAGES = 15  # of a person in a modality: more make a chart of dots on dots
 _FEWEST = 10  # images, below which a map shows nothing
 _MARKERS = {VISIBLE: "o", INFRARED: "^"}
@@ -36,6 +37,7 @@ _WORDS = (
 _T_SNE = (
     " t-SNE keeps neighbours together; the distances between its groups mean little."
 )
+_TOO_FEW = " A second map, by t-SNE, needs ninety images."
 _NO_T_SNE = (
     " A second map, by t-SNE, needs scikit-learn: pip install scikit-learn, and give "
     "the training command again, which writes this report anew."
@@ -61,14 +63,17 @@ def map_section(features: np.ndarray, records: Records) -> Section:
     directions = unit_rows(features[rows].astype(np.float64), np)
     components = principal_components(directions)
     maps = {"Principal components": components}
-    neighbours = t_sne(directions, components)
-    if neighbours is not None:
-        maps["t-SNE"] = neighbours
+    words = _TOO_FEW
+    # Fewer, and every image would be a neighbour of every other.
+    if len(rows) >= 3 * _PERPLEXITY:
+        neighbours = t_sne(directions, components)
+        words = _NO_T_SNE if neighbours is None else _T_SNE
+        if neighbours is not None:
+            maps["t-SNE"] = neighbours
     identity, modality = records.identity[rows], records.modality[rows]
-    words = _WORDS.format(len(np.unique(identity)), _IMAGES)
     return Section(
         "Map of the embedding",
-        words + (_NO_T_SNE if neighbours is None else _T_SNE),
+        _WORDS.format(len(np.unique(identity)), _IMAGES) + words,
         [_map(title, points, identity, modality) for title, points in maps.items()],
     )
 
@@ -110,7 +115,7 @@ def t_sne(features: np.ndarray, start: np.ndarray) -> np.ndarray | None:
     By the exact gradient, so that nothing is drawn by chance.
 
     Args:
-        features: (N, D) floating, some hundred.
+        features: (N, D) floating, some hundred; 90 at least.
         start: (N, 2), their principal components, from which it starts.
 
     Returns:
@@ -122,8 +127,7 @@ def t_sne(features: np.ndarray, start: np.ndarray) -> np.ndarray | None:
         return None
     # As scikit-learn scales its own: small, or the first steps throw points far out.
     start = start * (1e-4 / max(start[:, 0].std(), 1e-12))
-    perplexity = min(30.0, (len(features) - 1) / 3)
-    fitted = TSNE(perplexity=perplexity, init=start, method="exact", random_state=0)
+    fitted = TSNE(perplexity=_PERPLEXITY, init=start, method="exact", random_state=0)
     return fitted.fit_transform(features)
 
 

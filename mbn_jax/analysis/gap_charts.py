@@ -12,9 +12,19 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mbn_jax.analysis.charts import BLUE, GREEN, INK, ORANGE, PURPLE, chart, svg
+from mbn_jax.analysis.charts import (
+    BLUE,
+    GREEN,
+    INK,
+    ORANGE,
+    PURPLE,
+    chart,
+    legend_label,
+    svg,
+    verbatim,
+)
 from mbn_jax.analysis.gap import SIDES, Gap
-from mbn_jax.analysis.report import Section
+from mbn_jax.analysis.page import Section
 from mbn_jax.errors import InputError
 from mbn_jax.files import read_json, write_atomically
 
@@ -101,19 +111,31 @@ def draw_gaps(measured: Sequence[Measured], title: str) -> Figure:
       title: of the whole.
     """
     by_way = _by_way(measured)
-    figure = Figure(figsize=(13, 0.8 + 3.1 * len(by_way)), layout="constrained")
+    networks = dict.fromkeys(network for network, *_ in measured)
+    figure = Figure(figsize=(13, 1.4 + 3.1 * len(by_way)), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    figure.suptitle(verbatim(title), x=0.01, ha="left", weight="bold")
     panels = figure.subplots(len(by_way), len(GAPS), sharey="row", squeeze=False)
-    for row, (way, networks) in zip(panels, by_way.items(), strict=True):
+    for row, (way, found) in zip(panels, by_way.items(), strict=True):
+        # One legend for all rows: what a row lacks keeps its colour for itself.
+        runs = {network: found.get(network, [()]) for network in networks}
         for axes, (name, words) in zip(row, GAPS.items(), strict=True):
-            _plot(axes, networks, name)
+            _plot(axes, runs, name)
             axes.set_title(words, fontsize=10, loc="left")
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
-        row[0].legend(frameon=False, fontsize=9)
         row[0].set_ylim(0)  # not before all panels of the row are drawn
         row[0].set_ylabel(f"{WAYS[way].replace(': ', chr(10))}\n{_UNIT}", fontsize=9)
+    for axes in panels[-1]:
+        axes.set_xlabel(_DEPTH, fontsize=9)
+    lines = {line.get_label(): line for axes in panels[:, 0] for line in axes.lines}
+    figure.legend(
+        handles=[*lines.values()],
+        loc="outside lower center",
+        ncols=len(networks),
+        frameon=False,
+        fontsize=9,
+    )
     return figure
 
 
@@ -182,13 +204,23 @@ def read_gaps(path: Path) -> dict[str, list[Gap]]:
         return {}
     try:
         return {
-            way: [Gap(**gap) for gap in gaps] for way, gaps in read_json(path).items()
+            way: [_as_gap(gap) for gap in gaps] for way, gaps in read_json(path).items()
         }
     except (AttributeError, TypeError) as error:
         raise InputError(
             f"{path} does not hold the gaps as this version of mbn_jax writes them: "
             "delete it, or give the run's training command again."
         ) from error
+
+
+def _as_gap(fields: Mapping[str, Any]) -> Gap:
+    gap = Gap(**fields)
+    numbers = [getattr(gap, name) for name in GAPS]
+    if not isinstance(gap.layer, str) or gap.side not in SIDES:
+        raise TypeError("not a side of a layer")
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise TypeError("not a number")
+    return gap
 
 
 def _by_way(
@@ -222,7 +254,7 @@ def _plot(
         for side, style, width in zip(SIDES, ("--", "-"), (1.2, 2.0), strict=True):
             profiles = _profiles(runs, name, side)
             depth = np.arange(1, profiles.shape[1] + 1)
-            label = f"{network}, {side}".removeprefix(", ")
+            label = legend_label(f"{network}, {side}".removeprefix(", "))
             mean = profiles.mean(0)
             axes.plot(depth, mean, style, color=colour, lw=width, label=label)
             if len(runs) > 1:

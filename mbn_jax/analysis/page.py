@@ -1,9 +1,10 @@
-"""The frame of a self-contained HTML page: style, escaping, pictures, tables."""
+"""The frame of a self-contained HTML page: style, sections, pictures, tables."""
 
 import base64
 import html
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -67,6 +68,20 @@ details summary { cursor: pointer; font-weight: 600; padding: .4rem 0; }
 """
 
 
+class Section(NamedTuple):
+    """Charts of a page under one heading.
+
+    Attributes:
+        title: the heading.
+        words: what the charts show and how to read them, plain text.
+        charts: ``<svg>`` elements.
+    """
+
+    title: str
+    words: str
+    charts: Sequence[str]
+
+
 def page(title: str, body: Iterable[str]) -> str:
     """A whole HTML document; `title` is plain text, `body` is HTML."""
     return "\n".join(
@@ -93,6 +108,15 @@ def contents(body: Iterable[str]) -> str:
     found = re.findall(r'<h2 id="(.*?)">(.*?)</h2>', "".join(body))
     links = (f'<a href="#{anchor}">{title}</a> ' for anchor, title in found)
     return f"<nav>{''.join(links)}</nav>"
+
+
+def charts_of(section: Section) -> Iterator[str]:
+    """A section as HTML; nothing without charts."""
+    if section.charts:
+        yield heading(section.title)
+        yield f'<p class="dim">{html.escape(section.words)}</p><div class="charts">'
+        yield from (f"<div>{svg}</div>" for svg in section.charts)
+        yield "</div>"
 
 
 def image_tag(image: np.ndarray, alternative: str) -> str:

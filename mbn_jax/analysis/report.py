@@ -4,17 +4,23 @@ import html
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mbn_jax.analysis.curves import cmc_curves, training_curves, validation_curve
-from mbn_jax.analysis.page import contents, heading, image_tag, page, table
-from mbn_jax.analysis.ranked_lists import RankedList, draw_ranked_lists, verdict
+from mbn_jax.analysis.page import (
+    Section,
+    charts_of,
+    contents,
+    heading,
+    image_tag,
+    page,
+    table,
+)
+from mbn_jax.analysis.ranked_lists import RankedList, verdict
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.ranking import SELECTION
 from mbn_jax.evaluation.table import COLUMNS, cells, counts, row_title
 from mbn_jax.files import read_json, write_atomically
-
-__all__ = ["RankedList", "Section", "draw_ranked_lists", "write_report"]
 
 _EXPLANATIONS = {
     "rank-k": "the share of queries for which the same person is among the first k "
@@ -30,20 +36,6 @@ _EXPLANATIONS = {
     "chance": "the exact expectation for a gallery in random order, from the number "
     "of images and of right ones. It is the floor, not a measurement.",
 }
-
-
-class Section(NamedTuple):
-    """Charts of the report under one heading.
-
-    Attributes:
-        title: the heading.
-        words: what the charts show and how to read them, plain text.
-        charts: ``<svg>`` elements.
-    """
-
-    title: str
-    words: str
-    charts: Sequence[str]
 
 
 def write_report(
@@ -168,15 +160,6 @@ def _curves(
     )
 
 
-def charts_of(section: Section) -> Iterator[str]:
-    """A section as HTML; nothing without charts."""
-    if section.charts:
-        yield heading(section.title)
-        yield f'<p class="dim">{html.escape(section.words)}</p><div class="charts">'
-        yield from (f"<div>{svg}</div>" for svg in section.charts)
-        yield "</div>"
-
-
 def _ranked_lists(
     results: Mapping[str, Any], rankings: Mapping[str, Sequence[RankedList]]
 ) -> Iterator[str]:
@@ -226,6 +209,7 @@ def _configuration(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The settings in nested mappings: "model.norm", "mbn"."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
             yield from flatten(value, f"{prefix}{key}.")

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from mbn_jax.analysis.charts import BLUE, INK, ORANGE, chart, svg
-from mbn_jax.analysis.report import Section
+from mbn_jax.analysis.page import Section
 from mbn_jax.data.records import Records
 from mbn_jax.evaluation.distances import l2_normalise
 

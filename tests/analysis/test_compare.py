@@ -140,10 +140,12 @@ def test_equal_names_are_told_apart_by_their_folders(make_workdir, tmp_path, rea
 
 def test_a_name_is_text_and_not_markup_or_mathematics(make_workdir, read):
     runs = [make_workdir("<i>$x_{$", config()), make_workdir("_b", config("bn"))]
+    add_gaps(runs[1])
     text = compared(runs, read)
     assert "<i>$x_{$ (40)" in text
     assert text.count("_b (40)") == 2
-    assert "<i>$x_{$ b" in text.split("Training loss")[1]
+    assert text.count("_b, after") == 2 * len(GAPS)
+    assert "<i>$x_{$ _b" in text.split("Training loss")[1]
 
 
 def test_what_cannot_be_compared_is_refused(runs, make_workdir, tmp_path):
@@ -158,6 +160,42 @@ def test_what_cannot_be_compared_is_refused(runs, make_workdir, tmp_path):
     refused(five, path, r"there are 5.*ablate\.py")
     refused([*runs, tmp_path / "a" / ".." / "plain"], path, "is given twice")
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("results.json", lambda r: r.pop("protocols"), "no 'protocols'.*training comm"),
+        ("results.json", lambda r: r.pop("dataset"), "it has no 'dataset'"),
+        ("results.json", lambda r: r["figures"].pop("chance"), "it has no 'chance'"),
+        ("results.json", lambda r: r.update(protocols=3), "does not hold the results"),
+        (
+            "results.json",
+            lambda r: r["figures"]["last"]["infrared_to_visible"].update(mAP="0.5"),
+            "does not hold the results",
+        ),
+        (
+            "gaps.json",
+            lambda g: g["training"][0].update(intra="0.5"),
+            "does not hold the gaps",
+        ),
+    ],
+)
+def test_a_file_that_is_not_what_training_writes_is_named(runs, file, change, message):
+    add_gaps(runs[1])
+    path = runs[1] / file
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    refused(runs, runs[0].parent / "compare.html", rf"modal/{file} .*{message}")
+
+
+def test_a_run_without_its_settings_is_refused(runs):
+    (runs[1] / "config.json").write_text("[1]")
+    page = runs[0].parent / "compare.html"
+    refused(runs, page, r"modal/config\.json does not hold settings")
+    (runs[1] / "config.json").unlink()
+    refused(runs, page, r"modal/config\.json is missing.*put back")
 
 
 def test_a_page_that_cannot_be_written_is_named(runs, tmp_path):

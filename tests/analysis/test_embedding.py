@@ -71,7 +71,7 @@ def test_a_person_with_many_images_does_not_fill_the_map():
 @pytest.fixture(scope="module")
 def clusters():
     """Three people, far apart, and their labels."""
-    of = people(3, images=6)
+    of = people(3, images=15)
     centres = 5 * np.eye(4)[of.identity - 100]
     return centres + RNG.normal(scale=0.1, size=centres.shape), of
 
@@ -80,7 +80,7 @@ def test_t_sne_keeps_the_images_of_a_person_together(clusters):
     pytest.importorskip("sklearn")
     features, of = clusters
     points = t_sne(features, principal_components(features))
-    assert points.shape == (36, 2)
+    assert points.shape == (90, 2)
     distances = np.linalg.norm(points[:, None] - points, axis=-1)
     np.fill_diagonal(distances, np.inf)
     nearest = distances.argmin(1)
@@ -122,6 +122,13 @@ def test_the_maps_name_every_person_and_both_modalities(clusters):
     for chart in section.charts:
         texts = re.findall(r"<text[^>]*>([^<]*)</text>", chart)
         assert {"100", "101", "102", "visible", "infrared"} <= set(texts)
+
+
+def test_of_too_few_images_to_have_neighbours_there_is_one_map():
+    of = people(4, images=4)
+    section = map_section(RNG.normal(size=(len(of), 5)), of)
+    assert len(section.charts) == 1
+    assert "needs ninety images" in section.words
 
 
 def test_too_few_images_make_no_map():

@@ -71,6 +71,41 @@ def test_the_figure_has_a_row_for_each_way_and_a_panel_for_each_gap(measured):
         assert axes.get_ylim()[0] == 0
 
 
+def test_the_legend_names_the_networks_of_all_rows_once_and_hides_no_curve(measured):
+    late = Measured("_late", "", "evaluation", gaps(1.0))
+    later = Measured("later", "", "evaluation", gaps(1.0))
+    figure = draw_gaps([*measured[:4], late, *measured[4:], later], "title")
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    names = [text.get_text().strip() for text in legend.get_texts()]
+    networks = ("bn", "mbn", "_late", "later")
+    assert names == [f"{network}, {side}" for network in networks for side in SIDES]
+    colours = {
+        n: h.get_color() for n, h in zip(names, legend.legend_handles, strict=True)
+    }
+    for axes in figure.axes:
+        assert axes.get_legend() is None
+        assert axes.get_tightbbox().y0 > legend.get_window_extent().y1
+        for line in axes.lines:
+            assert line.get_color() == colours[line.get_label().strip()]
+
+
+def test_the_last_row_says_what_the_depth_is(measured):
+    labels = [axes.get_xlabel() for axes in draw_gaps(measured, "title").axes]
+    assert labels == [""] * len(GAPS) + ["normalisation, from the image on"] * len(GAPS)
+
+
+def test_names_and_title_are_shown_as_they_are_and_none_is_left_out(tmp_path):
+    networks = ("_u", "a $x_{$ b", "a name so long that no legend has a line for it")
+    measured = [Measured(n, n, "training", gaps(1.0)) for n in networks]
+    write_gaps(measured, tmp_path, "a $x_{$ b")
+    (section,) = gap_sections(measured)
+    assert all(network in (tmp_path / "gap.md").read_text() for network in networks)
+    assert all(network in (tmp_path / "gap.csv").read_text() for network in networks)
+    for shown in ("_u, after", "a $x_{$ b, after", "a name so long", "for it, after"):
+        assert all(shown in chart for chart in section.charts)
+
+
 def test_stages_are_named_where_a_network_has_them(measured):
     figure = draw_gaps(measured, "title")
     names = [label.get_text() for label in figure.axes[0].get_xticklabels(minor=True)]
@@ -103,7 +138,18 @@ def test_json_is_read_as_it_was_written(tmp_path):
     assert read_gaps(tmp_path / "none.json") == {}
 
 
-@pytest.mark.parametrize("content", [{"training": [{"gap": 1}]}, {"training": 3}, []])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"training": [{"gap": 1}]},
+        {"training": 3},
+        {"training": [gaps(1.0)[0]._replace(lasting="0.3")._asdict()]},
+        {"training": [gaps(1.0)[0]._replace(intra=None)._asdict()]},
+        {"training": [gaps(1.0)[0]._replace(layer=1)._asdict()]},
+        {"training": [gaps(1.0)[0]._replace(side="above")._asdict()]},
+        [],
+    ],
+)
 def test_json_of_something_else_is_refused(content, tmp_path):
     write_json(tmp_path / "gaps.json", content)
     with pytest.raises(InputError, match=r"gaps\.json does not hold the gaps"):

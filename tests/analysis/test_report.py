@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from mbn_jax.analysis.charts import chart, svg
+from mbn_jax.analysis.page import Section
 from mbn_jax.analysis.ranked_lists import RankedList
-from mbn_jax.analysis.report import Section, write_report
+from mbn_jax.analysis.report import write_report
 from mbn_jax.errors import InputError
 from mbn_jax.files import write_atomically
 
