@@ -16,6 +16,7 @@ from absl import app, flags, logging
 
 from mbn_jax.analysis import gap_charts
 from mbn_jax.errors import InputError
+from mbn_jax.files import check_writable
 from mbn_jax.training.config import parse_flags
 from mbn_jax.training.gaps import measure_workdir, name_networks
 
@@ -32,6 +33,7 @@ def main(argv: list[str]) -> None:
     if not workdirs:
         sys.exit("error: no work directory; give one, or several to be compared.")
     try:
+        check_writable(_OUTPUT.value)
         measured = []
         for name, workdir in zip(name_networks(workdirs), workdirs, strict=True):
             print(f"{name}: {workdir}", file=sys.stderr)

@@ -17,6 +17,7 @@ from absl import app, flags
 from mbn_jax.analysis.gap_charts import as_markdown, write_gaps
 from mbn_jax.analysis.imagenet_gap import measure_imagenet
 from mbn_jax.errors import InputError
+from mbn_jax.files import check_writable
 from mbn_jax.models.reid import ReID
 from mbn_jax.training.config import parse_flags
 
@@ -36,6 +37,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: {argv[1]!r} is not a flag; folders follow --visible= and so.")
     try:
+        check_writable(_OUTPUT.value)
         measured = measure_imagenet(
             _PRETRAINED.value,
             _VISIBLE.value,

@@ -27,6 +27,25 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def check_writable(folder: str | Path) -> None:
+    """Raises `InputError` where a folder cannot be made or written to.
+
+    For before any work that would be in vain.
+    """
+    if not os.fspath(folder):  # Path would take it for the current directory
+        raise InputError(
+            "The name of the folder to write to is empty; name a folder, or . for the "
+            "current directory."
+        )
+    folder = Path(folder).absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise InputError(
+            f"{folder} cannot be written to, because {existing} is not a folder that "
+            "may be written to; name another folder."
+        )
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes an object as indented JSON, whole or not at all."""
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())

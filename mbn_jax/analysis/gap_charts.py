@@ -26,7 +26,7 @@ from mbn_jax.analysis.charts import (
 from mbn_jax.analysis.gap import SIDES, Gap
 from mbn_jax.analysis.page import Section
 from mbn_jax.errors import InputError
-from mbn_jax.files import read_json, write_atomically
+from mbn_jax.files import check_writable, read_json, write_atomically
 
 # The fields of `Gap`, and what each is.
 GAPS = {
@@ -147,18 +147,13 @@ def write_gaps(measured: Sequence[Measured], folder: str | Path, title: str) -> 
     Raises:
       InputError: the folder cannot be written to.
     """
+    check_writable(folder)
     folder = Path(folder)
     picture = io.BytesIO()
     draw_gaps(measured, title).savefig(picture, format="png", dpi=100)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "gap.md", as_markdown(measured).encode())
-        write_atomically(folder / "gap.csv", as_csv(measured).encode())
-        write_atomically(folder / "gap.png", picture.getvalue())
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written to ({error.strerror}); give a folder that can."
-        ) from error
+    write_atomically(folder / "gap.md", as_markdown(measured).encode())
+    write_atomically(folder / "gap.csv", as_csv(measured).encode())
+    write_atomically(folder / "gap.png", picture.getvalue())
 
 
 def gap_charts(networks: Mapping[str, Sequence[Sequence[Gap]]]) -> list[str]:

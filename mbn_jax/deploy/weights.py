@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 
 from mbn_jax.errors import InputError
-from mbn_jax.files import write_atomically, write_json
+from mbn_jax.files import check_writable, write_atomically, write_json
 from mbn_jax.models.reid import ReID
 
 WEIGHTS, NETWORK = "model.safetensors", "model.json"
@@ -62,22 +61,11 @@ def save_pretrained(
 
 def check_folder(folder: str | Path) -> None:
     """Raises `InputError` where `save_pretrained` would not write, before any work."""
-    if not os.fspath(folder):  # Path would take it for the current directory
-        raise InputError(
-            "The name of the folder for the weights is empty; name a folder, or . for "
-            "the current directory."
-        )
-    folder = Path(folder).absolute()
-    if (folder / "config.json").exists():
+    check_writable(folder)
+    if (Path(folder) / "config.json").exists():
         raise InputError(
             f"{folder} is a work directory, whose network is in its checkpoints; name "
             "a folder of its own for the weights."
-        )
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise InputError(
-            f"{folder} cannot be written to, because {existing} is not a folder that "
-            "may be written to; name another folder."
         )
 
 
