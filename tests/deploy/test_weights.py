@@ -104,7 +104,7 @@ def test_a_work_directory_and_a_file_are_no_place_for_weights(network, tmp_path)
 
 def test_an_empty_name_is_not_the_current_directory(network, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="folder for the weights is empty"):
+    with pytest.raises(InputError, match="folder to write to is empty"):
         mbn_jax.save_pretrained("", *network)
     assert list(tmp_path.iterdir()) == []
 
