@@ -24,6 +24,7 @@ from mbn_jax.training.config import parse_flags
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Work directory, or a folder of shared weights.", required=True
 )
+flags.DEFINE_alias("model", "workdir")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Of a work directory: last (the default), best, or a step."
 )
@@ -42,7 +43,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the order of the pictures.", lower_b
 def main(argv: list[str]) -> None:
     """Adapts, and writes."""
     if len(argv) > 1:
-        sys.exit(f"error: {argv[1]!r} is not a flag; folders follow --visible=.")
+        sys.exit(f"error: {argv[1]!r} is no flag; folders follow --visible= and so.")
     logging.set_verbosity(logging.WARNING)
     folders = (_VISIBLE.value, _INFRARED.value)
     given = {modality: path for modality, path in enumerate(folders) if path}

@@ -28,12 +28,12 @@ from mbn_jax.training.config import parse_flags
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Work directory, or a folder of shared weights.", required=True
 )
+flags.DEFINE_alias("model", "workdir")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Of a work directory: last (the default), best, or a step."
 )
-_FORMAT = flags.DEFINE_enum(
-    "format", "stablehlo", ["stablehlo", "weights"], "What to write."
-)
+_FORMATS = ["stablehlo", "weights"]
+_FORMAT = flags.DEFINE_enum("format", "stablehlo", _FORMATS, "What to write.")
 _MODALITY = flags.DEFINE_enum(
     "modality", None, MODALITIES, "Of the pictures that the artefact will get."
 )

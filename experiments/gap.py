@@ -5,7 +5,8 @@ r"""Measures the two distribution gaps of trained networks, layer by layer.
 draws batches as in training (statistics of the batch, augmented training images) and
 as in evaluation (running statistics, test images) and writes gap.png, the gaps over the
 depth of the network; gap.md, their means over the layers; and gap.csv, all of them.
-Runs that differ in their seed alone are taken for one network. What the gaps are:
+Work directories follow without a flag; those that differ in
+their seed alone are taken for one network. What the gaps are:
 docs/distribution-gaps.md.
 """
 

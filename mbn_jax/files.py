@@ -40,9 +40,10 @@ def check_writable(folder: str | Path) -> None:
     folder = Path(folder).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
+        kind = "may not be written to" if existing.is_dir() else "is no folder"
         raise InputError(
-            f"{folder} cannot be written to, because {existing} is not a folder that "
-            "may be written to; name another folder."
+            f"{folder} cannot be written to, because {existing} {kind}; name another "
+            "folder."
         )
 
 

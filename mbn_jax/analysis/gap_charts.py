@@ -30,10 +30,10 @@ from mbn_jax.files import check_writable, read_json, write_atomically
 
 # The fields of `Gap`, and what each is.
 GAPS = {
-    "intra": "between the modalities of a batch",
-    "lasting": "the lasting part of it",
-    "inter_visible": "visible, from batch to batch",
-    "inter_infrared": "infrared, from batch to batch",
+    "intra": "intra: between the modalities of a batch",
+    "lasting": "the lasting part of intra",
+    "inter_visible": "inter: visible, from batch to batch",
+    "inter_infrared": "inter: infrared, from batch to batch",
 }
 # How a network normalises, and what it is shown.
 WAYS = {
@@ -47,12 +47,13 @@ _EXPLANATIONS = {
     "the distributions of the two modalities lie apart in a batch, which part of that "
     "stays from batch to batch, and how far the distribution of one modality moves "
     "from batch to batch. Dashed before, solid after the layer, in standard deviations "
-    "of its channels; zero is no gap. Here on training images, normalised by the "
-    "statistics of their batch: after a normalisation by modality all of it is zero by "
-    "construction.",
+    "of its channels; zero is no gap, and where one line shows, both coincide. Here on "
+    "training images, normalised by the statistics of their batch: after a "
+    "normalisation by modality all of it is zero by construction.",
     "evaluation": "The same on test images, normalised by running statistics, as the "
-    "network is used. Where these are of other images, even normalisation by modality "
-    "leaves a gap.",
+    "network is used. They were averaged over training images, so that even "
+    "normalisation by modality leaves a gap. The numbers are in gaps.json of the work "
+    "directory, and docs/distribution-gaps.md says what they are.",
 }
 
 

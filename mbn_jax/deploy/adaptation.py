@@ -1,5 +1,6 @@
 """A trained network for new cameras, by their unlabelled pictures."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mbn_jax.models.norms import PLACES
 from mbn_jax.models.reid import ReID
 
 Batch = tuple[np.ndarray, np.ndarray]
+_FEW = 64
 
 
 def adapt(
@@ -46,11 +48,12 @@ def adapt(
       (`mbn_jax.convert.estimate_statistics`).
 
     Raises:
-      InputError: no folder, no picture, one that cannot be decoded, or a network whose
-        normalisations do not know the modality.
+      InputError: no folder, the same one twice, less than two pictures, one that cannot
+        be decoded, or a network whose normalisations do not know the modality.
     """
     _check_network(model, folders)
     names = {modality: find_images(folder) for modality, folder in folders.items()}
+    _check_numbers(folders, names)
     most = min(num_images, max(map(len, names.values())))
     share = max(1, min(batch_size // len(names), most))
     num_batches = -(-most // share)
@@ -72,7 +75,15 @@ def adapt(
 
 def _check_network(model: Any, folders: Mapping[int, str | Path]) -> None:
     if not folders:
-        raise InputError("There is no folder: give visible or infrared pictures.")
+        raise InputError(
+            "There is no folder of pictures: give a visible one, an infrared one "
+            "(--visible=, --infrared=), or both."
+        )
+    if len({Path(folder).resolve() for folder in folders.values()}) < len(folders):
+        raise InputError(
+            f"{folders[0]} is given for visible and for infrared pictures: give two "
+            "folders, or one of the two only."
+        )
     if getattr(model, "norm", None) != "mbn":
         raise InputError(
             "The network does not normalise by modality, so that it has no statistics "
@@ -84,6 +95,24 @@ def _check_network(model: Any, folders: Mapping[int, str | Path]) -> None:
             f"The network normalises by modality at {', '.join(model.mbn_at)} only, "
             "and elsewhere over the mixed batch: give pictures of both modalities."
         )
+
+
+def _check_numbers(
+    folders: Mapping[int, str | Path], names: Mapping[int, list[str]]
+) -> None:
+    """Refuses what has no variance, and says where there are few pictures."""
+    for modality, found in names.items():
+        if len(found) < 2:
+            raise InputError(
+                f"{folders[modality]} holds one picture, of which statistics have no "
+                f"variance: give {_FEW} or more."
+            )
+        if len(found) < _FEW:
+            print(
+                f"{folders[modality]} holds {len(found)} pictures only; with fewer "
+                f"than {_FEW} adapting made results worse (docs/own-pictures.md).",
+                file=sys.stderr,
+            )
 
 
 def _draw(rng: np.random.Generator, names: Sequence[str], count: int) -> list[str]:

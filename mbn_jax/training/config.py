@@ -213,6 +213,7 @@ def check(config: ConfigDict) -> None:
         (_AT_LEAST_ONE, "1 or more", lambda v: v >= 1),
         (_NOT_NEGATIVE, "0 or more", lambda v: v >= 0 and math.isfinite(v)),
         (_FRACTIONS, "0 to 1", lambda v: 0 <= v <= 1),
+        (["gap_batches"], "0, or 2 or more", lambda v: v != 1),
         (["seed"], f"less than {2**31}", lambda v: v < 2**31),
         (["model.width"], "more than 0", lambda v: v > 0),
         (

@@ -7,7 +7,7 @@ import pytest
 
 from mbn_jax import convert
 from mbn_jax.data.augment import normalise
-from mbn_jax.deploy.adaptation import adapt
+from mbn_jax.deploy.adaptation import _check_numbers, adapt
 from mbn_jax.errors import InputError
 
 from ..models.test_variants import filled, small
@@ -122,6 +122,19 @@ def test_what_cannot_be_adapted_is_refused(network, folders, fields, which, mess
 
 
 def test_a_broken_picture_is_named(network, tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"no picture at all")
-    with pytest.raises(InputError, match=r"broken\.png"):
+    for number in (1, 2):
+        (tmp_path / f"broken{number}.png").write_bytes(b"no picture at all")
+    with pytest.raises(InputError, match=r"broken\d\.png"):
         adapt(*network, {0: tmp_path})
+
+
+def test_what_gives_no_statistics_is_refused_and_few_pictures_are_said(
+    network, folders, capsys
+):
+    few = {1: folders[1]}
+    _check_numbers(few, {1: [f"{i}.png" for i in range(6)]})
+    assert "holds 6 pictures only" in capsys.readouterr().err
+    with pytest.raises(InputError, match="holds one picture"):
+        _check_numbers(few, {1: ["0.png"]})
+    with pytest.raises(InputError, match="given for visible and for infrared"):
+        adapt(*network, {0: folders[0], 1: folders[0]})

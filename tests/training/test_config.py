@@ -24,6 +24,7 @@ def test_an_unknown_key_cannot_be_set():
     ("key", "value", "expected"),
     [
         ("num_steps", 0, "1 or more"),
+        ("gap_batches", 1, "0, or 2 or more"),
         ("seed", -1, "0 or more"),
         ("optimizer.learning_rate", float("nan"), "0 or more"),
         ("augmentation.flip", 1.5, "0 to 1"),

@@ -120,7 +120,7 @@ def test_the_command_writes_a_figure_a_table_and_all_figures(finished, tmp_path)
     ("arguments", "says"),
     [
         ((), "no work directory"),
-        (("--output=/dev/null/gaps", "run"), "/dev/null is not a folder"),
+        (("--output=/dev/null/gaps", "run"), "/dev/null is no folder"),
         (("nowhere",), "nowhere"),
         (("--batches=3",), "batches"),
     ],

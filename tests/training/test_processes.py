@@ -32,7 +32,7 @@ def config_of(data_dir, num_devices=0):
     """Twenty steps under which rounding does not grow: see test_parallelism.py."""
     config = small_config(data_dir)
     config.num_steps, config.eval_every, config.num_devices = 20, 10, num_devices
-    config.gap_batches = 1
+    config.gap_batches = 2
     config.data.image_size, config.model.last_stride = (64, 32), 1
     config.optimizer.name, config.optimizer.learning_rate = "sgd", 3e-5
     config.optimizer.momentum = 0.0
