@@ -8,29 +8,25 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from mbn_jax.analysis.charts import (
-    BLUE,
-    GREEN,
-    GREY,
-    INK,
-    ORANGE,
-    PURPLE,
-    chart,
-    legend_label,
-    svg,
-)
+from mbn_jax.analysis.charts import GREY, INK, chart, legend_label, svg
 from mbn_jax.analysis.curves import noisy_line, series
 from mbn_jax.analysis.gap import Gap
-from mbn_jax.analysis.gap_charts import WAYS, Measured, gap_sections, read_gaps
+from mbn_jax.analysis.gap_charts import (
+    COLOURS,
+    WAYS,
+    Measured,
+    gap_sections,
+    read_gaps,
+)
 from mbn_jax.analysis.page import Section, charts_of, contents, heading, page, table
 from mbn_jax.analysis.report import flatten, read_metrics
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.table import COLUMNS, cells
 from mbn_jax.files import read_json, write_atomically
 
-# Of each run, so that nobody need see colours to tell the lines apart.
+# Colour and marker of each run: those of its gaps, and what needs no eye for colours.
 _Style = tuple[str, str]
-_STYLES: tuple[_Style, ...] = ((BLUE, "o"), (ORANGE, "s"), (PURPLE, "^"), (GREEN, "D"))
+_STYLES: tuple[_Style, ...] = tuple(zip(COLOURS, "os^D", strict=True))
 _NUM_MARKERS = 8
 _ONE_RUN_EACH = (
     "One run each. How much such figures move from seed to seed, only runs of other "
@@ -217,8 +213,8 @@ def _training(runs: Mapping[str, _Run]) -> Section:
         title = f"Validation mAP, {words['title']}"
         charts += _curves(runs, f"val/{name}/mAP", title, "mAP, %", _draw_percent)
     words = (
-        "Faint: losses as measured; clear: their moving average. They can be compared "
-        "only where the runs have the same losses with the same weights."
+        "Faint: losses as measured; clear: their moving average. Compare them only of "
+        "runs with the same loss terms and the same weights of these terms."
     )
     return Section("Training", words, charts)
 
