@@ -1,7 +1,8 @@
-"""Modality batch normalisation as pure functions, the arithmetic under the layers."""
+"""Modality batch normalization as pure functions, the arithmetic under the layers."""
 
+import math
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.typing import Dtype
 from jax import lax
+
+from mbn_jax.reductions import spread, sums
 
 
 class Moments(NamedTuple):
@@ -26,11 +29,11 @@ class Moments(NamedTuple):
     counts: jax.Array
 
 
-class Normalised(NamedTuple):
+class Normalized(NamedTuple):
     """What `modality_batch_norm` returns.
 
     Attributes:
-      y: the normalised input, of its shape.
+      y: the normalized input, of its shape.
       mean: `(num_modalities, C)`, the running mean after this batch.
       var: `(num_modalities, C)`, the running variance after this batch.
     """
@@ -84,14 +87,14 @@ def modality_moments(
     axis = channel_axis(x, axis)
     pivot, offset, var, count = _shifted_moments(
         x,
-        _membership(x, modality, num_modalities),
+        _membership(x, modality, range(num_modalities)),
         None if mask is None else _expand_mask(x, mask),
         axis,
         axis_name=axis_name,
         axis_index_groups=axis_index_groups,
         force_float32=force_float32_reductions,
     )
-    return Moments(pivot + offset, var, count)
+    return Moments(pivot + offset, var, jnp.broadcast_to(count, var.shape))
 
 
 def modality_batch_norm(
@@ -111,8 +114,9 @@ def modality_batch_norm(
     axis_name: str | None = None,
     axis_index_groups: Sequence[Sequence[int]] | None = None,
     force_float32_reductions: bool = True,
-    forward_mode: bool = False,
-) -> Normalised:
+    unknown: str = "nan",
+    pooled_weights: Sequence[float] | None = None,
+) -> Normalized:
     """`mbn_jax.ModalityBatchNorm` without a module: statistics in, statistics out.
 
     ```python
@@ -134,7 +138,7 @@ def modality_batch_norm(
       var: `(num_modalities, C)`, running variances.
       scale: `(C,)` or `(num_modalities, C)`; none: 1.
       bias: `(C,)` or `(num_modalities, C)`; none: 0.
-      use_running_average: normalise by `mean` and `var`, which come back unchanged,
+      use_running_average: normalize by `mean` and `var`, which come back unchanged,
         instead of by the batch.
       mask: bool, `(B,)` or broadcastable to `x` with the rank of `x`; False keeps a
         sample, or a position, out of the statistics.
@@ -145,12 +149,13 @@ def modality_batch_norm(
       axis_name: mapped axis to reduce over, under pmap and shard_map.
       axis_index_groups: groups of indices within that axis.
       force_float32_reductions: accumulate in float32 at least.
-      forward_mode: allow forward-mode differentiation (`jax.jvp`, `jax.linearize`) with
-        the statistics of the batch, at the price of a slower gradient on CPUs. With
-        running statistics it always works.
+      unknown: what modality -1 means with running statistics: "nan" (as every index
+        out of range), or "pooled", the mixture of the modalities (`pooled_moments`),
+        with the weighted mean of scale and bias where these are by modality.
+      pooled_weights: of the modalities in the mixture; None: equal.
 
     Returns:
-      `Normalised`: the result and the running statistics after this batch.
+      `Normalized`: the result and the running statistics after this batch.
 
     Raises:
       ValueError: if shapes or types do not fit, or `axis` is the sample axis.
@@ -163,9 +168,16 @@ def modality_batch_norm(
             f"expected [num_modalities, {x.shape[axis]}] for an input of shape "
             f"{list(x.shape)} with channels on axis {axis}."
         )
-    member = _membership(x, modality, mean.shape[0])
+    if unknown not in ("nan", "pooled"):
+        raise ValueError(f'unknown is {unknown!r}, expected "nan" or "pooled".')
+    affine = [None if a is None else jnp.asarray(a) for a in (scale, bias)]
+    given = [a.dtype for a in (x, *affine) if a is not None]
     if dtype is None:
-        dtype = jnp.result_type(x, *(a for a in (scale, bias) if a is not None))
+        dtype = _promote(*given)
+    # What the arithmetic is done in, and the types that reach it are made one: JAX
+    # would promote most of them, but not the operands of a reduction.
+    wide = _promote(jnp.float32, mean.dtype, *given)
+    scale, bias = (None if a is None else a.astype(wide) for a in affine)
 
     hidden = None
     if mask is not None:
@@ -175,10 +187,23 @@ def modality_batch_norm(
         hidden = ~mask & ~jnp.isfinite(x)
         x = jnp.where(hidden, 0, x)
 
+    labels = list(range(mean.shape[0]))
     if use_running_average:
-        pivot, offset, batch_var = mean, jnp.zeros_like(mean), var
+        pivot, batch_var, offset = mean.astype(wide), var.astype(wide), None
+        if unknown == "pooled":
+            # One more row in every table, for the samples of modality -1.
+            labels.append(-1)
+            pooled = pooled_moments(pivot, batch_var, pooled_weights)
+            pivot, batch_var = (
+                jnp.concatenate([table, row[None]])
+                for table, row in zip((pivot, batch_var), pooled, strict=True)
+            )
+            scale = _with_pooled_row(scale, pooled_weights)
+            bias = _with_pooled_row(bias, pooled_weights)
+        member = _membership(x, modality, labels)
     else:
-        pivot, offset, batch_var, count = _shifted_moments(
+        member = _membership(x, modality, labels)
+        *moments, count = _shifted_moments(
             x,
             member,
             mask,
@@ -187,35 +212,77 @@ def modality_batch_norm(
             axis_index_groups=axis_index_groups,
             force_float32=force_float32_reductions,
         )
+        pivot, offset, batch_var = (table.astype(wide) for table in moments)
         present = count > 0
-        pivot = jnp.where(present, pivot, mean)
-        batch_var = jnp.where(present, batch_var, var)
-        keep = jnp.where(present, momentum, 1)
-        mean = _blend(keep, mean, pivot + offset)
-        var = _blend(keep, var, batch_var)
+        pivot = jnp.where(present, pivot, mean.astype(wide))
+        batch_var = jnp.where(present, batch_var, var.astype(wide))
+        mean = _blend(present, momentum, mean, pivot + offset)
+        var = _blend(present, momentum, var, batch_var)
 
-    multiplier = lax.rsqrt(batch_var + epsilon)
+    multiplier = lax.rsqrt(batch_var + jnp.asarray(epsilon, wide))
     if scale is not None:
         multiplier = multiplier * jnp.broadcast_to(scale, multiplier.shape)
-    constant = -offset * multiplier
+    constant = jnp.zeros_like(pivot) if offset is None else -offset * multiplier
     if bias is not None:
         constant = constant + jnp.broadcast_to(bias, constant.shape)
 
     # One multiply-add in coordinates whose origin is near the mean: exact where
     # mean/std is large, where x * a + b would cancel.
     rows = _per_sample(member, x, axis, pivot, multiplier, constant)
-    if use_running_average or forward_mode:
-        y = _multiply_add(x, *rows)
-    else:
-        # Under shard_map the arguments of a function with a gradient of its own must
-        # vary over devices alike; rows do not where the modalities are the same on all.
-        # Of a selection between equals XLA keeps nothing.
-        corner = x[(slice(None), *[slice(1)] * (x.ndim - 1))] == 0
-        rows = [jnp.where(corner, row, row) for row in rows]
-        y = _multiply_add_in_training(axis, x, *rows)
+    rows = [_varying_like(x, row) for row in rows]
+    y = _recomputing(_multiply_add, static_argnums=4)(x, *rows, axis)
     if hidden is not None:
         y = jnp.where(hidden, jnp.nan, y)
-    return Normalised(y.astype(dtype), mean, var)
+    return Normalized(y.astype(dtype), mean, var)
+
+
+def pooled_moments(
+    mean: Any, var: Any, weights: Sequence[float] | None = None
+) -> tuple[Any, Any]:
+    r"""Mean and variance of a mixture of the modalities, with weights $w_m$.
+
+    $$ \mu = \sum_m w_m \mu_m, \quad
+       \sigma^2 = \sum_m w_m \left(\sigma_m^2 + (\mu_m - \mu)^2\right) $$
+
+    ```python
+    >>> import numpy as np
+    >>> from mbn_jax.functional import pooled_moments
+    >>> mean, var = pooled_moments(np.array([[0.0], [2.0]]), np.array([[1.0], [3.0]]))
+    >>> mean.tolist(), var.tolist()
+    ([1.0], [3.0])
+
+    ```
+
+    Args:
+      mean: `(…, num_modalities, C)`, NumPy or JAX.
+      var: as `mean`.
+      weights: of the modalities, in their order, scaled to a sum of 1; None: equal.
+
+    Returns:
+      The mean and the variance of the mixture, `(…, C)`.
+
+    Raises:
+      ValueError: if the weights are not one non-negative number per modality.
+    """
+    w = modality_weights(weights, mean.shape[-2]).astype(mean.dtype)[:, None]
+    pooled = (w * mean).sum(-2)
+    away = mean - pooled[..., None, :]
+    return pooled, (w * (var + away * away)).sum(-2)
+
+
+def modality_weights(weights: Sequence[float] | None, number: int) -> np.ndarray:
+    """Weights of the modalities in a mixture, `(number,)`, of sum 1; None: equal.
+
+    Raises:
+      ValueError: if the weights are not one non-negative number per modality.
+    """
+    array = np.ones(number) if weights is None else np.asarray(weights, float)
+    if array.shape != (number,) or not (array.min() >= 0 and 0 < array.sum() < np.inf):
+        raise ValueError(
+            f"The weights of the modalities are {weights!r}, expected {number} "
+            "non-negative numbers, one per modality, not all of them 0."
+        )
+    return array / array.sum()
 
 
 def channel_axis(x: jax.Array, axis: int) -> int:
@@ -245,7 +312,7 @@ def _shifted_moments(
     axis_index_groups: Sequence[Sequence[int]] | None,
     force_float32: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Pivot, mean minus pivot, variance and count, each `(M, C)`.
+    """Pivot, mean minus pivot and variance, each `(M, C)`, and count, `(M, C or 1)`.
 
     * Float32 accumulation at least, whatever the type of `x`, unless told otherwise.
     * One pass over the data: every sample is summed over its own positions, and the
@@ -262,25 +329,24 @@ def _shifted_moments(
       scatter), and a NaN of one modality stays out of the other's statistics.
     """
     # A float16 cannot count beyond 65,504.
-    count_dtype = jnp.promote_types(x.dtype, jnp.float32)
+    count_dtype = _promote(x.dtype, jnp.float32)
     dtype = count_dtype if force_float32 else x.dtype
 
-    def across_samples(*per_sample: jax.Array) -> jax.Array:
-        """K arrays (B, C) to (K, M, C), over all devices."""
-        stacked = jnp.stack(per_sample)[:, :, None, :]
-        per_modality = jnp.where(member[None, :, :, None], stacked, 0).sum(1)
+    def across_samples(*per_sample: jax.Array) -> list[jax.Array]:
+        """Arrays (B, C) or (B, 1) to (M, C) or (M, 1) each, over all devices."""
+        tables = [
+            jnp.where(member[:, :, None], array[:, None, :], 0).sum(0)
+            for array in per_sample
+        ]
         if axis_name is None:
-            return per_modality
-        return lax.psum(per_modality, axis_name, axis_index_groups=axis_index_groups)
+            return tables
+        # Packed, so that devices talk once.
+        widths = np.cumsum([table.shape[1] for table in tables])[:-1]
+        packed = jnp.concatenate([t.astype(count_dtype) for t in tables], axis=1)
+        packed = lax.psum(packed, axis_name, axis_index_groups=axis_index_groups)
+        return jnp.split(packed, widths, axis=1)
 
-    def counts(x: jax.Array, mask: jax.Array | None) -> jax.Array:
-        """Unmasked positions of every sample and channel, (B, C)."""
-        if mask is None:
-            shape = (x.shape[0], x.shape[axis])
-            return jnp.full(shape, x.size // max(1, shape[0] * shape[1]), count_dtype)
-        mask = jnp.broadcast_to(mask, x.shape)
-        return jnp.sum(mask, _positions(x, axis), dtype=count_dtype)
-
+    positions = _positions(x, axis)
     # A mask that hides positions within a sample may hide just those few that the pivot
     # looks at; then every position is looked at, which costs a second pass.
     hides_positions = mask is not None and mask.size > mask.shape[0]
@@ -290,88 +356,81 @@ def _shifted_moments(
     if seen is not None:
         sample = jnp.where(seen, sample, 0)
     total, count = across_samples(
-        jnp.sum(sample, _positions(sample, axis)), counts(sample, seen)
+        jnp.sum(sample, positions), _counts(sample, seen, axis, count_dtype)
     )
     pivot = (total / jnp.maximum(count, 1)).astype(dtype)
 
     (origin,) = _per_sample(member, x, axis, pivot)
     first, second, count = across_samples(
-        *_shifted_sums(x, origin, mask, axis, dtype), counts(x, mask)
+        *_shifted_sums(x, _varying_like(x, origin), mask, axis),
+        _counts(x, mask, axis, count_dtype),
     )
-    first, second = first / jnp.maximum(count, 1), second / jnp.maximum(count, 1)
+    first, second = (table / jnp.maximum(count, 1) for table in (first, second))
     # Rounding can leave a variance of zero a little below it.
     var = jnp.maximum(second - lax.square(first), 0)
     return pivot, first, var, count
 
 
+def _counts(x: jax.Array, mask: jax.Array | None, axis: int, dtype: Dtype) -> jax.Array:
+    """How many values of every sample and channel are seen, `(B, 1)` or `(B, C)`."""
+    positions = _positions(x, axis)
+    if mask is None:
+        return jnp.full(
+            (x.shape[0], 1), math.prod(x.shape[i] for i in positions), dtype
+        )
+    repeats = math.prod(x.shape[i] // mask.shape[i] for i in positions)
+    return repeats * jnp.sum(mask, positions, dtype=dtype)
+
+
 # The backward pass computes the shift again, so that between the passes the input alone
 # is kept: not the shifted one as well, nor a float32 copy of a bfloat16 one.
-@partial(jax.checkpoint, prevent_cse=False, static_argnums=(3, 4))
+_recomputing = partial(jax.checkpoint, prevent_cse=False)
+
+
+@partial(_recomputing, static_argnums=3)
 def _shifted_sums(
-    x: jax.Array, origin: jax.Array, mask: jax.Array | None, axis: int, dtype: Dtype
+    x: jax.Array, origin: jax.Array, mask: jax.Array | None, axis: int
 ) -> list[jax.Array]:
     """Σd and Σd² with d = x − origin, of every sample and channel, `(B, C)` each."""
-    shifted = x.astype(dtype) - origin
+    shifted = x.astype(origin.dtype) - origin
     if mask is not None:
         shifted = jnp.where(mask, shifted, 0)
-    return _sums([shifted, lax.square(shifted)], _positions(x, axis))
+    return sums([shifted, lax.square(shifted)], _positions(x, axis))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _sums(arrays: Sequence[jax.Array], axes: Sequence[int]) -> list[jax.Array]:
-    """Sums over `axes` of arrays of one shape, in one pass over all of them.
-
-    * One reduction of a tuple, since on a CPU several reductions are several passes,
-      with what they have in common written to memory in between.
-    * One axis after the other, the last first, so that what is added up lies close
-      together in memory.
-    * JAX has no derivative for such a reduction. The rule below serves forward and
-      reverse mode, and any order.
-    """
-    zeros = tuple(jnp.zeros((), a.dtype) for a in arrays)
-    for axis in reversed(axes):
-        arrays = lax.reduce(
-            tuple(arrays), zeros, lambda a, b: tuple(map(lax.add, a, b)), (axis,)
-        )
-    return list(arrays)
-
-
-@_sums.defjvp
-def _sums_jvp(axes: Sequence[int], primals: Any, tangents: Any) -> Any:
-    return _sums(*primals, axes), [jnp.sum(t, axes) for t in tangents[0]]
-
-
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
 def _multiply_add(
-    x: jax.Array, pivot: jax.Array, multiplier: jax.Array, constant: jax.Array
+    x: jax.Array,
+    pivot: jax.Array,
+    multiplier: jax.Array,
+    constant: jax.Array,
+    axis: int,
 ) -> jax.Array:
-    """(x − pivot) · multiplier + constant, the last three one row per sample."""
-    return (x - pivot) * multiplier + constant
+    """(x − pivot) · multiplier + constant, the last three one row per sample.
 
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _multiply_add_in_training(axis: int, *arguments: jax.Array) -> jax.Array:
-    """`_multiply_add` whose gradient takes both its sums in one pass.
-
-    JAX would take them one by one, on a CPU with a float32 copy of bfloat16 arrays for
-    each. The price is forward-mode differentiation, which JAX has only for functions
-    without a gradient of their own.
+    The rule for the derivative spreads the tangents of both rows at once, so that the
+    gradient takes both its sums in one pass. By itself JAX would take them one by one,
+    on a CPU with a float32 copy of bfloat16 arrays for each.
     """
-    return _multiply_add(*arguments)
+    return (x.astype(pivot.dtype) - pivot) * multiplier + constant
 
 
-def _multiply_add_forward(axis: int, *arguments: jax.Array) -> Any:
-    return _multiply_add(*arguments), arguments[:3]
-
-
-def _multiply_add_backward(axis: int, saved: Any, gradient: jax.Array) -> Any:
-    x, pivot, multiplier = saved
-    sums = _sums([gradient, gradient * (x - pivot)], _positions(x, axis))
-    of_constant, of_multiplier = (rows.reshape(pivot.shape) for rows in sums)
-    of_x = (gradient * multiplier).astype(x.dtype)
-    return of_x, -of_constant * multiplier, of_multiplier, of_constant
-
-
-_multiply_add_in_training.defvjp(_multiply_add_forward, _multiply_add_backward)
+@_multiply_add.defjvp
+def _multiply_add_jvp(axis: int, primals: Any, tangents: Any) -> Any:
+    x, pivot, multiplier, _ = primals
+    of_x, of_pivot, of_multiplier, of_constant = tangents
+    positions = _positions(x, axis)
+    of_multiplier, of_constant = spread(
+        [
+            row.reshape(x.shape[0], x.shape[axis])
+            for row in (of_multiplier, of_constant - of_pivot * multiplier)
+        ],
+        positions,
+        [x.shape[i] for i in positions],
+    )
+    along = of_x.astype(pivot.dtype) * multiplier + of_constant
+    away = x.astype(pivot.dtype) - pivot
+    return _multiply_add(*primals, axis), along + away * of_multiplier
 
 
 def _positions(x: jax.Array, axis: int) -> tuple[int, ...]:
@@ -387,8 +446,8 @@ def _few_positions(shape: Sequence[int], axis: int) -> tuple[slice, ...]:
     )
 
 
-def _membership(x: jax.Array, modality: jax.Array, num_modalities: int) -> jax.Array:
-    """Bool (B, M): the modality of each sample; out of range is a row without True."""
+def _membership(x: jax.Array, modality: jax.Array, labels: Sequence[int]) -> jax.Array:
+    """Bool (B, L): the label of each sample; another one is a row without True."""
     if not isinstance(modality, jax.Array):
         # Compared in NumPy: JAX would wrap 64-bit indices, and 2**32 would be visible.
         modality = np.asarray(modality)
@@ -398,7 +457,13 @@ def _membership(x: jax.Array, modality: jax.Array, num_modalities: int) -> jax.A
             f"per sample, of shape {list(x.shape[:1])}, for an input of shape "
             f"{list(x.shape)}."
         )
-    return jnp.asarray(modality[:, None] == np.arange(num_modalities)[None, :])
+    if not isinstance(modality, jax.Array):
+        return jnp.asarray(modality[:, None] == np.array(labels)[None, :])
+    # In the type of the index, since JAX would wrap one that another type cannot hold.
+    limits, columns = jnp.iinfo(modality.dtype), np.array(labels)
+    possible = (limits.min <= columns) & (columns <= limits.max)
+    found = modality[:, None] == columns.astype(modality.dtype)[None, :]
+    return found & possible[None, :]
 
 
 def _expand_mask(x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -420,37 +485,71 @@ def _expand_mask(x: jax.Array, mask: jax.Array) -> jax.Array:
 def _per_sample(
     member: jax.Array, x: jax.Array, axis: int, *tables: jax.Array
 ) -> list[jax.Array]:
-    """Tables (M, C) to one row per sample each, shaped to broadcast against x.
+    """Tables (L, C) of one type to one row per sample each, to broadcast against x.
 
-    Without a modality a row is NaN.
+    Without a label a row is NaN.
 
-    * Of two modalities, a selection that XLA does where it uses the row: it costs next
-      to nothing, and least where a convolution's gradient computes the normalisation
+    * Of few labels, a selection that XLA does where it uses the row: it costs next
+      to nothing, and least where a convolution's gradient computes the normalization
       again in another order of the axes.
     * Of more, finished rows, whose cost does not grow with their number. All in one
       reduction: XLA for CPU would hand a single one to a library that writes the row
       out for every position.
     """
-    num_modalities = member.shape[1]
-    if num_modalities <= 2:
-        wide, tall = [1] * x.ndim, [1] * x.ndim
-        wide[axis], tall[0] = x.shape[axis], x.shape[0]
-        rows = [jnp.full(wide, jnp.nan, table.dtype) for table in tables]
-        for m in range(num_modalities):
-            here = member[:, m].reshape(tall)
-            rows = [
-                jnp.where(here, table[m].reshape(wide), row)
-                for table, row in zip(tables, rows, strict=True)
-            ]
-        return rows
     shape = [1] * x.ndim
     shape[0], shape[axis] = x.shape[0], x.shape[axis]
-    selected = [jnp.where(member[:, :, None], table[None], 0) for table in tables]
-    rows = _sums(selected, (1,))
-    nowhere = ~member.any(1, keepdims=True)
-    return [jnp.where(nowhere, jnp.nan, row).reshape(shape) for row in rows]
+    labels = member.shape[1]
+    if labels <= 3:
+        wide, tall = [1] * x.ndim, [1] * x.ndim
+        wide[axis], tall[0] = x.shape[axis], x.shape[0]
+        rows = [table[0].reshape(wide) for table in tables]
+        for i in range(1, labels):
+            here = member[:, i].reshape(tall)
+            rows = [
+                jnp.where(here, table[i].reshape(wide), row)
+                for table, row in zip(tables, rows, strict=True)
+            ]
+        somewhere = member.any(1).reshape(tall)
+    else:
+        selected = [jnp.where(member[:, :, None], table[None], 0) for table in tables]
+        rows = [row.reshape(shape) for row in sums(selected, (1,))]
+        somewhere = member.any(1).reshape(-1, *[1] * (x.ndim - 1))
+    return [jnp.where(somewhere, row, jnp.nan) for row in rows]
 
 
-def _blend(keep: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
-    """Moving average in the type of `old`; exactly `old` where `keep` is one."""
-    return (keep * old + (1 - keep) * new).astype(old.dtype)
+def _with_pooled_row(
+    affine: jax.Array | None, weights: Sequence[float] | None
+) -> jax.Array | None:
+    """A scale or bias with a last row for the mixture, if it has rows: their mean."""
+    if affine is None or affine.ndim == 1:
+        return affine
+    shares = modality_weights(weights, len(affine)).astype(affine.dtype)
+    return jnp.concatenate([affine, (shares[:, None] * affine).sum(0)[None]])
+
+
+def _varying_like(x: jax.Array, row: jax.Array) -> jax.Array:
+    """The row, varying over the axes of shard_map that `x` varies over.
+
+    Left to JAX the row would be cast where it meets `x`, after it was spread, and the
+    gradient would be summed across devices at the size of `x`.
+    """
+    missing = (
+        jax.typeof(x).manual_axis_type.varying
+        - jax.typeof(row).manual_axis_type.varying
+    )
+    return lax.pcast(row, tuple(sorted(missing)), to="varying")
+
+
+def _promote(*dtypes: Dtype) -> Any:
+    """The common type, also where JAX is told to promote nothing by itself."""
+    with jax.numpy_dtype_promotion("standard"):
+        return reduce(jnp.promote_types, dtypes)
+
+
+def _blend(
+    present: jax.Array, momentum: float, old: jax.Array, new: jax.Array
+) -> jax.Array:
+    """Moving average in the type of `old`; exactly `old` where nothing is present."""
+    keep = jnp.asarray(momentum, new.dtype)
+    blended = keep * old.astype(new.dtype) + (1 - keep) * new
+    return jnp.where(present, blended.astype(old.dtype), old)

@@ -19,8 +19,8 @@ class ModalityBatchNorm(nnx.Module):
     biased variance over the samples of modality $m$ alone. Arguments are those of
     `flax.nnx.BatchNorm`, by the same names and defaults, without `use_fast_variance`,
     `promote_dtype` and the metadata, and with `num_modalities`, `share_affine`,
-    `force_float32_reductions` and `forward_mode`; `model.train()`, `model.eval()` and
-    `nnx.view` switch between the statistics of the batch and the running ones.
+    `unknown`, `pooled_weights` and `force_float32_reductions`; `model.train()`,
+    `model.eval()` and `nnx.view` switch between the statistics of the batch and the running ones.
 
     * Masked samples stay out of the statistics and are normalised like the others; what
       is not finite in them reaches nothing else.
@@ -77,7 +77,8 @@ class ModalityBatchNorm(nnx.Module):
         axis_name: str | None = None,
         axis_index_groups: Sequence[Sequence[int]] | None = None,
         force_float32_reductions: bool = True,
-        forward_mode: bool = False,
+        unknown: str = "nan",
+        pooled_weights: Sequence[float] | None = None,
         rngs: nnx.Rngs,
     ):
         """Creates the variables.
@@ -100,8 +101,9 @@ class ModalityBatchNorm(nnx.Module):
           axis_name: mapped axis to reduce over, for pmap and shard_map only.
           axis_index_groups: groups of indices within that axis, for pmap only.
           force_float32_reductions: accumulate in float32 at least.
-          forward_mode: allow forward-mode differentiation (`jax.jvp`) with the
-            statistics of the batch, at the price of a slower gradient on CPUs.
+          unknown: what a modality of -1 means with running statistics: "nan", or
+            "pooled", the mixture of the modalities (see `mbn_jax.ModalityBatchNorm`).
+          pooled_weights: of the modalities in the mixture; None: equal.
           rngs: its `params` stream initialises scale and bias.
         """
         table_shape = (num_modalities, num_features)
@@ -129,7 +131,9 @@ class ModalityBatchNorm(nnx.Module):
         self.axis_name = axis_name
         self.axis_index_groups = axis_index_groups
         self.force_float32_reductions = force_float32_reductions
-        self.forward_mode = forward_mode
+        self.unknown = unknown
+        # A tuple: it is part of the graph's static, hashable definition.
+        self.pooled_weights = None if pooled_weights is None else tuple(pooled_weights)
 
     def __call__(
         self,
@@ -185,7 +189,8 @@ class ModalityBatchNorm(nnx.Module):
             axis_name=self.axis_name,
             axis_index_groups=self.axis_index_groups,
             force_float32_reductions=self.force_float32_reductions,
-            forward_mode=self.forward_mode,
+            unknown=self.unknown,
+            pooled_weights=self.pooled_weights,
         )
         if not use_running_average:
             # They are state: no gradient flows into the statistics of the next call.

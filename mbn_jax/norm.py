@@ -1,5 +1,6 @@
 """Modality Batch Normalization: every modality is normalised by its own statistics."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -74,13 +75,15 @@ class ModalityBatchNorm(nn.Module):
         for pmap only.
       force_float32_reductions: accumulate in float32 at least. If false, sums are in
         the type of the input.
-      forward_mode: allow forward-mode differentiation (`jax.jvp`, `jax.linearize`) with
-        the statistics of the batch, at the price of a slower gradient on CPUs. Reverse
-        mode of any order, forward over reverse (`jax.hessian`), and both modes with
-        running statistics work without it.
       num_modalities: number of modalities.
       share_affine: one $\gamma$ and $\beta$ of shape `(C,)` for all modalities, or one
         per modality, `(num_modalities, C)`.
+      unknown: what a modality of -1 means with running statistics: "nan", as every
+        index out of range, or "pooled": the sample is normalized by the mixture of the
+        modalities (`mbn_jax.functional.pooled_moments`), and, without `share_affine`,
+        scaled by the weighted mean of the scales and biases. With the statistics of
+        the batch it is NaN in either case.
+      pooled_weights: of the modalities in the mixture, in their order; None: equal.
     """
 
     use_running_average: bool | None = None
@@ -96,9 +99,10 @@ class ModalityBatchNorm(nn.Module):
     axis_name: str | None = None
     axis_index_groups: Any = None
     force_float32_reductions: bool = True
-    forward_mode: bool = False
     num_modalities: int = 2
     share_affine: bool = True
+    unknown: str = "nan"
+    pooled_weights: Sequence[float] | None = None
 
     @nn.compact
     def __call__(
@@ -166,7 +170,8 @@ class ModalityBatchNorm(nn.Module):
             axis_name=None if self.is_initializing() else self.axis_name,
             axis_index_groups=self.axis_index_groups,
             force_float32_reductions=self.force_float32_reductions,
-            forward_mode=self.forward_mode,
+            unknown=self.unknown,
+            pooled_weights=self.pooled_weights,
         )
         if not use_running_average and not self.is_initializing():
             ra_mean.value, ra_var.value = mean, var

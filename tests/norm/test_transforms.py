@@ -98,7 +98,7 @@ def test_scan_over_steps_is_a_loop_over_steps(kind):
 
 @pytest.mark.parametrize("evaluating", [True, False])
 def test_forward_mode_agrees_with_reverse_mode(kind, evaluating):
-    layer, variables, x = setting(kind, forward_mode=not evaluating)
+    layer, variables, x = setting(kind)
     loss = cubes(layer, variables)
     if evaluating:
 
@@ -117,12 +117,6 @@ def test_forward_mode_agrees_with_reverse_mode(kind, evaluating):
     expected = value, np.vdot(gradient, direction)
     for actual in directional(x):
         assert_close(actual, expected, rtol=1e-4)
-
-
-def test_forward_mode_with_the_batch_is_asked_for(kind):
-    layer, variables, x = setting(kind)
-    with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(cubes(layer, variables), (x,), (x,))
 
 
 def test_second_derivatives_are_the_finite_differences_of_gradients(kind):

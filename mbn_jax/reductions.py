@@ -1,0 +1,156 @@
+"""Sums of several arrays in one pass over memory, and their transpose.
+
+* XLA for CPU makes a pass over memory of every reduction, and writes what several have
+  in common to memory in between. A reduction of a tuple is one pass over all of it.
+* JAX cannot differentiate a reduction of a tuple, and the transpose of several
+  broadcasts is one reduction for each. So `sums` and `spread` are primitives, each the
+  transpose of the other: forward mode, reverse mode, and any order of the two work,
+  and every one of them takes one pass.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+
+def sums(arrays: Sequence[jax.Array], axes: Sequence[int]) -> list[jax.Array]:
+    """Sums each array over `axes`, in one pass over all of them.
+
+    Args:
+      arrays: of one shape and one dtype.
+      axes: distinct and not negative; none returns the arrays.
+
+    Returns:
+      The sums in the dtype of the arrays, without `axes`.
+    """
+    if not axes:
+        return list(arrays)
+    return _sums.bind(*arrays, axes=tuple(sorted(axes)))
+
+
+def spread(
+    arrays: Sequence[jax.Array], axes: Sequence[int], sizes: Sequence[int]
+) -> list[jax.Array]:
+    """Repeats each array along new `axes`; the transpose of `sums`.
+
+    Args:
+      arrays: of one shape and one dtype.
+      axes: places of the new axes in the result, in ascending order; none returns the
+        arrays.
+      sizes: of the new axes.
+
+    Returns:
+      The arrays with the new axes.
+    """
+    if not axes:
+        return list(arrays)
+    return _spread.bind(*arrays, axes=tuple(axes), sizes=tuple(sizes))
+
+
+def _compute_sums(*arrays: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, ...]:
+    """One axis after the other, the last first: terms of a sum lie close together."""
+    zeros = tuple(lax.full((), 0, a.dtype) for a in arrays)
+    for axis in reversed(axes):
+        arrays = lax.reduce(
+            arrays, zeros, lambda a, b: tuple(map(lax.add, a, b)), (axis,)
+        )
+    return tuple(arrays)
+
+
+def _compute_spread(
+    *arrays: jax.Array, axes: Sequence[int], sizes: Sequence[int]
+) -> tuple[jax.Array, ...]:
+    return tuple(
+        lax.broadcast_in_dim(a, _spread_shape(a, axes, sizes), _kept(a, axes))
+        for a in arrays
+    )
+
+
+def _spread_shape(a: Any, axes: Sequence[int], sizes: Sequence[int]) -> tuple[int, ...]:
+    shape = list(a.shape)
+    for axis, size in zip(axes, sizes, strict=True):
+        shape.insert(axis, size)
+    return tuple(shape)
+
+
+def _kept(a: Any, axes: Sequence[int]) -> tuple[int, ...]:
+    """Where the axes of `a` are among those of the result."""
+    return tuple(i for i in range(a.ndim + len(axes)) if i not in axes)
+
+
+def _transpose_sums(cotangents: Any, *arrays: Any, axes: Sequence[int]) -> Any:
+    sizes = [arrays[0].aval.shape[axis] for axis in axes]
+    return _of_those_not_zero(partial(spread, axes=axes, sizes=sizes), cotangents)
+
+
+def _transpose_spread(
+    cotangents: Any, *arrays: Any, axes: Sequence[int], sizes: Sequence[int]
+) -> Any:
+    del arrays, sizes
+    return _of_those_not_zero(partial(sums, axes=axes), cotangents)
+
+
+def _of_those_not_zero(function: Callable[..., Any], values: Sequence[Any]) -> Any:
+    """Applies a linear function to the values; None stands for zero in the result."""
+    there = [value for value in values if not isinstance(value, ad.Zero)]
+    results = iter(function(there)) if there else iter(())
+    return [None if isinstance(v, ad.Zero) else next(results) for v in values]
+
+
+def _batch_sums(arrays: Any, axis_of_batch: Any, *, axes: Sequence[int]) -> Any:
+    arrays = _batch_in_front(arrays, axis_of_batch)
+    return sums(arrays, [axis + 1 for axis in axes]), [0] * len(arrays)
+
+
+def _batch_spread(
+    arrays: Any, axis_of_batch: Any, *, axes: Sequence[int], sizes: Sequence[int]
+) -> Any:
+    arrays = _batch_in_front(arrays, axis_of_batch)
+    return spread(arrays, [axis + 1 for axis in axes], sizes), [0] * len(arrays)
+
+
+def _batch_in_front(arrays: Any, axis_of_batch: Any) -> list[jax.Array]:
+    pairs = list(zip(arrays, axis_of_batch, strict=True))
+    (size, *_) = (a.shape[i] for a, i in pairs if i is not None)
+    return [batching.bdim_at_front(a, i, size) for a, i in pairs]
+
+
+def _linear_primitive(
+    name: str,
+    compute: Callable[..., Any],
+    transpose: Callable[..., Any],
+    batch: Callable[..., Any],
+) -> Primitive:
+    """A primitive with several results that is linear in all of its arguments."""
+    primitive = Primitive(name)
+    primitive.multiple_results = True
+    primitive.def_impl(compute)
+    # By tracing, so that shardings and the axes of shard_map follow as for `compute`.
+    primitive.def_abstract_eval(
+        lambda *arrays, **params: (
+            jax.make_jaxpr(partial(compute, **params))(*arrays).out_avals
+        )
+    )
+    mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=True))
+    ad.primitive_jvps[primitive] = partial(_jvp, primitive)
+    ad.primitive_transposes[primitive] = transpose
+    batching.primitive_batchers[primitive] = batch
+    return primitive
+
+
+def _jvp(primitive: Primitive, primals: Any, tangents: Any, **params: Any) -> Any:
+    results = primitive.bind(*primals, **params)
+    along = _of_those_not_zero(lambda t: primitive.bind(*t, **params), tangents)
+    return results, [
+        ad.Zero(jax.typeof(r).to_tangent_aval()) if t is None else t
+        for r, t in zip(results, along, strict=True)
+    ]
+
+
+_sums = _linear_primitive("sums", _compute_sums, _transpose_sums, _batch_sums)
+_spread = _linear_primitive("spread", _compute_spread, _transpose_spread, _batch_spread)
