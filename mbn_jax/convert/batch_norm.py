@@ -1,10 +1,16 @@
 """Between networks of `nn.BatchNorm` and of `ModalityBatchNorm`."""
 
 import operator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, overload
 
+from flax import nnx
+
+from mbn_jax.convert import nnx_models
+from mbn_jax.convert.nnx_models import Model
 from mbn_jax.convert.trees import (
     Variables,
+    chosen_norms,
     find_norms,
     find_norms_by_modality,
     flatten,
@@ -14,9 +20,29 @@ from mbn_jax.convert.trees import (
 )
 
 
+@overload
 def from_batch_norm(
-    variables: Variables, num_modalities: int = 2, *, share_affine: bool = True
-) -> dict[str, Any]:
+    variables: Model,
+    num_modalities: int = 2,
+    *,
+    share_affine: bool = True,
+    at: Callable[[str], bool] | None = None,
+) -> Model: ...
+@overload
+def from_batch_norm(
+    variables: Variables,
+    num_modalities: int = 2,
+    *,
+    share_affine: bool = True,
+    at: Callable[[str], bool] | None = None,
+) -> dict[str, Any]: ...
+def from_batch_norm(
+    variables: Any,
+    num_modalities: int = 2,
+    *,
+    share_affine: bool = True,
+    at: Callable[[str], bool] | None = None,
+) -> Any:
     """Copies the statistics of a `nn.BatchNorm` network to every modality.
 
     The MBN network computes the same function in evaluation mode, whatever the
@@ -39,25 +65,31 @@ def from_batch_norm(
     ```
 
     Args:
-      variables: of a network of `nn.BatchNorm`, statistics of shape `(C,)`.
+      variables: of a network of `nn.BatchNorm`, statistics of shape `(C,)`; or an NNX
+        model, of which the result is a copy with `mbn_jax.nnx.replace_batch_norm`.
       num_modalities: of the MBN network.
       share_affine: as in `ModalityBatchNorm`: scale and bias stay `(C,)`, or are copied
         to every modality, too.
+      at: whether the layer of a path, such as "backbone/norm1", is converted, as in
+        `mbn_jax.by_modality`; None: all of them. The others stay as they are.
 
     Returns:
       The variables of the MBN network: statistics, and scale and bias where they are
       separate, of shape `(num_modalities, C)`.
 
     Raises:
-      ValueError: if there is no normalisation, if the statistics, scale or bias of one
-        have another shape, or if `num_modalities` is not a positive integer.
+      ValueError: if there is no normalization, if `at` chooses none, if the statistics,
+        scale or bias of one have another shape, or if `num_modalities` is not a
+        positive integer.
     """
     number = _integer("num_modalities", num_modalities)
     if number < 1:
         raise ValueError(f"num_modalities is {number}, expected 1 or more.")
+    if isinstance(variables, nnx.Module):
+        return nnx_models.from_batch_norm(variables, number, share_affine, at)
     flat = flatten(variables)
     for norm in find_norms(
-        flat,
+        chosen_norms(flat, at),
         ("C",),
         "is this an MBN network already, or stacked by nn.scan (then use jax.vmap)?",
     ):
@@ -67,7 +99,11 @@ def from_batch_norm(
     return unflatten(flat, variables)
 
 
-def to_batch_norm(variables: Variables, modality: int) -> dict[str, Any]:
+@overload
+def to_batch_norm(variables: Model, modality: int) -> Model: ...
+@overload
+def to_batch_norm(variables: Variables, modality: int) -> dict[str, Any]: ...
+def to_batch_norm(variables: Any, modality: int) -> Any:
     """Takes one modality's network out, as a network of plain `nn.BatchNorm`.
 
     It gives, without being told the modality, the evaluation-mode outputs that the MBN
@@ -87,7 +123,9 @@ def to_batch_norm(variables: Variables, modality: int) -> dict[str, Any]:
     Args:
       variables: of an MBN network, statistics of shape `(num_modalities, C)`, scale and
         bias of shape `(C,)` or `(num_modalities, C)`. Where it has plain batch
-        normalisations as well, they stay.
+        normalizations as well, they stay. Or an NNX model, of which the result is a
+        copy with an `nnx.BatchNorm` for every `ModalityBatchNorm`; where the network
+        passes a modality to its layers, give it None from then on.
       modality: which one.
 
     Returns:
@@ -99,6 +137,8 @@ def to_batch_norm(variables: Variables, modality: int) -> dict[str, Any]:
         have another shape, or if there is no such modality.
     """
     modality = _integer("modality", modality)
+    if isinstance(variables, nnx.Module):
+        return nnx_models.to_batch_norm(variables, modality)
     flat = flatten(variables)
     hint = "is this a BatchNorm network already? from_batch_norm makes an MBN one."
     for norm in find_norms_by_modality(flat, ("num_modalities", "C"), hint):

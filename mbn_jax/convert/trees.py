@@ -4,7 +4,7 @@ A normalisation is a node of `batch_stats` that holds `mean` and `var`; its `sca
 `bias`, where it has them, lie at the same path in `params`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,11 +61,7 @@ def find_norms(
     Raises:
       ValueError: names the path of the first misfit.
     """
-    norms = dict.fromkeys(
-        path[1:-1]
-        for path in flat
-        if path[0] == "batch_stats" and path[-1] in ("mean", "var")
-    )
+    norms = _norm_paths(flat)
     if not norms:
         raise ValueError(
             "batch_stats holds no normalisation, expected nodes with 'mean' and 'var': "
@@ -86,7 +82,7 @@ def find_norms(
             shared = shape[:-2] + shape[-1:]
             allowed = {shape} if path[0] == "batch_stats" else {shape, shared}
             expect_shape(flat, path, *sorted(allowed))
-    return list(norms)
+    return norms
 
 
 def find_norms_by_modality(
@@ -108,6 +104,29 @@ def find_norms_by_modality(
     if plain:
         find_norms(of_plain, ("C",), hint)
     return find_norms(others, mean_shape, hint)
+
+
+def chosen_norms(
+    flat: dict[Path, Any], at: Callable[[str], bool] | None
+) -> dict[Path, Any]:
+    """The leaves, without those of the normalizations that `at` does not choose.
+
+    Raises:
+      ValueError: if there are normalizations and `at` chooses none of them.
+    """
+    norms = _norm_paths(flat)
+    left_out = {norm for norm in norms if at is not None and not at(join(norm))}
+    if norms and len(left_out) == len(norms):
+        raise ValueError(
+            f"at chooses none of the {len(norms)} normalizations, expected True for at "
+            f"least one path, such as {join(norms[0])!r}."
+        )
+    return {path: leaf for path, leaf in flat.items() if path[1:-1] not in left_out}
+
+
+def _norm_paths(flat: dict[Path, Any]) -> list[Path]:
+    found = (path for path in flat if path[0] == "batch_stats")
+    return list(dict.fromkeys(p[1:-1] for p in found if p[-1] in ("mean", "var")))
 
 
 def norm_leaves(flat: dict[Path, Any], norm: Path) -> list[Path]:
