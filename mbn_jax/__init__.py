@@ -1,13 +1,15 @@
 """Modality Batch Normalization and visible-infrared person re-identification in JAX.
 
-The import loads the layer and its functions. What needs more libraries is loaded when
-it is first used.
+The import loads the layer and its functions, which need jax, flax and NumPy. What needs
+the packages of the extra `reid` is loaded when it is first used.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from mbn_jax.by_modality import by_modality
 from mbn_jax.errors import InputError
+from mbn_jax.extras import missing_packages, require_system
 from mbn_jax.functional import Moments, modality_moments
 from mbn_jax.norm import ModalityBatchNorm
 
@@ -31,6 +33,7 @@ __all__ = [
     "InputError",
     "ModalityBatchNorm",
     "Moments",
+    "by_modality",
     "convert",
     "embed",
     "functional",
@@ -46,9 +49,12 @@ def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
         return importlib.import_module(f"mbn_jax.{name}")
     if name in _LAZY:
+        require_system(f"{__name__}.{name}")
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY, *_SUBMODULES})
+    # help() and completion get every name, which must not fail without the extra.
+    usable = set() if missing_packages() else _LAZY.keys()
+    return sorted({*globals(), *_SUBMODULES, *usable})

@@ -1,1 +1,5 @@
 """Taking a trained network elsewhere: artefacts, shared weights, new cameras."""
+
+from mbn_jax.extras import require_system
+
+require_system(__name__)

@@ -1,1 +1,5 @@
 """The run: mesh, step, loop, checkpoints, and what is logged."""
+
+from mbn_jax.extras import require_system
+
+require_system(__name__)
