@@ -1,14 +1,25 @@
-"""The layer for `flax.nnx`, over the same functions as the Linen one."""
+"""The layer for `flax.nnx`, and how it comes into a network as it is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from flax.nnx.nn.dtypes import canonicalize_dtype
 from flax.typing import Dtype, Initializer
 from jax import lax
 
-from mbn_jax.functional import channel_axis, modality_batch_norm
+from mbn_jax.by_modality import current_modality
+from mbn_jax.functional import channel_axis, modality_batch_norm, modality_weights
+from mbn_jax.nnx_graph import (
+    change_class,
+    edit_variables,
+    find_layers,
+    obstacle,
+    with_value,
+)
 
 
 class ModalityBatchNorm(nnx.Module):
@@ -20,7 +31,8 @@ class ModalityBatchNorm(nnx.Module):
     `flax.nnx.BatchNorm`, by the same names and defaults, without `use_fast_variance`,
     `promote_dtype` and the metadata, and with `num_modalities`, `share_affine`,
     `unknown`, `pooled_weights` and `force_float32_reductions`; `model.train()`,
-    `model.eval()` and `nnx.view` switch between the statistics of the batch and the running ones.
+    `model.eval()` and `nnx.view` switch between the statistics of the batch and the
+    running ones.
 
     * Masked samples stay out of the statistics and are normalised like the others; what
       is not finite in them reaches nothing else.
@@ -138,7 +150,7 @@ class ModalityBatchNorm(nnx.Module):
     def __call__(
         self,
         x: jax.Array,
-        modality: jax.Array,
+        modality: jax.Array | None = None,
         use_running_average: bool | None = None,
         *,
         mask: jax.Array | None = None,
@@ -147,7 +159,8 @@ class ModalityBatchNorm(nnx.Module):
 
         Args:
           x: `(B, …, C)`, floating point, channels at `axis`.
-          modality: `(B,)`, integer, in `[0, num_modalities)`.
+          modality: `(B,)`, integer, in `[0, num_modalities)`; None: that of the active
+            `mbn_jax.by_modality`.
           use_running_average: overrides the attribute.
           mask: bool, `(B,)` or broadcastable to `x` with the rank of `x`; False keeps
             a sample, or a position, out of the statistics.
@@ -157,8 +170,19 @@ class ModalityBatchNorm(nnx.Module):
 
         Raises:
           ValueError: if shapes or types do not fit, `axis` is the sample axis, or
-            nothing says which statistics to use.
+            nothing says which statistics to use or which modality the samples have.
         """
+        return self._normalize(x, modality, use_running_average, mask, self.dtype)
+
+    def _normalize(
+        self,
+        x: jax.Array,
+        modality: jax.Array | None,
+        use_running_average: bool | None,
+        mask: jax.Array | None,
+        dtype: Dtype | None,
+    ) -> jax.Array:
+        """What `__call__` does, whatever its signature in a subclass."""
         if use_running_average is None:
             use_running_average = self.use_running_average
         if use_running_average is None:
@@ -167,6 +191,8 @@ class ModalityBatchNorm(nnx.Module):
                 "False in one of the two."
             )
         x = jnp.asarray(x)
+        if modality is None:
+            modality = _active_modality(x)
         features = x.shape[channel_axis(x, self.axis)]
         if features != self.num_features:
             raise ValueError(
@@ -185,7 +211,7 @@ class ModalityBatchNorm(nnx.Module):
             axis=self.axis,
             momentum=self.momentum,
             epsilon=self.epsilon,
-            dtype=self.dtype,
+            dtype=dtype,
             axis_name=self.axis_name,
             axis_index_groups=self.axis_index_groups,
             force_float32_reductions=self.force_float32_reductions,
@@ -205,3 +231,163 @@ class ModalityBatchNorm(nnx.Module):
         """
         if use_running_average is not None:
             self.use_running_average = use_running_average
+
+
+class ReplacedBatchNorm(ModalityBatchNorm):
+    """What `replace_batch_norm` makes of a layer: it is called as `nnx.BatchNorm` is.
+
+    The network around it passes no modality, so that this always comes from the active
+    `mbn_jax.by_modality`. Masks and the type of the result follow `nnx.BatchNorm`.
+    """
+
+    def __call__(  # type: ignore[override]
+        self,
+        x: jax.Array,
+        use_running_average: bool | None = None,
+        *,
+        mask: jax.Array | None = None,
+    ) -> jax.Array:
+        """Normalizes `x` by the modality of the active `mbn_jax.by_modality`.
+
+        Args:
+          x: `(B, …, C)`, channels at `axis`.
+          use_running_average: overrides the attribute.
+          mask: bool, broadcastable to `x`, also from a lower rank: unlike a mask of
+            `ModalityBatchNorm`, one of rank 1 is one of channels.
+
+        Returns:
+          An array of the shape of `x`.
+
+        Raises:
+          ValueError: as `ModalityBatchNorm`.
+        """
+        x = jnp.asarray(x)
+        variables = (self.mean, self.var, self.scale, self.bias)
+        with jax.numpy_dtype_promotion("standard"):
+            dtype = canonicalize_dtype(
+                x, *(None if v is None else v[...] for v in variables), dtype=self.dtype
+            )
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            x = x.astype(dtype)
+        if mask is not None and jnp.ndim(mask) < x.ndim:
+            mask = jnp.expand_dims(mask, range(x.ndim - jnp.ndim(mask)))
+        return self._normalize(x, None, use_running_average, mask, dtype)
+
+
+def replace_batch_norm(
+    model: nnx.Module,
+    num_modalities: int = 2,
+    share_affine: bool = True,
+    at: Callable[[str], bool] | None = None,
+    *,
+    unknown: str = "nan",
+    pooled_weights: Sequence[float] | None = None,
+) -> None:
+    """Makes every `nnx.BatchNorm` of a model a `ModalityBatchNorm`, in place.
+
+    Statistics are copied to every modality, so that the model computes the same in
+    evaluation as before. Its own code stays as it is: it takes the modality of each
+    sample from the active `mbn_jax.by_modality`, of which nothing else matters here.
+
+    ```python
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> import mbn_jax
+    >>> rngs = nnx.Rngs(0)
+    >>> model = nnx.Sequential(nnx.Linear(2, 3, rngs=rngs), nnx.BatchNorm(3, rngs=rngs))
+    >>> mbn_jax.nnx.replace_batch_norm(model)
+    >>> with mbn_jax.by_modality(jnp.array([0, 1, 1, 0])):
+    ...     y = model(jnp.ones((4, 2)))
+    >>> model.layers[1].mean.shape
+    (2, 3)
+
+    ```
+
+    * The layers stay the objects that they are, wherever the model holds them, and a
+      layer or a variable that is shared stays shared.
+    * Variables keep their type, metadata and dtype. In layers that `nnx.vmap` or
+      `nnx.scan` has stacked along the first axis, modalities are the last axis but one.
+    * Parameters stay the same variables with `share_affine`, so that an optimizer fits
+      afterwards; without it, make the optimizer after the replacement.
+    * All layers are checked before the first is replaced.
+
+    Args:
+      model: the model; an `nnx.BatchNorm` itself, too.
+      num_modalities: number of modalities.
+      share_affine: one scale and bias for all modalities, or a copy for each.
+      at: says for a layer's path, such as "blocks/0/bn", whether to replace it; None:
+        all. It is asked once for a shared layer, for its first path in the order of
+        `nnx.iter_graph`.
+      unknown: as in `ModalityBatchNorm`.
+      pooled_weights: as in `ModalityBatchNorm`.
+
+    Raises:
+      ValueError: if there is nothing to replace, if a layer cannot be replaced (a
+        subclass with methods of its own, a custom `promote_dtype`, an axis that is not
+        one channel axis), or if an argument is no number or no weights of modalities.
+    """
+    if not isinstance(num_modalities, int | np.integer) or num_modalities < 1:
+        raise ValueError(
+            f"num_modalities is {num_modalities!r}, expected a positive integer."
+        )
+    number = int(num_modalities)
+    weights = None
+    if pooled_weights is not None:
+        weights = tuple(map(float, modality_weights(pooled_weights, number)))
+    found = find_layers(model, nnx.BatchNorm)
+    layers = {path: layer for path, layer in found.items() if at is None or at(path)}
+    if not layers:
+        held = (
+            f"at chooses none of its layers {', '.join(found)}"
+            if found
+            else "it holds none, or none any more"
+        )
+        raise ValueError(
+            f"There is no nnx.BatchNorm to replace in the {type(model).__name__}: "
+            f"{held}."
+        )
+    for path, layer in layers.items():
+        if problem := obstacle(layer):
+            raise ValueError(
+                f"The layer {path or 'given'} {problem}, which cannot be replaced; "
+                f"leave it out with at=lambda path: path != {path!r}."
+            )
+
+    def by_modality(layer: Any, name: str, variable: nnx.Variable) -> nnx.Variable:
+        return with_value(
+            variable,
+            jnp.stack([variable[...]] * number, axis=-2),
+            lambda axes: [*axes[:-1], None, axes[-1]],
+        )
+
+    tables = ("mean", "var") if share_affine else ("mean", "var", "scale", "bias")
+    edited = edit_variables(layers.values(), tables, by_modality)
+    for layer, variables in zip(layers.values(), edited, strict=True):
+        change_class(
+            layer,
+            ReplacedBatchNorm,
+            **variables,
+            num_modalities=number,
+            share_affine=share_affine,
+            force_float32_reductions=True,
+            unknown=unknown,
+            pooled_weights=weights,
+        )
+
+
+def _active_modality(x: jax.Array) -> Any:
+    """The modality of the active `by_modality`, which must fit the rows of x."""
+    modality = current_modality()
+    if modality is None:
+        raise ValueError(
+            "A ModalityBatchNorm has no modality: pass it to the layer, or call the "
+            "network inside `with mbn_jax.by_modality(modality):`."
+        )
+    if jnp.shape(modality) != x.shape[:1]:
+        raise ValueError(
+            f"The input of a ModalityBatchNorm has shape {list(x.shape)}, but the "
+            f"modality of the active by_modality has shape {list(jnp.shape(modality))},"
+            " expected one per row: give by_modality the modality of every row "
+            "(jnp.repeat), or leave the layer out with `at` of replace_batch_norm."
+        )
+    return modality

@@ -8,6 +8,9 @@
 | `find_convolutions` | a network | which convolution `fold` merges with what |
 | `estimate_statistics` | an MBN network and images | the same with their statistics |
 
+All but `fold` and `find_convolutions` take an NNX model as well and give back a copy of
+it; there, the layers are exchanged and nothing below on names applies.
+
 All take the variables of a whole Linen model, `{"params": …, "batch_stats": …}`, as a
 dict or a FrozenDict, and give back the same kind; the input stays as it is, and so do
 types, other parameters and other collections. A normalisation is a node of

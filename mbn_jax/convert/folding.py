@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import nnx
 
 from mbn_jax.convert.batch_norm import to_batch_norm
 from mbn_jax.convert.trees import (
@@ -65,7 +66,8 @@ def fold(
     A `nn.BatchNorm` network is folded by `fold(from_batch_norm(variables, 1), 0)`.
 
     Args:
-      variables: of an MBN network.
+      variables: of an MBN network, but not an NNX model, which calls its normalizations
+        whatever its variables hold.
       modality: which one.
       convolutions: path of the convolution that every normalisation directly follows,
         as a dict or a function (absent or None: leave this one). By default a name
@@ -86,6 +88,7 @@ def fold(
         `convolutions` does not exist or occurs twice, or the last dimension of a kernel
         is not the number of channels.
     """
+    _refuse_nnx(variables)
     flat = flatten(to_batch_norm(variables, modality))
     for norm, convolution in _pairs(flat, convolutions).items():
         kernel_path = ("params", *convolution, "kernel")
@@ -153,7 +156,11 @@ def find_convolutions(
 
     Returns:
       Path of the normalisation to path of the convolution, for `fold`.
+
+    Raises:
+      ValueError: for an NNX model, which `fold` does not take.
     """
+    _refuse_nnx(variables)
     made: list[tuple[str, Any]] = []
     taken: list[tuple[str, Any]] = []
 
@@ -191,6 +198,16 @@ def find_convolutions(
         for source in sources
         if source is not None and len(sources) == 1 and after[source] == {norm}
     }
+
+
+def _refuse_nnx(variables: Any) -> None:
+    if isinstance(variables, nnx.Module):
+        raise ValueError(
+            f"The variables are an NNX model, {type(variables).__name__}, and fold "
+            "takes those of a Linen model only, because the calls of an NNX model "
+            "cannot lose their normalizations; to_batch_norm makes it a model that "
+            "needs no modality."
+        )
 
 
 def _pairs(

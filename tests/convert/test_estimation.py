@@ -236,7 +236,7 @@ def test_estimation_that_would_go_wrong_is_refused():
     evaluation = functools.partial(Pair().apply, train=False)
     refused("batch_stats/first is in evaluation mode", apply=evaluation)
     refused(
-        "batch_stats/second is a normalisation that apply did not call",
+        "batch_stats/second is a normalization that apply did not call",
         apply=Pair(second=False).apply,
     )
     lacking = jax.tree.map(lambda leaf: leaf, variables)

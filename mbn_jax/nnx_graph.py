@@ -1,0 +1,148 @@
+"""The layers of an NNX model: finding them, and changing them where they are."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import jax
+from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
+from jax.sharding import NamedSharding, PartitionSpec
+
+Layer = TypeVar("Layer", bound=nnx.Module)
+
+
+def find_layers(model: Any, kind: type[Layer]) -> dict[str, Layer]:
+    """The layers of one class in a model, by path, in the order of the graph.
+
+    Args:
+      model: an NNX module, or any tree of modules.
+      kind: the class; subclasses count.
+
+    Returns:
+      Each layer once, under the first of its paths, such as "blocks/0/bn"; "" is the
+      model itself.
+    """
+    return {
+        "/".join(map(str, path)): node
+        for path, node in nnx.iter_graph(model, graph=True)
+        if isinstance(node, kind)
+    }
+
+
+def change_class(
+    layer: nnx.Module,
+    kind: type[nnx.Module],
+    remove: Iterable[str] = (),
+    **attributes: Any,
+) -> None:
+    """Makes a layer an instance of another class, with some attributes set or removed.
+
+    The object stays the same, so that whatever holds the layer, such as a list, a
+    tuple, two modules that share it or a variable of the user, holds the changed one.
+
+    Raises:
+      flax.errors.TraceContextError: if the layer was made outside the present trace;
+        it is as it was then.
+    """
+    for name, value in attributes.items():
+        setattr(layer, name, value)
+    for name in remove:
+        delattr(layer, name)
+    # `layer.__class__ = kind` would make the class one more attribute of the graph.
+    object.__setattr__(layer, "__class__", kind)
+
+
+def own_method(layer: nnx.Module, base: type[nnx.Module]) -> str | None:
+    """Name of a method or property that a subclass of `base` adds or changes, if any.
+
+    `__init__` does not count: what it does is in the attributes of the layer.
+    """
+    for cls in type(layer).__mro__:
+        if cls in base.__mro__:
+            continue
+        for name, value in vars(cls).items():
+            special = name.startswith("__") and name != "__call__"
+            if not special and (callable(value) or hasattr(value, "__get__")):
+                return name
+    return None
+
+
+def obstacle(layer: nnx.BatchNorm) -> str | None:
+    """Why a layer cannot be by modality, as the end of a sentence; None: it can."""
+    method = own_method(layer, nnx.BatchNorm)
+    if method is not None:
+        return f"is a {type(layer).__name__} with a {method} of its own"
+    if layer.promote_dtype not in (promote_dtype, keep_wide_statistics):
+        return "has a promote_dtype of its own"
+    if not isinstance(layer.axis, int) or layer.axis == 0:
+        return f"has axis={layer.axis}, not one axis other than that of the samples"
+    if layer.mean.shape[-1] != layer.num_features:
+        return (
+            f"has a mean of shape {list(layer.mean.shape)}, not "
+            f"[{layer.num_features}] or a stack of such along the first axis"
+        )
+    return None
+
+
+def keep_wide_statistics(arrays: Any, *, dtype: Any) -> Any:
+    """A `promote_dtype` with which `nnx.BatchNorm` does not round its statistics.
+
+    By itself it computes in `dtype`, and a bfloat16 mean is off by a part of a standard
+    deviation. The result has the type `dtype` in any case.
+    """
+    return promote_dtype(arrays)
+
+
+def edit_variables(
+    layers: Iterable[Any],
+    names: Sequence[str],
+    edit: Callable[[Any, str, nnx.Variable], nnx.Variable],
+) -> list[dict[str, nnx.Variable]]:
+    """New variables for every layer; those that layers share, they share afterwards.
+
+    Args:
+      layers: in their order.
+      names: of the attributes; one that is None is left out.
+      edit: gives the new variable for a layer, the name of one, and the old one.
+
+    Returns:
+      The new variables of each layer by name.
+    """
+    done: dict[int, nnx.Variable] = {}
+    result = []
+    for layer in layers:
+        fresh = {}
+        for name in names:
+            variable = getattr(layer, name)
+            if variable is not None:
+                if id(variable) not in done:
+                    done[id(variable)] = edit(layer, name, variable)
+                fresh[name] = done[id(variable)]
+        result.append(fresh)
+    return result
+
+
+def with_value(
+    variable: nnx.Variable,
+    value: jax.Array,
+    partition: Callable[[list[Any]], list[Any]],
+) -> nnx.Variable:
+    """A variable of the same type and metadata with another value.
+
+    Args:
+      variable: the old one.
+      value: the new value.
+      partition: gives the new entries of the variable's `out_sharding`, if it has one,
+        from the old ones, of which there is one per axis.
+    """
+    sharding = variable.get_metadata().get("out_sharding")
+    if not sharding:
+        return variable.copy(value)
+    entries = list(getattr(sharding, "spec", sharding))
+    entries += [None] * (variable[...].ndim - len(entries))
+    new: Any = tuple(partition(entries))
+    if isinstance(sharding, NamedSharding | PartitionSpec):
+        new = PartitionSpec(*new)
+    if isinstance(sharding, NamedSharding):
+        new = NamedSharding(sharding.mesh, new)
+    return variable.copy(value, out_sharding=new)
