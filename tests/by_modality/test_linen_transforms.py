@@ -15,7 +15,7 @@ from ..norm.layers import Linen, random_input, random_variables
 from ..norm.reference import assert_close
 from ..norm.spreads import batch
 from ..norm.styles import STYLES, one_device, run
-from .small_networks import MODALITY, X, assert_the_same_step, initialized
+from .small_networks import MODALITY, X, assert_the_same_step
 
 
 class Block(nn.Module):
@@ -128,7 +128,7 @@ def test_vmap_over_networks_and_over_modalities():
 
 
 def test_second_derivatives_are_those_of_the_explicit_network():
-    variables = initialized_layer()
+    variables = random_variables(Linen(3, ()))
 
     def hessian(apply):
         def loss(scale):
@@ -149,10 +149,6 @@ def test_second_derivatives_are_those_of_the_explicit_network():
     assert_close(hessian(implicit), hessian(explicit), rtol=1e-5, atol=1e-5)
 
 
-def initialized_layer():
-    return random_variables(Linen(3, ()))
-
-
 class InContext(Linen):
     """`nn.BatchNorm` inside the context, where the other tests have our layer."""
 
@@ -170,7 +166,7 @@ class InContext(Linen):
 
 @pytest.mark.parametrize("style", STYLES)
 def test_eight_devices_agree_with_one(style):
-    """jit with sharded arrays; shard_map and pmap with axis_name; unequal shards."""
+    """In jit with sharded arrays; shard_map and pmap with axis_name; unequal shards."""
     assert jax.device_count() == 8
     attributes = (("share_affine", False),)
     variables = random_variables(Linen(4, attributes))
