@@ -303,8 +303,9 @@ def replace_batch_norm(
 
     ```
 
-    * The layers stay the objects that they are, wherever the model holds them, and a
-      layer or a variable that is shared stays shared.
+    * The layers stay the objects that they are, wherever the graph of the model holds
+      them, and a layer or a variable that is shared stays shared. A layer that NNX does
+      not see, as in a closure, is not found.
     * Variables keep their type, metadata and dtype. In layers that `nnx.vmap` or
       `nnx.scan` has stacked along the first axis, modalities are the last axis but one.
     * Parameters stay the same variables with `share_affine`, so that an optimizer fits
