@@ -175,17 +175,14 @@ class _Context:
             or not (self.at is None or self.at("/".join(layer.path)))
         ):
             return next_fun(*args, **kwargs)
-        # The function itself, and not the class: a lifted or inherited layer passes
-        # here more than once, and at last with this one.
-        function: Any = getattr(call.orig_method, "func", None)
-        if function is _BATCH_NORM_CALL:
+        # The function itself, and not the class: one that inherits passes here first
+        # with its own, and then with this one, with other arguments.
+        if getattr(call.orig_method, "func", None) is _BATCH_NORM_CALL:
             self.replaced += 1
             return self.normalize(layer, *args, **kwargs)
         before = self.replaced
         result = next_fun(*args, **kwargs)
-        # What a transformation of Flax calls comes here by itself, once per trace.
-        lifted = function.__globals__["__name__"] == nn.transforms.__name__
-        if self.replaced == before and not lifted:
+        if self.replaced == before:
             raise _misfit(
                 layer,
                 f"is a {type(layer).__name__}, whose __call__ does not call that of "
