@@ -1,6 +1,5 @@
 """Modality batch normalization as pure functions, the arithmetic under the layers."""
 
-import math
 from collections.abc import Sequence
 from functools import partial, reduce
 from typing import Any, NamedTuple
@@ -228,8 +227,9 @@ def modality_batch_norm(
 
     # One multiply-add in coordinates whose origin is near the mean: exact where
     # mean/std is large, where x * a + b would cancel.
-    rows = _per_sample(member, x, axis, pivot, multiplier, constant)
-    rows = [_varying_like(x, row) for row in rows]
+    pivot, multiplier, constant = _per_sample(member, pivot, multiplier, constant)
+    multiplier = jnp.where(member.any(1, keepdims=True), multiplier, jnp.nan)
+    rows = [_along(x, axis, row) for row in (pivot, multiplier, constant)]
     y = _recomputing(_multiply_add, static_argnums=4)(x, *rows, axis)
     if hidden is not None:
         y = jnp.where(hidden, jnp.nan, y)
@@ -332,15 +332,10 @@ def _shifted_moments(
     count_dtype = _promote(x.dtype, jnp.float32)
     dtype = count_dtype if force_float32 else x.dtype
 
-    def across_samples(*per_sample: jax.Array) -> list[jax.Array]:
-        """Arrays (B, C) or (B, 1) to (M, C) or (M, 1) each, over all devices."""
-        tables = [
-            jnp.where(member[:, :, None], array[:, None, :], 0).sum(0)
-            for array in per_sample
-        ]
+    def over_devices(*tables: jax.Array) -> list[jax.Array]:
+        """Sums of tables (M, C) or (M, 1) over devices, which talk once for all."""
         if axis_name is None:
-            return tables
-        # Packed, so that devices talk once.
+            return list(tables)
         widths = np.cumsum([table.shape[1] for table in tables])[:-1]
         packed = jnp.concatenate([t.astype(count_dtype) for t in tables], axis=1)
         packed = lax.psum(packed, axis_name, axis_index_groups=axis_index_groups)
@@ -351,35 +346,23 @@ def _shifted_moments(
     # looks at; then every position is looked at, which costs a second pass.
     hides_positions = mask is not None and mask.size > mask.shape[0]
     few = (slice(None),) * x.ndim if hides_positions else _few_positions(x.shape, axis)
-    sample = lax.stop_gradient(x[few]).astype(dtype)
-    seen = None if mask is None else mask[few] if hides_positions else mask
-    if seen is not None:
-        sample = jnp.where(seen, sample, 0)
-    total, count = across_samples(
-        jnp.sum(sample, positions), _counts(sample, seen, axis, count_dtype)
-    )
+    sample = lax.stop_gradient(x[few]).astype(count_dtype)
+    seen = jnp.ones_like(sample)
+    if mask is not None:
+        here = mask[few] if hides_positions else mask
+        sample, seen = (jnp.where(here, a, 0) for a in (sample, seen))
+    total, count = over_devices(*_per_modality(member, sums([sample, seen], positions)))
     pivot = (total / jnp.maximum(count, 1)).astype(dtype)
+    count = count * (x.size / max(1, sample.size))
 
-    (origin,) = _per_sample(member, x, axis, pivot)
-    first, second, count = across_samples(
-        *_shifted_sums(x, _varying_like(x, origin), mask, axis),
-        _counts(x, mask, axis, count_dtype),
+    origin = _along(x, axis, _per_sample(member, pivot)[0])
+    first, second = over_devices(
+        *_per_modality(member, _shifted_sums(x, origin, mask, axis))
     )
     first, second = (table / jnp.maximum(count, 1) for table in (first, second))
     # Rounding can leave a variance of zero a little below it.
     var = jnp.maximum(second - lax.square(first), 0)
     return pivot, first, var, count
-
-
-def _counts(x: jax.Array, mask: jax.Array | None, axis: int, dtype: Dtype) -> jax.Array:
-    """How many values of every sample and channel are seen, `(B, 1)` or `(B, C)`."""
-    positions = _positions(x, axis)
-    if mask is None:
-        return jnp.full(
-            (x.shape[0], 1), math.prod(x.shape[i] for i in positions), dtype
-        )
-    repeats = math.prod(x.shape[i] // mask.shape[i] for i in positions)
-    return repeats * jnp.sum(mask, positions, dtype=dtype)
 
 
 # The backward pass computes the shift again, so that between the passes the input alone
@@ -439,9 +422,9 @@ def _positions(x: jax.Array, axis: int) -> tuple[int, ...]:
 
 
 def _few_positions(shape: Sequence[int], axis: int) -> tuple[slice, ...]:
-    """At most three positions along every axis but samples and channels."""
+    """At most two positions along every axis but samples and channels."""
     return tuple(
-        slice(None) if i in (0, axis) or n <= 3 else slice(n // 6, None, -(-n // 3))
+        slice(None) if i in (0, axis) or n <= 2 else slice(n // 4, None, -(-n // 2))
         for i, n in enumerate(shape)
     )
 
@@ -482,39 +465,61 @@ def _expand_mask(x: jax.Array, mask: jax.Array) -> jax.Array:
     return mask.reshape(-1, *[1] * (x.ndim - 1))
 
 
-def _per_sample(
-    member: jax.Array, x: jax.Array, axis: int, *tables: jax.Array
-) -> list[jax.Array]:
-    """Tables (L, C) of one type to one row per sample each, to broadcast against x.
+def _per_modality(member: jax.Array, arrays: Sequence[jax.Array]) -> list[jax.Array]:
+    """Arrays (B, C), summed over the samples of each label, to (L, C) each."""
+    terms = spread(arrays, (1,), member.shape[1:])
+    return sums([jnp.where(member[:, :, None], term, 0) for term in terms], (0,))
 
-    Without a label a row is NaN.
+
+@jax.custom_jvp
+def _per_sample(member: jax.Array, *tables: jax.Array) -> list[jax.Array]:
+    """Tables (L, C) to the row of each sample's label, (B, C) each, in one type.
 
     * Of few labels, a selection that XLA does where it uses the row: it costs next
       to nothing, and least where a convolution's gradient computes the normalization
       again in another order of the axes.
-    * Of more, finished rows, whose cost does not grow with their number. All in one
-      reduction: XLA for CPU would hand a single one to a library that writes the row
-      out for every position.
+    * Of more, finished rows, whose cost does not grow with their number.
+    * The rule for the derivative is that of finished rows, of which `_per_modality` is
+      the transpose.
+
+    The row of a sample without a label is not defined.
     """
+    labels = member.shape[1]
+    if labels > 3:
+        return _finished_rows(member, *tables)
+    rows = [table[:1] for table in tables]
+    for i in range(1, labels):
+        here = member[:, i, None]
+        pairs = zip(tables, rows, strict=True)
+        rows = [jnp.where(here, table[i : i + 1], row) for table, row in pairs]
+    return [jnp.broadcast_to(row, (len(member), row.shape[1])) for row in rows]
+
+
+def _finished_rows(member: jax.Array, *tables: jax.Array) -> list[jax.Array]:
+    terms = spread(tables, (0,), member.shape[:1])
+    return sums([jnp.where(member[:, :, None], term, 0) for term in terms], (1,))
+
+
+@_per_sample.defjvp
+def _per_sample_jvp(primals: Any, tangents: Any) -> Any:
+    return _per_sample(*primals), _finished_rows(primals[0], *tangents[1:])
+
+
+def _along(x: jax.Array, axis: int, row: jax.Array) -> jax.Array:
+    """One row per sample, (B, C), with the rank of `x`.
+
+    It varies over the axes of shard_map that `x` varies over. Left to JAX it would be
+    cast where it meets `x`, after it was spread, and the gradient would be summed
+    across devices at the size of `x`.
+    """
+    missing = (
+        jax.typeof(x).manual_axis_type.varying
+        - jax.typeof(row).manual_axis_type.varying
+    )
+    row = lax.pcast(row, tuple(sorted(missing)), to="varying")
     shape = [1] * x.ndim
     shape[0], shape[axis] = x.shape[0], x.shape[axis]
-    labels = member.shape[1]
-    if labels <= 3:
-        wide, tall = [1] * x.ndim, [1] * x.ndim
-        wide[axis], tall[0] = x.shape[axis], x.shape[0]
-        rows = [table[0].reshape(wide) for table in tables]
-        for i in range(1, labels):
-            here = member[:, i].reshape(tall)
-            rows = [
-                jnp.where(here, table[i].reshape(wide), row)
-                for table, row in zip(tables, rows, strict=True)
-            ]
-        somewhere = member.any(1).reshape(tall)
-    else:
-        selected = [jnp.where(member[:, :, None], table[None], 0) for table in tables]
-        rows = [row.reshape(shape) for row in sums(selected, (1,))]
-        somewhere = member.any(1).reshape(-1, *[1] * (x.ndim - 1))
-    return [jnp.where(somewhere, row, jnp.nan) for row in rows]
+    return row.reshape(shape)
 
 
 def _with_pooled_row(
@@ -525,19 +530,6 @@ def _with_pooled_row(
         return affine
     shares = modality_weights(weights, len(affine)).astype(affine.dtype)
     return jnp.concatenate([affine, (shares[:, None] * affine).sum(0)[None]])
-
-
-def _varying_like(x: jax.Array, row: jax.Array) -> jax.Array:
-    """The row, varying over the axes of shard_map that `x` varies over.
-
-    Left to JAX the row would be cast where it meets `x`, after it was spread, and the
-    gradient would be summed across devices at the size of `x`.
-    """
-    missing = (
-        jax.typeof(x).manual_axis_type.varying
-        - jax.typeof(row).manual_axis_type.varying
-    )
-    return lax.pcast(row, tuple(sorted(missing)), to="varying")
 
 
 def _promote(*dtypes: Dtype) -> Any:

@@ -30,7 +30,7 @@ def sums(arrays: Sequence[jax.Array], axes: Sequence[int]) -> list[jax.Array]:
     """
     if not axes:
         return list(arrays)
-    return _sums.bind(*arrays, axes=tuple(sorted(axes)))
+    return list(_sums.bind(*arrays, axes=tuple(sorted(axes))))
 
 
 def spread(
@@ -49,17 +49,55 @@ def spread(
     """
     if not axes:
         return list(arrays)
-    return _spread.bind(*arrays, axes=tuple(axes), sizes=tuple(sizes))
+    return list(_spread.bind(*arrays, axes=tuple(axes), sizes=tuple(sizes)))
 
 
 def _compute_sums(*arrays: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, ...]:
-    """One axis after the other, the last first: terms of a sum lie close together."""
     zeros = tuple(lax.full((), 0, a.dtype) for a in arrays)
+    return tuple(
+        lax.reduce(arrays, zeros, lambda a, b: tuple(map(lax.add, a, b)), axes)
+    )
+
+
+def _compute_sums_on_cpu(
+    *arrays: jax.Array, axes: Sequence[int]
+) -> tuple[jax.Array, ...]:
+    """One axis after the other, the last first, long ones in pieces.
+
+    So the terms of a sum lie close together in memory, and LLVM unrolls the loop over
+    them, without which it does not use the vector units.
+    """
     for axis in reversed(axes):
-        arrays = lax.reduce(
-            arrays, zeros, lambda a, b: tuple(map(lax.add, a, b)), (axis,)
-        )
-    return tuple(arrays)
+        shape = arrays[0].shape
+        piece = max(d for d in range(1, _UNROLLED + 1) if shape[axis] % d == 0)
+        if shape[axis] > _UNROLLED and piece > 1:
+            pieces = (*shape[:axis], shape[axis] // piece, piece, *shape[axis + 1 :])
+            arrays = _compute_sums(
+                *(lax.reshape(a, pieces) for a in arrays), axes=(axis + 1,)
+            )
+        arrays = _compute_sums(*arrays, axes=(axis,))
+    return arrays
+
+
+def _compute_sums_over_devices(
+    *arrays: jax.Array, axes: Sequence[int]
+) -> tuple[jax.Array, ...]:
+    """As one reduction of one array, and so one sum across devices.
+
+    XLA would gather the operands of a reduction of a tuple on every device.
+    """
+    stacked = lax.concatenate([lax.expand_dims(a, (0,)) for a in arrays], 0)
+    total = lax.reduce_sum(stacked, axes=tuple(axis + 1 for axis in axes))
+    return tuple(lax.index_in_dim(total, i, keepdims=False) for i in range(len(arrays)))
+
+
+def _lower_sums(ctx: Any, *arrays: Any, axes: Sequence[int], on_one_device: Any) -> Any:
+    # The first axis is that of the samples, which devices share.
+    may_be_split = getattr(ctx.module_context.axis_context, "num_devices", 0) != 1
+    compute = (
+        _compute_sums_over_devices if 0 in axes and may_be_split else on_one_device
+    )
+    return mlir.lower_fun(compute, multiple_results=True)(ctx, *arrays, axes=axes)
 
 
 def _compute_spread(
@@ -136,7 +174,6 @@ def _linear_primitive(
             jax.make_jaxpr(partial(compute, **params))(*arrays).out_avals
         )
     )
-    mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=True))
     ad.primitive_jvps[primitive] = partial(_jvp, primitive)
     ad.primitive_transposes[primitive] = transpose
     batching.primitive_batchers[primitive] = batch
@@ -152,5 +189,13 @@ def _jvp(primitive: Primitive, primals: Any, tangents: Any, **params: Any) -> An
     ]
 
 
+# Terms of a sum, measured on an AMD EPYC with jax 0.10.2.
+_UNROLLED = 18
+
 _sums = _linear_primitive("sums", _compute_sums, _transpose_sums, _batch_sums)
+mlir.register_lowering(_sums, partial(_lower_sums, on_one_device=_compute_sums))
+mlir.register_lowering(
+    _sums, partial(_lower_sums, on_one_device=_compute_sums_on_cpu), platform="cpu"
+)
 _spread = _linear_primitive("spread", _compute_spread, _transpose_spread, _batch_spread)
+mlir.register_lowering(_spread, mlir.lower_fun(_compute_spread, multiple_results=True))
