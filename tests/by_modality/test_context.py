@@ -1,6 +1,8 @@
-"""Where the context holds, what it refuses, and that no trace of JAX outlives it."""
+"""Where the context holds, what it refuses, and that JAX reuses no trace of it."""
 
+import doctest
 import functools
+import sys
 import threading
 
 import jax
@@ -388,3 +390,10 @@ def test_interceptors_of_others_see_the_layer():
         (nn.BatchNorm, "second"),
         (ModalityBatchNorm, "second"),
     ]
+
+
+def test_the_example_of_the_docstring():
+    # Collected by pytest, the module would take the name of the function in mbn_jax.
+    module = sys.modules[by_modality.__module__]
+    failures, examples = doctest.testmod(module, verbose=False)
+    assert failures == 0 < examples
