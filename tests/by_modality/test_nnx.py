@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from flax.errors import TraceContextError
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -287,6 +288,14 @@ def test_arguments_that_replace_nothing_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         replace_batch_norm(model, **arguments)
     assert type(model.bn) is nnx.BatchNorm
+
+
+def test_a_model_of_another_trace_stays_as_it_is():
+    model = nnx.List([batch_norm(), batch_norm()])
+    before = nnx.graphdef(model)
+    with pytest.raises(TraceContextError):
+        jax.eval_shape(lambda: replace_batch_norm(model))
+    assert nnx.graphdef(model) == before
 
 
 @pytest.mark.parametrize("make", [net, lambda: nnx.Linear(2, 2, rngs=nnx.Rngs(0))])
