@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -69,8 +69,8 @@ def by_modality(
       again for every new content of `modality`.
     * Of nested contexts the inner one holds, also for the layers that its `at` leaves
       out: they are plain. Another thread is outside.
-    * A `ModalityBatchNorm` of Linen keeps the modality that it is given; one of
-      `mbn_jax.nnx` takes this one where it is given none.
+    * A `ModalityBatchNorm` keeps the modality that it is given; one of `mbn_jax.nnx`
+      takes this one where it is given none.
     * `use_fast_variance` has no effect: the variance is always the stable one.
 
     Args:
@@ -136,7 +136,7 @@ class _Context:
             )
         if self.pooled_weights is not None:
             modality_weights(self.pooled_weights, number)
-            self.pooled_weights = tuple(self.pooled_weights)
+            self.pooled_weights = tuple(map(float, self.pooled_weights))
 
     def key(self) -> Any:
         """Equal for contexts in which a function may share a trace.
@@ -144,20 +144,15 @@ class _Context:
         A known modality becomes a constant of the trace, so that the key has its
         content. A traced one belongs to its trace alone.
         """
-        modality = self.modality
-        if isinstance(modality, jax.Array):
-            traced = isinstance(modality, jax.core.Tracer)
-            if traced or not modality.is_fully_addressable:
-                return object()
-            modality = jax.device_get(modality)
+        array = isinstance(self.modality, jax.Array)
+        traced = isinstance(self.modality, jax.core.Tracer)
+        known = not array or (not traced and self.modality.is_fully_addressable)
+        if not known or not isinstance(self.at, Hashable):
+            return object()
+        modality = jax.device_get(self.modality)
         content = (modality.shape, str(modality.dtype), modality.tobytes())
         rest = (self.num_modalities, self.share_affine, self.unknown)
-        key = (content, rest, self.pooled_weights, self.at)
-        try:
-            hash(key)
-        except TypeError:  # an `at` without a hash
-            return object()
-        return key
+        return (content, rest, self.pooled_weights, self.at)
 
     def intercept(
         self,
