@@ -197,8 +197,12 @@ def modality_batch_norm(
                 jnp.concatenate([table, row[None]])
                 for table, row in zip((pivot, batch_var), pooled, strict=True)
             )
-            scale = _with_pooled_row(scale, pooled_weights)
-            bias = _with_pooled_row(bias, pooled_weights)
+            scale, bias = (
+                jnp.concatenate([a, pooled_mean(a, pooled_weights)[None]])
+                if a is not None and a.ndim == 2
+                else a
+                for a in (scale, bias)
+            )
         member = _membership(x, modality, labels)
     else:
         member = _membership(x, modality, labels)
@@ -264,10 +268,19 @@ def pooled_moments(
     Raises:
       ValueError: if the weights are not one non-negative number per modality.
     """
-    w = modality_weights(weights, mean.shape[-2]).astype(mean.dtype)[:, None]
-    pooled = (w * mean).sum(-2)
+    pooled = pooled_mean(mean, weights)
     away = mean - pooled[..., None, :]
-    return pooled, (w * (var + away * away)).sum(-2)
+    return pooled, pooled_mean(var + away * away, weights)
+
+
+def pooled_mean(table: Any, weights: Sequence[float] | None = None) -> Any:
+    """The weighted mean over the modalities, `(…, num_modalities, C)` to `(…, C)`.
+
+    Raises:
+      ValueError: if the weights are not one non-negative number per modality.
+    """
+    shares = modality_weights(weights, table.shape[-2]).astype(table.dtype)
+    return (shares[:, None] * table).sum(-2)
 
 
 def modality_weights(weights: Sequence[float] | None, number: int) -> np.ndarray:
@@ -520,16 +533,6 @@ def _along(x: jax.Array, axis: int, row: jax.Array) -> jax.Array:
     shape = [1] * x.ndim
     shape[0], shape[axis] = x.shape[0], x.shape[axis]
     return row.reshape(shape)
-
-
-def _with_pooled_row(
-    affine: jax.Array | None, weights: Sequence[float] | None
-) -> jax.Array | None:
-    """A scale or bias with a last row for the mixture, if it has rows: their mean."""
-    if affine is None or affine.ndim == 1:
-        return affine
-    shares = modality_weights(weights, len(affine)).astype(affine.dtype)
-    return jnp.concatenate([affine, (shares[:, None] * affine).sum(0)[None]])
 
 
 def _promote(*dtypes: Dtype) -> Any:

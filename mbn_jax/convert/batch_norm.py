@@ -1,8 +1,8 @@
 """Between networks of `nn.BatchNorm` and of `ModalityBatchNorm`."""
 
 import operator
-from collections.abc import Callable
-from typing import Any, overload
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, overload
 
 from flax import nnx
 
@@ -18,6 +18,7 @@ from mbn_jax.convert.trees import (
     norm_leaves,
     unflatten,
 )
+from mbn_jax.functional import pooled_mean, pooled_moments
 
 
 @overload
@@ -100,14 +101,31 @@ def from_batch_norm(
 
 
 @overload
-def to_batch_norm(variables: Model, modality: int) -> Model: ...
+def to_batch_norm(
+    variables: Model,
+    modality: int | Literal["pooled"],
+    *,
+    pooled_weights: Sequence[float] | None = None,
+) -> Model: ...
 @overload
-def to_batch_norm(variables: Variables, modality: int) -> dict[str, Any]: ...
-def to_batch_norm(variables: Any, modality: int) -> Any:
+def to_batch_norm(
+    variables: Variables,
+    modality: int | Literal["pooled"],
+    *,
+    pooled_weights: Sequence[float] | None = None,
+) -> dict[str, Any]: ...
+def to_batch_norm(
+    variables: Any,
+    modality: int | Literal["pooled"],
+    *,
+    pooled_weights: Sequence[float] | None = None,
+) -> Any:
     """Takes one modality's network out, as a network of plain `nn.BatchNorm`.
 
     It gives, without being told the modality, the evaluation-mode outputs that the MBN
-    network gives that modality: for exporting, or for cameras of one kind.
+    network gives that modality: for exporting, or for cameras of one kind. "pooled" is
+    the network for images of unknown modality, the one that the MBN network with
+    `unknown="pooled"` is for a modality of -1.
 
     ```python
     >>> import jax, jax.numpy as jnp
@@ -126,35 +144,46 @@ def to_batch_norm(variables: Any, modality: int) -> Any:
         normalizations as well, they stay. Or an NNX model, of which the result is a
         copy with an `nnx.BatchNorm` for every `ModalityBatchNorm`; where the network
         passes a modality to its layers, give it None from then on.
-      modality: which one.
+      modality: which one, or "pooled" for their mixture
+        (`mbn_jax.functional.pooled_moments`), with the weighted mean of scales and
+        biases that are by modality.
+      pooled_weights: of the modalities in the mixture, in their order; None: those of
+        the layers of an NNX model, and else equal.
 
     Returns:
       The variables of a network of the same names with `nn.BatchNorm`; all of shape
       `(C,)`.
 
     Raises:
-      ValueError: if there is no normalisation, if the statistics, scale or bias of one
-        have another shape, or if there is no such modality.
+      ValueError: if there is no normalization, if the statistics, scale or bias of one
+        have another shape, if there is no such modality, or if weights do not fit.
     """
-    modality = _integer("modality", modality)
+    if modality != "pooled":
+        modality = _integer("modality", modality)
     if isinstance(variables, nnx.Module):
-        return nnx_models.to_batch_norm(variables, modality)
+        return nnx_models.to_batch_norm(variables, modality, pooled_weights)
     flat = flatten(variables)
     hint = "is this a BatchNorm network already? from_batch_norm makes an MBN one."
     for norm in find_norms_by_modality(flat, ("num_modalities", "C"), hint):
         mean = ("batch_stats", *norm, "mean")
-        if not 0 <= modality < len(flat[mean]):
+        var = ("batch_stats", *norm, "var")
+        tables = [path for path in norm_leaves(flat, norm) if flat[path].ndim == 2]
+        if modality == "pooled":
+            moments = pooled_moments(flat[mean], flat[var], pooled_weights)
+            rows = {path: pooled_mean(flat[path], pooled_weights) for path in tables}
+            rows |= dict(zip((mean, var), moments, strict=True))
+        elif 0 <= modality < len(flat[mean]):
+            rows = {path: flat[path][modality] for path in tables}
+        else:
             raise ValueError(
-                f"modality is {modality}, expected 0 to {len(flat[mean]) - 1}, since "
-                f"{join(mean)} has shape {list(flat[mean].shape)}."
+                f"modality is {modality}, expected 0 to {len(flat[mean]) - 1}, or "
+                f'"pooled", since {join(mean)} has shape {list(flat[mean].shape)}.'
             )
-        for path in norm_leaves(flat, norm):
-            if flat[path].ndim == 2:
-                flat[path] = flat[path][modality]
+        flat.update(rows)
     return unflatten(flat, variables)
 
 
-def _integer(name: str, value: int) -> int:
+def _integer(name: str, value: Any) -> int:
     try:
         return operator.index(value)
     except TypeError:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from mbn_jax.norm import ModalityBatchNorm
 
 def fold(
     variables: Variables,
-    modality: int,
+    modality: int | Literal["pooled"],
     *,
     convolutions: Mapping[str, str] | Callable[[str], str | None] | None = None,
     epsilon: float = 1e-5,
@@ -68,7 +68,7 @@ def fold(
     Args:
       variables: of an MBN network, but not an NNX model, which calls its normalizations
         whatever its variables hold.
-      modality: which one.
+      modality: which one, or "pooled", as in `to_batch_norm`, with equal weights.
       convolutions: path of the convolution that every normalisation directly follows,
         as a dict or a function (absent or None: leave this one). By default a name
         with the word `norm` or `bn` belongs to the one with `conv` in its place, where

@@ -11,7 +11,7 @@ from flax.nnx.nn.dtypes import canonicalize_dtype, promote_dtype
 
 from mbn_jax.by_modality import current_modality
 from mbn_jax.convert.records import Record, add_call, moments_of_batches
-from mbn_jax.functional import modality_weights, pooled_moments
+from mbn_jax.functional import pooled_mean, pooled_moments
 from mbn_jax.nnx import ModalityBatchNorm, ReplacedBatchNorm, replace_batch_norm
 from mbn_jax.nnx_graph import (
     change_class,
@@ -118,8 +118,7 @@ def to_batch_norm(
         else:
             given = layer.pooled_weights if pooled_weights is None else pooled_weights
             if affine:
-                weights = modality_weights(given, layer.num_modalities)
-                value = (weights.astype(table.dtype)[:, None] * table).sum(-2)
+                value = pooled_mean(table, given)
             else:
                 pooled = pooled_moments(layer.mean[...], layer.var[...], given)
                 value = pooled[("mean", "var").index(name)]

@@ -7,7 +7,6 @@ from flax import nnx
 
 from mbn_jax import convert
 from mbn_jax.by_modality import by_modality
-from mbn_jax.convert import nnx_models
 from mbn_jax.nnx import ModalityBatchNorm, replace_batch_norm
 
 from ..by_modality.nnx_networks import (
@@ -113,7 +112,9 @@ def test_pooled_is_the_evaluation_of_an_unknown_modality(share_affine, given):
     expected = call(model, X, np.full(len(X), -1))
     if given:
         model.layers[0].pooled_weights = None
-    pooled = nnx_models.to_batch_norm(model, "pooled", weights if given else None)
+    pooled = convert.to_batch_norm(
+        model, "pooled", pooled_weights=weights if given else None
+    )
     assert type(pooled.layers[0]) is nnx.BatchNorm
     np.testing.assert_allclose(pooled(X), expected, rtol=1e-5, atol=1e-5)
 
