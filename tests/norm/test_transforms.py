@@ -1,5 +1,7 @@
 """The layers under JAX's transformations."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,6 +119,60 @@ def test_forward_mode_agrees_with_reverse_mode(kind, evaluating):
     expected = value, np.vdot(gradient, direction)
     for actual in directional(x):
         assert_close(actual, expected, rtol=1e-4)
+
+
+def hessian_along(loss, x, direction):
+    return jax.jvp(jax.grad(loss), (x,), (direction,))[1]
+
+
+DERIVATIVES = {
+    "grad": lambda loss, x, d: jax.grad(loss)(x),
+    "jvp": lambda loss, x, d: jax.jvp(loss, (x,), (d,))[1],
+    "linearize": lambda loss, x, d: jax.linearize(loss, x)[1](d),
+    "jacfwd": lambda loss, x, d: jax.jacfwd(loss)(x),
+    "hessian": lambda loss, x, d: jax.hessian(loss)(x),
+    "grad of grad": lambda loss, x, d: jax.grad(
+        lambda x: jnp.vdot(jax.grad(loss)(x), d)
+    )(x),
+    "jvp of jvp": lambda loss, x, d: jax.jvp(
+        lambda x: jax.jvp(loss, (x,), (d,))[1], (x,), (d,)
+    )[1],
+    "jvp of grad": hessian_along,
+    "grad of jvp": lambda loss, x, d: jax.grad(lambda x: jax.jvp(loss, (x,), (d,))[1])(
+        x
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DERIVATIVES)
+def test_vmap_of_each_derivative_is_one_after_the_other(kind, name):
+    """With the statistics of the batch, nothing asked for."""
+    layer, variables, _ = setting(kind)
+    x, directions = random_input((3, *SHAPE)), random_input((3, *SHAPE), seed=5)
+    one = partial(DERIVATIVES[name], cubes(layer, variables))
+    each = jax.jit(one)
+    expected = jnp.stack([each(*pair) for pair in zip(x, directions, strict=True)])
+    actual = jax.jit(jax.vmap(one))(x, directions)
+    assert_close(actual, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+def test_derivatives_of_forward_and_reverse_mode_agree(kind):
+    with jax.enable_x64(True):
+        layer, variables, _ = setting(kind)
+        x, d = (random_input(SHAPE, s).astype(np.float64) for s in (0, 5))
+        of = {
+            name: jax.jit(partial(f, cubes(layer, variables)))
+            for name, f in DERIVATIVES.items()
+        }
+        result = {name: np.asarray(f(x, d)) for name, f in of.items()}
+        close = partial(assert_close, rtol=1e-8, atol=1e-8)
+        close(result["jacfwd"], result["grad"])
+        close(result["jvp"], np.vdot(result["grad"], d))
+        close(result["linearize"], result["jvp"])
+        along = np.tensordot(result["hessian"], d, d.ndim)
+        for name in ("grad of grad", "jvp of grad", "grad of jvp"):
+            close(result[name], along)
+        close(result["jvp of jvp"], np.vdot(along, d))
 
 
 def test_second_derivatives_are_the_finite_differences_of_gradients(kind):
