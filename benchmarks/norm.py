@@ -1,9 +1,10 @@
-"""ModalityBatchNorm against its peers, on the normalisations of a ResNet-50.
+"""ModalityBatchNorm against its peers, on the normalizations of a ResNet-50.
 
     python benchmarks/norm.py
 
-measures every normalisation of the network by itself, in all forms in turn, and adds
-up; PyTorch takes part where it is installed. It prints Markdown tables;
+measures every normalization of the network by itself, in all forms in turn, and adds
+up; PyTorch takes part where it is installed. Then it measures a tiny network as a
+whole, where what a layer costs per call matters. It prints Markdown tables;
 docs/benchmarks.md keeps those that we measured. `train_step.py` measures whole steps.
 """
 
@@ -16,6 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -26,11 +28,13 @@ from machine import machine_line  # type: ignore[import-not-found]
 from rich.progress import track
 from turns import keep_freed_memory, ratio  # type: ignore[import-not-found]
 
-from mbn_jax import ModalityBatchNorm
+from mbn_jax import ModalityBatchNorm, by_modality
 from mbn_jax.models.reid import ReID
+from mbn_jax.models.resnet import ResNet
 
 Shape = tuple[int, ...]
 OURS, REFERENCE = "ModalityBatchNorm", "nn.BatchNorm"
+IN_CONTEXT = "nn.BatchNorm in by_modality"
 MODES = ("forward", "forward + backward")
 
 
@@ -70,7 +74,7 @@ class Split(nn.Module):
 
 
 class Plain(nn.Module):
-    """BatchNorm over the mixed batch, which is not the same function."""
+    """BatchNorm over the mixed batch, not the same function but in by_modality."""
 
     use_fast_variance: bool = True
 
@@ -83,10 +87,23 @@ class Plain(nn.Module):
         )(x)
 
 
+class InContext(nn.Module):
+    """A network as it is, with the modality from outside."""
+
+    network: nn.Module
+
+    @nn.compact
+    def __call__(self, x: jax.Array, modality: jax.Array, **settings: Any) -> Any:
+        """Calls the network inside the context."""
+        with by_modality(modality):
+            return self.network(x, modality, **settings)
+
+
 def flax_forms(dtype: jnp.dtype) -> dict[str, nn.Module]:
     """The layers to compare, by the names of the tables."""
     return {
         OURS: ModalityBatchNorm(False, dtype=dtype),
+        IN_CONTEXT: InContext(Plain()),
         REFERENCE: Plain(),
         "nn.BatchNorm, two-pass": Plain(use_fast_variance=False),
         "masked nn.BatchNorm each": Masked(),
@@ -94,14 +111,21 @@ def flax_forms(dtype: jnp.dtype) -> dict[str, nn.Module]:
     }
 
 
-def flax_candidate(layer: nn.Module, x: jax.Array, mode: str) -> Candidate:
-    """A layer with its updated statistics, compiled for an input."""
+def flax_candidate(
+    layer: nn.Module, x: jax.Array, mode: str, **settings: Any
+) -> Candidate:
+    """A layer or network with its updated statistics, compiled for an input."""
     modality = jnp.arange(len(x)) // (len(x) // 2)
-    variables = layer.init(jax.random.key(0), x, modality)
+    init = jax.jit(partial(layer.init, **settings))
+    variables = init(jax.random.key(0), x, modality)
 
     def forward(params: Any, x: jax.Array, modality: jax.Array) -> Any:
         return layer.apply(
-            {**variables, "params": params}, x, modality, mutable=["batch_stats"]
+            {**variables, "params": params},
+            x,
+            modality,
+            **settings,
+            mutable=["batch_stats"],
         )
 
     def both(
@@ -116,7 +140,8 @@ def flax_candidate(layer: nn.Module, x: jax.Array, mode: str) -> Candidate:
     if mode == "forward":
         compiled = jax.jit(forward).lower(*arguments).compile()
     else:
-        arguments = (*arguments, jax.random.normal(jax.random.key(1), x.shape, x.dtype))
+        y, _ = jax.eval_shape(forward, *arguments)
+        arguments = (*arguments, jax.random.normal(jax.random.key(1), y.shape, y.dtype))
         compiled = jax.jit(both).lower(*arguments).compile()
     return Candidate(
         lambda: jax.block_until_ready(compiled(*arguments)), cost(compiled)
@@ -188,13 +213,24 @@ def norm_shapes(batch: int, image_size: tuple[int, int]) -> dict[Shape, int]:
 
 
 def in_turn(candidates: dict[str, Candidate], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every candidate in every round, after one that does not count."""
+    """Seconds of every candidate in every round, after one that does not count.
+
+    A turn is as many calls as take 20 ms, since a single short one measures how long
+    the processor takes to wake up. Every other round goes backwards.
+    """
+    for candidate in candidates.values():
+        candidate.run()
+    start = time.perf_counter()
+    candidates[REFERENCE].run()
+    calls = max(1, round(0.02 / (time.perf_counter() - start)))
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds + 1):
-        for name, candidate in candidates.items():
+    for index in range(rounds + 1):
+        order = list(candidates.items())
+        for name, candidate in order if index % 2 else order[::-1]:
             start = time.perf_counter()
-            candidate.run()
-            seconds[name].append(time.perf_counter() - start)
+            for _ in range(calls):
+                candidate.run()
+            seconds[name].append((time.perf_counter() - start) / calls)
     return {name: values[1:] for name, values in seconds.items()}
 
 
@@ -237,7 +273,7 @@ def compare_layers(
             f"| {ours.cost[0] / theirs.cost[0]:.2f} |"
         )
 
-    print(f"\n### {dtype}, {mode}: all {sum(shapes.values())} normalisations\n")
+    print(f"\n### {dtype}, {mode}: all {sum(shapes.values())} normalizations\n")
     print(
         f"| form | time, ms | time / {REFERENCE} | bytes accessed, GB "
         f"| bytes / {REFERENCE} | operations, G | largest temporary, MB |"
@@ -257,6 +293,30 @@ def compare_layers(
     print(f"\n| input | layers | time / {REFERENCE} | bytes / {REFERENCE} |")
     print("|---|---|---|---|")
     print("\n".join(lines))
+
+
+def compare_tiny_networks(dtype: jnp.dtype, rounds: int) -> None:
+    """Prints what the forms cost a network whose layers have hardly any work to do."""
+    x = jax.random.normal(jax.random.key(0), (4, 64, 32, 3), dtype)
+    plain = ResNet(depth=18, width=0.25, norm="bn", dtype=dtype)
+    forms = {OURS: plain.clone(norm="mbn"), IN_CONTEXT: InContext(plain)}
+    forms[REFERENCE] = plain
+    print(f"\n### {dtype}: ResNet-18 of a quarter of the width, 4 images of 64×32\n")
+    print(f"| form | mode | time, ms | time / {REFERENCE} | time / {OURS} |")
+    print("|---|---|---|---|---|")
+    for mode in MODES:
+        candidates = {
+            name: flax_candidate(network, x, mode, train=True)
+            for name, network in forms.items()
+        }
+        measured = in_turn(candidates, rounds)
+        for name, seconds in measured.items():
+            figures = [
+                f"{1e3 * statistics.median(seconds):.2f}",
+                ratio(seconds, measured[REFERENCE]),
+                ratio(seconds, measured[OURS]),
+            ]
+            print("| " + " | ".join([name, mode, *figures]) + " |")
 
 
 def main() -> None:
@@ -292,6 +352,7 @@ def main() -> None:
             compare_layers(
                 norm_shapes(flags.batch, image_size), dtype, mode, flags.rounds
             )
+        compare_tiny_networks(dtype, flags.rounds)
 
 
 if __name__ == "__main__":
