@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,30 @@ def test_init_gives_the_variables_of_the_explicit_network(network):
 @by_network
 def test_a_training_step_is_that_of_the_explicit_network(network):
     assert_the_same_step(network)
+
+
+def test_the_compiled_program_is_that_of_the_explicit_network():
+    """So the context costs nothing once it is compiled."""
+    variables = initialized(Compact, X, MODALITY)
+
+    def loss(network, params, stats, x, modality):
+        variables = {"params": params, "batch_stats": stats}
+        y, updates = network(variables, x, modality, mutable=["batch_stats"])
+        return (y**3).sum(), updates
+
+    def in_context(variables, x, modality, **settings):
+        with by_modality(modality):
+            return Compact().apply(variables, x, **settings)
+
+    def program(network):
+        step = jax.jit(jax.grad(functools.partial(loss, network), has_aux=True))
+        text = step.lower(*variables.values(), X, MODALITY).compile().as_text()
+        text = text[text.index("ENTRY") :]
+        return re.sub(r", metadata=\{[^}]*\}", "", text)
+
+    explicit = program(Compact(ModalityBatchNorm).apply)
+    assert explicit.count("fusion") > 5
+    assert program(in_context) == explicit
 
 
 def test_a_scale_and_bias_of_each_of_three_modalities():
