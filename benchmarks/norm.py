@@ -1,11 +1,11 @@
-"""ModalityBatchNorm against its peers, on the normalizations of a ResNet-50.
+"""Compares ModalityBatchNorm with its alternatives, on a ResNet-50's normalizations.
 
     python benchmarks/norm.py
 
-measures every normalization of the network by itself, in all forms in turn, and adds
-up; PyTorch takes part where it is installed. Then it measures a tiny network as a
-whole, where what a layer costs per call matters. It prints Markdown tables;
-docs/benchmarks.md keeps those that we measured. `train_step.py` measures whole steps.
+measures every normalization of the network separately, in all forms in turn, and adds
+up the times; PyTorch is included if it is installed. Then it measures a whole tiny
+network, in which the cost of a layer per call matters. It prints Markdown tables;
+docs/benchmarks.md holds those that we measured. `train_step.py` measures whole steps.
 """
 
 import argparse
@@ -42,8 +42,8 @@ class Candidate(NamedTuple):
     """Something to time.
 
     Attributes:
-      run: does the work once and waits for the end.
-      cost: bytes accessed, operations, temporary bytes, as far as XLA tells.
+      run: does the work once and waits for its end.
+      cost: bytes accessed, operations and temporary bytes, as reported by XLA.
     """
 
     run: Callable[[], None]
@@ -51,22 +51,22 @@ class Candidate(NamedTuple):
 
 
 class Masked(nn.Module):
-    """One BatchNorm per modality over a mask, then a selection: right and slow."""
+    """One BatchNorm per modality over a mask, then a selection: correct and slow."""
 
     @nn.compact
     def __call__(self, x: jax.Array, modality: jax.Array) -> jax.Array:
-        """Normalises `x` (B, …, C)."""
+        """Normalizes `x` (B, …, C)."""
         visible = (modality == 0).reshape(-1, *[1] * (x.ndim - 1))
         norms = [nn.BatchNorm(False, dtype=x.dtype) for _ in range(2)]
         return jnp.where(visible, norms[0](x, mask=visible), norms[1](x, mask=~visible))
 
 
 class Split(nn.Module):
-    """One BatchNorm per half of the batch: needs the modalities in fixed places."""
+    """One BatchNorm per half of the batch; the modalities must be in fixed places."""
 
     @nn.compact
     def __call__(self, x: jax.Array, modality: jax.Array) -> jax.Array:
-        """Normalises `x` (B, …, C), whose first half is one modality."""
+        """Normalizes `x` (B, …, C), whose first half is one modality."""
         del modality
         return jnp.concatenate(
             [nn.BatchNorm(False, dtype=x.dtype)(half) for half in jnp.split(x, 2)]
@@ -74,13 +74,13 @@ class Split(nn.Module):
 
 
 class Plain(nn.Module):
-    """BatchNorm over the mixed batch, not the same function but in by_modality."""
+    """BatchNorm over the mixed batch: another function, except in by_modality."""
 
     use_fast_variance: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, modality: jax.Array) -> jax.Array:
-        """Normalises `x` (B, …, C)."""
+        """Normalizes `x` (B, …, C)."""
         del modality
         return nn.BatchNorm(
             False, dtype=x.dtype, use_fast_variance=self.use_fast_variance
@@ -88,7 +88,7 @@ class Plain(nn.Module):
 
 
 class InContext(nn.Module):
-    """A network as it is, with the modality from outside."""
+    """An unchanged network, with the modality from the context."""
 
     network: nn.Module
 
@@ -100,7 +100,7 @@ class InContext(nn.Module):
 
 
 def flax_forms(dtype: jnp.dtype) -> dict[str, nn.Module]:
-    """The layers to compare, by the names of the tables."""
+    """Returns the layers to compare, by their names in the tables."""
     return {
         OURS: ModalityBatchNorm(False, dtype=dtype),
         IN_CONTEXT: InContext(Plain()),
@@ -114,7 +114,7 @@ def flax_forms(dtype: jnp.dtype) -> dict[str, nn.Module]:
 def flax_candidate(
     layer: nn.Module, x: jax.Array, mode: str, **settings: Any
 ) -> Candidate:
-    """A layer or network with its updated statistics, compiled for an input."""
+    """Compiles a layer or network, with its updated statistics, for an input."""
     modality = jnp.arange(len(x)) // (len(x) // 2)
     init = jax.jit(partial(layer.init, **settings))
     variables = init(jax.random.key(0), x, modality)
@@ -149,9 +149,9 @@ def flax_candidate(
 
 
 def torch_candidate(x: jax.Array, mode: str) -> Candidate:
-    """PyTorch's split form, in the memory layout that it is fastest in."""
-    # Threads of OpenMP that wait by spinning fight with XLA's for the same cores: a
-    # normalisation of 0.1 ms took 90 ms.
+    """Makes PyTorch's split form, in the memory layout in which it is fastest."""
+    # OpenMP threads that wait by spinning compete with XLA's threads for the cores: a
+    # normalization of 0.1 ms took 90 ms.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import torch
 
@@ -185,14 +185,14 @@ def torch_candidate(x: jax.Array, mode: str) -> Candidate:
 
 
 def cost(compiled: Any) -> tuple[float, float, float]:
-    """Bytes accessed, operations and temporary bytes of a compiled program."""
+    """Returns bytes accessed, operations and temporary bytes of a program."""
     analysis = compiled.cost_analysis()
     temporary = compiled.memory_analysis().temp_size_in_bytes
     return analysis["bytes accessed"], analysis["flops"], temporary
 
 
 def norm_shapes(batch: int, image_size: tuple[int, int]) -> dict[Shape, int]:
-    """Input shapes of the normalisations of a ResNet-50, and how many have each."""
+    """Counts the normalizations of a ResNet-50 by the shape of their input."""
     shapes: collections.Counter[Shape] = collections.Counter()
 
     def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -213,10 +213,10 @@ def norm_shapes(batch: int, image_size: tuple[int, int]) -> dict[Shape, int]:
 
 
 def in_turn(candidates: dict[str, Candidate], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every candidate in every round, after one that does not count.
+    """Returns seconds per candidate and round, after one round that does not count.
 
-    A turn is as many calls as take 20 ms, since a single short one measures how long
-    the processor takes to wake up. Every other round goes backwards.
+    A turn is the number of calls that take 20 ms, since a single short call measures
+    how long the processor takes to wake up. Every other round runs in reverse order.
     """
     for candidate in candidates.values():
         candidate.run()
@@ -237,7 +237,7 @@ def in_turn(candidates: dict[str, Candidate], rounds: int) -> dict[str, list[flo
 def compare_layers(
     shapes: dict[Shape, int], dtype: jnp.dtype, mode: str, rounds: int
 ) -> None:
-    """Prints what all normalisations of the network cost, and ours shape by shape."""
+    """Prints the cost of all normalizations of the network, and of ours by shape."""
     seconds: dict[str, list[float]] = {}
     costs: dict[str, list[float]] = {}
     lines = []
@@ -296,7 +296,7 @@ def compare_layers(
 
 
 def compare_tiny_networks(dtype: jnp.dtype, rounds: int) -> None:
-    """Prints what the forms cost a network whose layers have hardly any work to do."""
+    """Prints the cost of each form in a network whose layers have little work."""
     x = jax.random.normal(jax.random.key(0), (4, 64, 32, 3), dtype)
     plain = ResNet(depth=18, width=0.25, norm="bn", dtype=dtype)
     forms = {OURS: plain.clone(norm="mbn"), IN_CONTEXT: InContext(plain)}
@@ -320,7 +320,7 @@ def compare_tiny_networks(dtype: jnp.dtype, rounds: int) -> None:
 
 
 def main() -> None:
-    """Measures what the flags say."""
+    """Measures according to the flags."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -333,7 +333,7 @@ def main() -> None:
         nargs="+",
         default=["float32", "bfloat16"],
         choices=["float32", "bfloat16"],
-        help="of the computation (default both)",
+        help="dtypes of the computation (default both)",
     )
     flags = parser.parse_args()
     if flags.batch < 2 or flags.batch % 2:

@@ -1,7 +1,7 @@
 """Modality Batch Normalization and visible-infrared person re-identification in JAX.
 
-The import loads the layer and its functions, which need jax, flax and NumPy. What needs
-the packages of the extra `reid` is loaded when it is first used.
+Importing the package loads the layer and its functions, which need only jax, flax and
+NumPy. Names that need the packages of the extra `reid` are loaded on first use.
 """
 
 import importlib
@@ -55,6 +55,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    # help() and completion get every name, which must not fail without the extra.
+    # help() and completion access every name, which must not fail without the extra.
     usable = set() if missing_packages() else _LAZY.keys()
     return sorted({*globals(), *_SUBMODULES, *usable})

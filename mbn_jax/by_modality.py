@@ -1,4 +1,4 @@
-"""Modality batch normalization in a network as it is: the context `by_modality`."""
+"""Modality batch normalization in an existing network: the context `by_modality`."""
 
 import contextlib
 import dataclasses
@@ -16,15 +16,15 @@ from mbn_jax.functional import modality_weights
 from mbn_jax.norm import ModalityBatchNorm
 
 _BATCH_NORM_CALL: Callable[..., Any] = inspect.unwrap(nn.BatchNorm.__call__)
-# All but `use_fast_variance`, which has no counterpart, and those of every module.
+# All except `use_fast_variance`, which has no counterpart, and those of every module.
 _SHARED_ATTRIBUTES = set.intersection(
     *(
         {f.name for f in dataclasses.fields(c)}
         for c in (nn.BatchNorm, ModalityBatchNorm)
     )
 ) - {"axis", "name", "parent"}
-# A part of the key of all of JAX's caches of traces, so that a function is traced again
-# that was traced outside, or with another modality.
+# Part of the key of all of JAX's trace caches, so that a function that was traced
+# outside, or with another modality, is traced again.
 _trace_key = jax.make_user_context(default_value=None)
 
 
@@ -40,8 +40,8 @@ def by_modality(
 ) -> Iterator[None]:
     """Normalizes by modality in every `nn.BatchNorm` that is called inside.
 
-    The network need not know: each of its layers works as a `ModalityBatchNorm` with
-    that layer's own attributes and arguments, under the names that its variables have.
+    The code of the network does not change: each of these layers works as a
+    `ModalityBatchNorm` with the attributes, arguments and variable names of the layer.
 
     ```python
     >>> import jax, jax.numpy as jnp
@@ -61,34 +61,35 @@ def by_modality(
 
     ```
 
-    Variables come from `init` inside the context, or from those of the plain network
-    through `mbn_jax.convert.from_batch_norm`, with the same `at`.
+    To get the variables, call `init` inside the context, or convert those of the plain
+    network with `mbn_jax.convert.from_batch_norm` and the same `at`.
 
-    * Enter the context inside the function that `jax.jit` compiles, where the modality
-      is an argument. Elsewhere results are the same, but JAX compiles everything in it
-      again for every new content of `modality`.
-    * Of nested contexts the inner one holds, also for the layers that its `at` leaves
-      out: they are plain. Another thread is outside.
-    * A `ModalityBatchNorm` keeps the modality that it is given; one of `mbn_jax.nnx`
-      takes this one where it is given none.
-    * `use_fast_variance` has no effect: the variance is always the stable one.
+    * Enter the context inside the function that `jax.jit` compiles, with the modality
+      as an argument. Elsewhere the results are the same, but JAX compiles everything
+      inside the context again for every new value of `modality`.
+    * Of nested contexts, the innermost one applies. The layers that its `at` excludes
+      are plain batch normalizations. The context does not apply to other threads.
+    * A `ModalityBatchNorm` uses the modality that is passed to it. One of `mbn_jax.nnx`
+      uses the modality of the context if none is passed.
+    * `use_fast_variance` has no effect: the variance is always computed stably.
 
     Args:
-      modality: `(B,)`, integer, in `[0, num_modalities)`: of every row of the inputs of
-        the layers; an array or a list.
+      modality: `(B,)`, integer, in `[0, num_modalities)`, an array or a list: the
+        modality of every row of the layers' inputs.
       num_modalities: number of modalities.
       share_affine: one scale and bias of shape `(C,)` for all modalities, or one each.
-      at: whether the layer of a path, such as "backbone/norm1", is normalized by
-        modality ("" is a network that is itself the layer); None: all of them. As part
-        of what JAX compiles for, it is better one function than a new lambda each time.
-      unknown: what a modality of -1 means with running statistics: "nan" or "pooled",
-        as in `ModalityBatchNorm`.
-      pooled_weights: of the modalities in the mixture; None: equal.
+      at: function from the path of a layer, such as "backbone/norm1", to whether the
+        layer normalizes by modality ("" is the path of a network that is itself the
+        layer); None means all layers. JAX compiles again for every new function, so
+        pass the same function each time, not a new lambda.
+      unknown: what modality -1 means with running statistics: "nan" or "pooled", as in
+        `ModalityBatchNorm`.
+      pooled_weights: weights of the modalities in the mixture; None means equal.
 
     Raises:
-      ValueError: if an argument does not fit; and in a layer, which is named by path,
-        if its input has not one row per element of `modality`, if its channels are on
-        axis 0 or several axes, or if it does not call `nn.BatchNorm.__call__`.
+      ValueError: if an argument does not fit. A layer raises it, with its path, if its
+        input does not have one row per element of `modality`, if its channels are on
+        axis 0 or on several axes, or if it does not call `nn.BatchNorm.__call__`.
     """
     context = _Context(
         _array(modality), num_modalities, share_affine, at, unknown, pooled_weights
@@ -103,13 +104,13 @@ def by_modality(
 
 
 def current_modality() -> jax.Array | np.ndarray | None:
-    """The modality of the innermost `by_modality` of this thread; None outside."""
+    """Returns the modality of this thread's innermost `by_modality`; None outside."""
     return None if _thread.active is None else _thread.active.modality
 
 
 @dataclasses.dataclass(eq=False)
 class _Context:
-    """What one `with by_modality(…)` says; compared by identity."""
+    """The settings of one `with by_modality(…)`; compared by identity."""
 
     modality: Any  # jax.Array or np.ndarray
     num_modalities: int
@@ -139,10 +140,10 @@ class _Context:
             self.pooled_weights = tuple(map(float, self.pooled_weights))
 
     def key(self) -> Any:
-        """Equal for contexts in which a function may share a trace.
+        """Returns a key, equal for contexts in which a function may share a trace.
 
-        A known modality becomes a constant of the trace, so that the key has its
-        content. A traced one belongs to its trace alone.
+        A concrete modality becomes a constant of the trace, so the key contains its
+        values. A traced modality belongs to one trace only.
         """
         array = isinstance(self.modality, jax.Array)
         traced = isinstance(self.modality, jax.core.Tracer)
@@ -161,7 +162,7 @@ class _Context:
         kwargs: dict[str, Any],
         call: nn.module.InterceptorContext,
     ) -> Any:
-        """Takes the place of `nn.BatchNorm.__call__`; an interceptor of Flax."""
+        """Replaces `nn.BatchNorm.__call__`, as a Flax interceptor."""
         layer = call.module
         if (
             _thread.active is not self
@@ -170,8 +171,8 @@ class _Context:
             or not (self.at is None or self.at("/".join(layer.path)))
         ):
             return next_fun(*args, **kwargs)
-        # The function itself, and not the class: one that inherits passes here first
-        # with its own, and then with this one, with other arguments.
+        # Compare the function, not the class: a subclass comes here first with its own
+        # `__call__`, and then with this one, with other arguments.
         if getattr(call.orig_method, "func", None) is _BATCH_NORM_CALL:
             self.replaced += 1
             return self.normalize(layer, *args, **kwargs)
@@ -181,7 +182,7 @@ class _Context:
             raise _misfit(
                 layer,
                 f"is a {type(layer).__name__}, whose __call__ does not call that of "
-                "nn.BatchNorm, expected one that does, as that is what is replaced",
+                "nn.BatchNorm, which by_modality replaces, expected one that does",
             )
         return result
 
@@ -193,7 +194,7 @@ class _Context:
         *,
         mask: Any = None,
     ) -> jax.Array:
-        """What the layer gives by modality; arguments are those of `nn.BatchNorm`."""
+        """Calls the layer by modality; the arguments are those of `nn.BatchNorm`."""
         x = jnp.asarray(x)
         axes = layer.axis if isinstance(layer.axis, Sequence) else (layer.axis,)
         if len(axes) != 1 or not -x.ndim <= axes[0] < x.ndim or axes[0] % x.ndim == 0:
@@ -212,7 +213,7 @@ class _Context:
                 f"give jnp.repeat(modality, {times}), or " if times else "",
             )
         if mask is not None:
-            # As in NumPy, and unlike ModalityBatchNorm's, where (B,) are samples.
+            # Broadcast as in NumPy, unlike in ModalityBatchNorm, where (B,) is samples.
             mask = jnp.asarray(mask, bool)
             mask = mask.reshape((1,) * (x.ndim - mask.ndim) + mask.shape)
         norm = ModalityBatchNorm(
@@ -222,13 +223,13 @@ class _Context:
             share_affine=self.share_affine,
             unknown=self.unknown,
             pooled_weights=self.pooled_weights,
-            parent=layer.scope,  # type: ignore  # where its variables are, by name
+            parent=layer.scope,  # type: ignore  # its variables are there, by name
         )
         return norm(x, self.modality, use_running_average, mask)
 
 
 class _Thread(threading.local):
-    """What is active here; by thread, as the interceptors of Flax and JAX's key are."""
+    """The active context, one per thread like Flax's interceptors and JAX's key."""
 
     active: _Context | None = None
 
@@ -237,11 +238,11 @@ _thread = _Thread()
 
 
 def _array(modality: Any) -> jax.Array | np.ndarray:
-    """The modality as an array; a copy, if it is one that could be written to."""
+    """Returns the modality as an array; a copy, if the original could be modified."""
     expected = "expected one integer per sample, of shape [B]."
     if not isinstance(modality, jax.Array):
         try:
-            # Not by JAX, which would wrap 64-bit indices.
+            # Not jnp.array, which would wrap 64-bit indices.
             modality = np.array(modality)
         except ValueError:
             raise ValueError(f"modality is {modality!r}, {expected}") from None

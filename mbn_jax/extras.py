@@ -1,4 +1,4 @@
-"""What the extra `reid` brings, and the sentence that says so where it is missing."""
+"""The packages of the extra `reid`, and the error that names the missing ones."""
 
 from importlib.util import find_spec
 
@@ -24,7 +24,7 @@ SYSTEM = (
 
 
 def missing_packages() -> list[str]:
-    """Returns the packages of `SYSTEM` that are not installed; imports none of them."""
+    """Returns the packages of `SYSTEM` that are not installed; it imports none."""
     return [name for name in SYSTEM if find_spec(name) is None]
 
 
@@ -35,7 +35,7 @@ def require_system(what: str) -> None:
       what: the name that the user imported, for the message.
 
     Raises:
-      ModuleNotFoundError: if one of them is missing; it says how to install them.
+      ModuleNotFoundError: if one is missing; the message says how to install them.
     """
     missing = missing_packages()
     if missing:

@@ -1,4 +1,4 @@
-"""Modality batch normalization as pure functions, the arithmetic under the layers."""
+"""Modality batch normalization as pure functions, which the layers call."""
 
 from collections.abc import Sequence
 from functools import partial, reduce
@@ -19,8 +19,8 @@ class Moments(NamedTuple):
     Attributes:
       mean: `(num_modalities, C)`.
       var: `(num_modalities, C)`, biased (divided by the count), never negative.
-      counts: `(num_modalities, C)`, how many values entered; where it is 0 the mean
-        and the variance are 0.
+      counts: `(num_modalities, C)`, the number of values; where it is 0, the mean and
+        the variance are 0.
     """
 
     mean: jax.Array
@@ -29,10 +29,10 @@ class Moments(NamedTuple):
 
 
 class Normalized(NamedTuple):
-    """What `modality_batch_norm` returns.
+    """The result of `modality_batch_norm`.
 
     Attributes:
-      y: the normalized input, of its shape.
+      y: the normalized input, of the shape of the input.
       mean: `(num_modalities, C)`, the running mean after this batch.
       var: `(num_modalities, C)`, the running variance after this batch.
     """
@@ -53,7 +53,7 @@ def modality_moments(
     axis_index_groups: Sequence[Sequence[int]] | None = None,
     force_float32_reductions: bool = True,
 ) -> Moments:
-    """Mean, biased variance and count of every modality and channel.
+    """Computes mean, biased variance and count of every modality and channel.
 
     ```python
     >>> import jax.numpy as jnp
@@ -67,20 +67,21 @@ def modality_moments(
 
     Args:
       x: `(B, …, C)`, floating point, channels at `axis`.
-      modality: `(B,)`, integer; a sample outside `[0, num_modalities)` is left out.
+      modality: `(B,)`, integer; a sample whose index is outside `[0, num_modalities)`
+        is left out.
       num_modalities: number of modalities.
-      mask: bool, `(B,)` or broadcastable to `x` with the rank of `x`; False leaves a
-        sample, or a position, out.
-      axis: the channel axis; any but 0.
+      mask: bool, `(B,)` or broadcastable to `x` with the rank of `x`; False leaves
+        out a sample or a position.
+      axis: the channel axis, which must not be 0.
       axis_name: mapped axis to reduce over, under pmap and shard_map.
       axis_index_groups: groups of indices within that axis.
-      force_float32_reductions: accumulate in float32 at least.
+      force_float32_reductions: accumulate in float32 or wider.
 
     Returns:
       `Moments`, each of shape `(num_modalities, C)`.
 
     Raises:
-      ValueError: if shapes or types do not fit, or `axis` is the sample axis.
+      ValueError: if shapes or dtypes do not fit, or `axis` is the sample axis.
     """
     x = jnp.asarray(x)
     axis = channel_axis(x, axis)
@@ -116,7 +117,7 @@ def modality_batch_norm(
     unknown: str = "nan",
     pooled_weights: Sequence[float] | None = None,
 ) -> Normalized:
-    """`mbn_jax.ModalityBatchNorm` without a module: statistics in, statistics out.
+    """Computes `mbn_jax.ModalityBatchNorm` as a pure function, without a module.
 
     ```python
     >>> import jax.numpy as jnp
@@ -135,29 +136,30 @@ def modality_batch_norm(
       modality: `(B,)`, integer, in `[0, num_modalities)`.
       mean: `(num_modalities, C)`, running means.
       var: `(num_modalities, C)`, running variances.
-      scale: `(C,)` or `(num_modalities, C)`; none: 1.
-      bias: `(C,)` or `(num_modalities, C)`; none: 0.
-      use_running_average: normalize by `mean` and `var`, which come back unchanged,
-        instead of by the batch.
+      scale: `(C,)` or `(num_modalities, C)`; None means 1.
+      bias: `(C,)` or `(num_modalities, C)`; None means 0.
+      use_running_average: normalize with `mean` and `var`, which are returned
+        unchanged, instead of the statistics of the batch.
       mask: bool, `(B,)` or broadcastable to `x` with the rank of `x`; False keeps a
-        sample, or a position, out of the statistics.
-      axis: the channel axis; any but 0.
+        sample or a position out of the statistics.
+      axis: the channel axis, which must not be 0.
       momentum: decay of the running statistics.
       epsilon: added to the variance.
-      dtype: of the result (default: inferred from input, scale and bias).
+      dtype: dtype of the result (default: inferred from input, scale and bias).
       axis_name: mapped axis to reduce over, under pmap and shard_map.
       axis_index_groups: groups of indices within that axis.
-      force_float32_reductions: accumulate in float32 at least.
-      unknown: what modality -1 means with running statistics: "nan" (as every index
-        out of range), or "pooled", the mixture of the modalities (`pooled_moments`),
-        with the weighted mean of scale and bias where these are by modality.
-      pooled_weights: of the modalities in the mixture; None: equal.
+      force_float32_reductions: accumulate in float32 or wider.
+      unknown: what modality -1 means with running statistics: "nan" (as for every
+        index out of range), or "pooled", the mixture of the modalities
+        (`pooled_moments`), with the weighted mean of the scales and biases if each
+        modality has its own.
+      pooled_weights: weights of the modalities in the mixture; None means equal.
 
     Returns:
       `Normalized`: the result and the running statistics after this batch.
 
     Raises:
-      ValueError: if shapes or types do not fit, or `axis` is the sample axis.
+      ValueError: if shapes or dtypes do not fit, or `axis` is the sample axis.
     """
     x, mean, var = map(jnp.asarray, (x, mean, var))
     axis = channel_axis(x, axis)
@@ -173,16 +175,16 @@ def modality_batch_norm(
     given = [a.dtype for a in (x, *affine) if a is not None]
     if dtype is None:
         dtype = _promote(*given)
-    # What the arithmetic is done in, and the types that reach it are made one: JAX
-    # would promote most of them, but not the operands of a reduction.
+    # The dtype of the arithmetic. Everything is cast to it, because JAX would promote
+    # most operands, but not those of a reduction.
     wide = _promote(jnp.float32, mean.dtype, *given)
     scale, bias = (None if a is None else a.astype(wide) for a in affine)
 
     hidden = None
     if mask is not None:
         mask = _expand_mask(x, mask)
-        # A zero cotangent times NaN is NaN: the non-finite values of masked samples
-        # must leave the computation here and come back at its end.
+        # A zero cotangent times NaN is NaN, so the non-finite values of masked samples
+        # are removed from the computation here and restored at its end.
         hidden = ~mask & ~jnp.isfinite(x)
         x = jnp.where(hidden, 0, x)
 
@@ -190,7 +192,7 @@ def modality_batch_norm(
     if use_running_average:
         pivot, batch_var, offset = mean.astype(wide), var.astype(wide), None
         if unknown == "pooled":
-            # One more row in every table, for the samples of modality -1.
+            # Every table gets one more row, for the samples of modality -1.
             labels.append(-1)
             pooled = pooled_moments(pivot, batch_var, pooled_weights)
             pivot, batch_var = (
@@ -229,8 +231,8 @@ def modality_batch_norm(
     if bias is not None:
         constant = constant + jnp.broadcast_to(bias, constant.shape)
 
-    # One multiply-add in coordinates whose origin is near the mean: exact where
-    # mean/std is large, where x * a + b would cancel.
+    # One multiply-add in coordinates whose origin is near the mean. It is exact where
+    # mean/std is large; there, x * a + b would suffer from cancellation.
     pivot, multiplier, constant = _per_sample(member, pivot, multiplier, constant)
     multiplier = jnp.where(member.any(1, keepdims=True), multiplier, jnp.nan)
     rows = [_along(x, axis, row) for row in (pivot, multiplier, constant)]
@@ -243,7 +245,7 @@ def modality_batch_norm(
 def pooled_moments(
     mean: Any, var: Any, weights: Sequence[float] | None = None
 ) -> tuple[Any, Any]:
-    r"""Mean and variance of a mixture of the modalities, with weights $w_m$.
+    r"""Computes mean and variance of a mixture of the modalities, with weights $w_m$.
 
     $$ \mu = \sum_m w_m \mu_m, \quad
        \sigma^2 = \sum_m w_m \left(\sigma_m^2 + (\mu_m - \mu)^2\right) $$
@@ -259,8 +261,9 @@ def pooled_moments(
 
     Args:
       mean: `(…, num_modalities, C)`, NumPy or JAX.
-      var: as `mean`.
-      weights: of the modalities, in their order, scaled to a sum of 1; None: equal.
+      var: same shape as `mean`.
+      weights: weights of the modalities, in their order, which are scaled to a sum of
+        1; None means equal.
 
     Returns:
       The mean and the variance of the mixture, `(…, C)`.
@@ -274,7 +277,7 @@ def pooled_moments(
 
 
 def pooled_mean(table: Any, weights: Sequence[float] | None = None) -> Any:
-    """The weighted mean over the modalities, `(…, num_modalities, C)` to `(…, C)`.
+    """Takes the weighted mean over modalities, `(…, num_modalities, C)` to `(…, C)`.
 
     Raises:
       ValueError: if the weights are not one non-negative number per modality.
@@ -284,7 +287,7 @@ def pooled_mean(table: Any, weights: Sequence[float] | None = None) -> Any:
 
 
 def modality_weights(weights: Sequence[float] | None, number: int) -> np.ndarray:
-    """Weights of the modalities in a mixture, `(number,)`, of sum 1; None: equal.
+    """Returns the modalities' weights, `(number,)`, with sum 1; None means equal.
 
     Raises:
       ValueError: if the weights are not one non-negative number per modality.
@@ -299,11 +302,11 @@ def modality_weights(weights: Sequence[float] | None, number: int) -> np.ndarray
 
 
 def channel_axis(x: jax.Array, axis: int) -> int:
-    """The channel axis counted from the front.
+    """Returns the channel axis as a non-negative index.
 
     Raises:
-      ValueError: if `x` is not floating point, or `axis` is not one of its axes, or is
-        axis 0.
+      ValueError: if `x` is not floating point, or if `axis` is 0 or not an axis of
+        `x`.
     """
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"The input is {x.dtype}, expected a floating-point type.")
@@ -327,26 +330,28 @@ def _shifted_moments(
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Pivot, mean minus pivot and variance, each `(M, C)`, and count, `(M, C or 1)`.
 
-    * Float32 accumulation at least, whatever the type of `x`, unless told otherwise.
-    * One pass over the data: every sample is summed over its own positions, and the
-      small `(B, C)` sums go to their modality. A pass per modality would read
-      `num_modalities` times as much.
+    * Sums are accumulated in float32 or wider, whatever the dtype of `x`, unless
+      `force_float32` is false.
+    * The data are read in one pass: every sample is summed over its own positions, and
+      then the small `(B, C)` sums are added per modality. One pass per modality would
+      read `num_modalities` times as much.
     * Var = E[d²] − E[d]² with d = x − pivot, so nothing cancels where |mean| ≫ std. The
-      pivot of a modality is the mean of a few positions of each of its samples: within
-      a fraction of a standard deviation of the mean, and almost free. It is constant to
-      the gradient, since the result does not depend on it.
-    * Two reductions across devices, one for the pivot, one for sums and counts. Sums
-      are added, never means averaged.
-    * Selection by `where` and not by a product with a one-hot matrix: exact on hardware
-      that multiplies matrices in reduced precision, deterministic in the gradient (no
-      scatter), and a NaN of one modality stays out of the other's statistics.
+      pivot of a modality is the mean of a few positions of each of its samples: it is
+      within a fraction of a standard deviation of the mean and costs almost nothing.
+      The gradient treats it as a constant, since the result does not depend on it.
+    * There are two reductions across devices: one for the pivot and the counts, one for
+      the sums. Sums are added; means are never averaged.
+    * Samples are selected with `where`, not with a product with a one-hot matrix: this
+      is exact on hardware that multiplies matrices in reduced precision, its gradient
+      is deterministic (no scatter), and a NaN in one modality does not enter the
+      statistics of the others.
     """
-    # A float16 cannot count beyond 65,504.
+    # float16 cannot represent counts above 65,504.
     count_dtype = _promote(x.dtype, jnp.float32)
     dtype = count_dtype if force_float32 else x.dtype
 
     def over_devices(*tables: jax.Array) -> list[jax.Array]:
-        """Sums of tables (M, C) or (M, 1) over devices, which talk once for all."""
+        """Sums tables (M, C) or (M, 1) over devices, in one collective for all."""
         if axis_name is None:
             return list(tables)
         widths = np.cumsum([table.shape[1] for table in tables])[:-1]
@@ -355,8 +360,8 @@ def _shifted_moments(
         return jnp.split(packed, widths, axis=1)
 
     positions = _positions(x, axis)
-    # A mask that hides positions within a sample may hide just those few that the pivot
-    # looks at; then every position is looked at, which costs a second pass.
+    # A mask that hides positions within a sample may hide exactly the few that the
+    # pivot uses. With such a mask it uses every position, which costs a second pass.
     hides_positions = mask is not None and mask.size > mask.shape[0]
     few = (slice(None),) * x.ndim if hides_positions else _few_positions(x.shape, axis)
     sample = lax.stop_gradient(x[few]).astype(count_dtype)
@@ -373,13 +378,13 @@ def _shifted_moments(
         *_per_modality(member, _shifted_sums(x, origin, mask, axis))
     )
     first, second = (table / jnp.maximum(count, 1) for table in (first, second))
-    # Rounding can leave a variance of zero a little below it.
+    # Rounding can make a variance of zero slightly negative.
     var = jnp.maximum(second - lax.square(first), 0)
     return pivot, first, var, count
 
 
-# The backward pass computes the shift again, so that between the passes the input alone
-# is kept: not the shifted one as well, nor a float32 copy of a bfloat16 one.
+# The backward pass recomputes the shift, so that only the input is kept between the
+# passes, not the shifted input or a float32 copy of a bfloat16 input.
 _recomputing = partial(jax.checkpoint, prevent_cse=False)
 
 
@@ -402,11 +407,11 @@ def _multiply_add(
     constant: jax.Array,
     axis: int,
 ) -> jax.Array:
-    """(x − pivot) · multiplier + constant, the last three one row per sample.
+    """(x − pivot) · multiplier + constant; the last three have one row per sample.
 
-    The rule for the derivative spreads the tangents of both rows at once, so that the
-    gradient takes both its sums in one pass. By itself JAX would take them one by one,
-    on a CPU with a float32 copy of bfloat16 arrays for each.
+    The derivative rule spreads the tangents of both rows at once, so that the gradient
+    computes both of its sums in one pass. Without the rule, JAX would compute them one
+    by one, on a CPU with a float32 copy of bfloat16 arrays for each.
     """
     return (x.astype(pivot.dtype) - pivot) * multiplier + constant
 
@@ -430,12 +435,12 @@ def _multiply_add_jvp(axis: int, primals: Any, tangents: Any) -> Any:
 
 
 def _positions(x: jax.Array, axis: int) -> tuple[int, ...]:
-    """The axes that are neither samples nor channels."""
+    """The axes that hold neither samples nor channels."""
     return tuple(i for i in range(1, x.ndim) if i != axis)
 
 
 def _few_positions(shape: Sequence[int], axis: int) -> tuple[slice, ...]:
-    """At most two positions along every axis but samples and channels."""
+    """Selects at most two positions along each axis except samples and channels."""
     return tuple(
         slice(None) if i in (0, axis) or n <= 2 else slice(n // 4, None, -(-n // 2))
         for i, n in enumerate(shape)
@@ -443,9 +448,9 @@ def _few_positions(shape: Sequence[int], axis: int) -> tuple[slice, ...]:
 
 
 def _membership(x: jax.Array, modality: jax.Array, labels: Sequence[int]) -> jax.Array:
-    """Bool (B, L): the label of each sample; another one is a row without True."""
+    """Bool (B, L): which label each sample has; a row without True has none."""
     if not isinstance(modality, jax.Array):
-        # Compared in NumPy: JAX would wrap 64-bit indices, and 2**32 would be visible.
+        # Compare in NumPy: JAX would wrap 64-bit indices, and 2**32 would become 0.
         modality = np.asarray(modality)
     if modality.shape != x.shape[:1] or not jnp.issubdtype(modality.dtype, jnp.integer):
         raise ValueError(
@@ -455,7 +460,7 @@ def _membership(x: jax.Array, modality: jax.Array, labels: Sequence[int]) -> jax
         )
     if not isinstance(modality, jax.Array):
         return jnp.asarray(modality[:, None] == np.array(labels)[None, :])
-    # In the type of the index, since JAX would wrap one that another type cannot hold.
+    # Compare in the dtype of the index: JAX would wrap one that does not fit another.
     limits, columns = jnp.iinfo(modality.dtype), np.array(labels)
     possible = (limits.min <= columns) & (columns <= limits.max)
     found = modality[:, None] == columns.astype(modality.dtype)[None, :]
@@ -463,7 +468,7 @@ def _membership(x: jax.Array, modality: jax.Array, labels: Sequence[int]) -> jax
 
 
 def _expand_mask(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """The mask with the rank of x."""
+    """Returns the mask with the rank of `x`."""
     mask = jnp.asarray(mask)
     fits = mask.ndim == x.ndim and all(
         m in (1, n) for m, n in zip(mask.shape, x.shape, strict=True)
@@ -479,23 +484,23 @@ def _expand_mask(x: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def _per_modality(member: jax.Array, arrays: Sequence[jax.Array]) -> list[jax.Array]:
-    """Arrays (B, C), summed over the samples of each label, to (L, C) each."""
+    """Sums arrays (B, C) over the samples of each label, to (L, C) each."""
     terms = spread(arrays, (1,), member.shape[1:])
     return sums([jnp.where(member[:, :, None], term, 0) for term in terms], (0,))
 
 
 @jax.custom_jvp
 def _per_sample(member: jax.Array, *tables: jax.Array) -> list[jax.Array]:
-    """Tables (L, C) to the row of each sample's label, (B, C) each, in one type.
+    """Looks up the row of each sample's label in tables (L, C), giving (B, C) each.
 
-    * Of few labels, a selection that XLA does where it uses the row: it costs next
-      to nothing, and least where a convolution's gradient computes the normalization
-      again in another order of the axes.
-    * Of more, finished rows, whose cost does not grow with their number.
-    * The rule for the derivative is that of finished rows, of which `_per_modality` is
-      the transpose.
-
-    The row of a sample without a label is not defined.
+    * The tables have one dtype. The row of a sample without a label is undefined.
+    * For few labels this is a selection, which XLA computes where it uses the row. It
+      costs almost nothing, even less where a convolution's gradient recomputes the
+      normalization with the axes in another order.
+    * For more labels, `_finished_rows` computes the rows first, at a cost that does not
+      grow with the number of labels.
+    * The derivative rule is that of `_finished_rows`, whose transpose is
+      `_per_modality`.
     """
     labels = member.shape[1]
     if labels > 3:
@@ -519,11 +524,11 @@ def _per_sample_jvp(primals: Any, tangents: Any) -> Any:
 
 
 def _along(x: jax.Array, axis: int, row: jax.Array) -> jax.Array:
-    """One row per sample, (B, C), with the rank of `x`.
+    """Reshapes one row per sample, (B, C), to the rank of `x`.
 
-    It varies over the axes of shard_map that `x` varies over. Left to JAX it would be
-    cast where it meets `x`, after it was spread, and the gradient would be summed
-    across devices at the size of `x`.
+    The result varies over the `shard_map` axes that `x` varies over. Otherwise JAX
+    would cast it where it is combined with `x`, after broadcasting, and the gradient
+    would be summed across devices at the size of `x`.
     """
     missing = (
         jax.typeof(x).manual_axis_type.varying
@@ -536,7 +541,7 @@ def _along(x: jax.Array, axis: int, row: jax.Array) -> jax.Array:
 
 
 def _promote(*dtypes: Dtype) -> Any:
-    """The common type, also where JAX is told to promote nothing by itself."""
+    """Returns the common dtype, also under strict dtype promotion."""
     with jax.numpy_dtype_promotion("standard"):
         return reduce(jnp.promote_types, dtypes)
 
@@ -544,7 +549,7 @@ def _promote(*dtypes: Dtype) -> Any:
 def _blend(
     present: jax.Array, momentum: float, old: jax.Array, new: jax.Array
 ) -> jax.Array:
-    """Moving average in the type of `old`; exactly `old` where nothing is present."""
+    """Moving average in the dtype of `old`; exactly `old` where nothing is present."""
     keep = jnp.asarray(momentum, new.dtype)
     blended = keep * old.astype(new.dtype) + (1 - keep) * new
     return jnp.where(present, blended.astype(old.dtype), old)

@@ -1,4 +1,4 @@
-"""The layer for `flax.nnx`, and how it comes into a network as it is."""
+"""The layer for `flax.nnx`, and its use in an existing network."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,26 +23,25 @@ from mbn_jax.nnx_graph import (
 
 
 class ModalityBatchNorm(nnx.Module):
-    r"""Batch normalisation with one set of statistics per modality, as an NNX module.
+    r"""Batch normalization with one set of statistics per modality, as an NNX module.
 
     A sample $x$ of modality $m$ becomes, channel by channel,
     $\gamma (x - \mu_m) / \sqrt{\sigma_m^2 + \epsilon} + \beta$ with the mean and the
-    biased variance over the samples of modality $m$ alone. Arguments are those of
-    `flax.nnx.BatchNorm`, by the same names and defaults, without `use_fast_variance`,
-    `promote_dtype` and the metadata, and with `num_modalities`, `share_affine`,
-    `unknown`, `pooled_weights` and `force_float32_reductions`; `model.train()`,
-    `model.eval()` and `nnx.view` switch between the statistics of the batch and the
-    running ones.
+    biased variance over the samples of modality $m$ alone. The arguments have the names
+    and defaults of `flax.nnx.BatchNorm`, without `use_fast_variance`, `promote_dtype`
+    and the metadata, and with `num_modalities`, `share_affine`, `unknown`,
+    `pooled_weights` and `force_float32_reductions`. `model.train()`, `model.eval()` and
+    `nnx.view` switch between the statistics of the batch and the running ones.
 
-    * Masked samples stay out of the statistics and are normalised like the others; what
-      is not finite in them reaches nothing else.
+    * Masked samples do not enter the statistics and are normalized like the others.
+      Their non-finite values affect no other sample.
     * A modality that is absent from the (global) batch keeps its running statistics.
     * A modality index outside `[0, num_modalities)` gives NaN in that sample's output.
-    * Under `jax.jit` with sharded arrays statistics are global; under `jax.pmap` and
-      `jax.shard_map` give `axis_name`.
+    * Under `jax.jit` with sharded arrays, the statistics are global. Under `jax.pmap`
+      and `jax.shard_map`, set `axis_name`.
 
-    The running statistics are `nnx.BatchStat` variables in float32 whatever `dtype`,
-    so that a bfloat16 network evaluates with exact ones.
+    The running statistics are `nnx.BatchStat` variables in float32, whatever `dtype`,
+    so that a bfloat16 network evaluates with exact statistics.
 
     ```python
     >>> import jax, jax.numpy as jnp
@@ -67,7 +66,7 @@ class ModalityBatchNorm(nnx.Module):
       var: `nnx.BatchStat` `(num_modalities, num_features)`, float32.
       scale: `nnx.Param` `(num_features,)`, or `(num_modalities, num_features)` without
         `share_affine`; None without `use_scale`.
-      bias: likewise, None without `use_bias`.
+      bias: like `scale`; None without `use_bias`.
     """
 
     def __init__(
@@ -96,27 +95,27 @@ class ModalityBatchNorm(nnx.Module):
         """Creates the variables.
 
         Args:
-          num_features: channels, C.
+          num_features: number of channels, C.
           num_modalities: number of modalities.
           share_affine: one $\\gamma$ and $\\beta$ for all modalities, or one each.
-          use_running_average: normalise by the stored statistics instead of the
-            batch's; None: to be given at every call.
-          axis: the channel axis of the input; any but 0, which holds the samples.
+          use_running_average: normalize with the running statistics instead of those
+            of the batch; if None, every call must set it.
+          axis: the channel axis of the input; not axis 0, which holds the samples.
           momentum: decay of the moving averages; 0.9 here is 0.1 in PyTorch.
           epsilon: added to the variance.
-          dtype: of the result (default: inferred from input and parameters).
-          param_dtype: of scale and bias.
+          dtype: dtype of the result (default: inferred from input and parameters).
+          param_dtype: dtype of scale and bias.
           use_bias: add $\\beta$.
           use_scale: multiply by $\\gamma$.
-          bias_init: initialiser of $\\beta$.
-          scale_init: initialiser of $\\gamma$.
+          bias_init: initializer of $\\beta$.
+          scale_init: initializer of $\\gamma$.
           axis_name: mapped axis to reduce over, for pmap and shard_map only.
           axis_index_groups: groups of indices within that axis, for pmap only.
-          force_float32_reductions: accumulate in float32 at least.
-          unknown: what a modality of -1 means with running statistics: "nan", or
-            "pooled", the mixture of the modalities (see `mbn_jax.ModalityBatchNorm`).
-          pooled_weights: of the modalities in the mixture; None: equal.
-          rngs: its `params` stream initialises scale and bias.
+          force_float32_reductions: accumulate in float32 or wider.
+          unknown: what modality -1 means with running statistics: "nan", or "pooled",
+            the mixture of the modalities (see `mbn_jax.ModalityBatchNorm`).
+          pooled_weights: weights of the modalities in the mixture; None means equal.
+          rngs: its `params` stream initializes scale and bias.
         """
         table_shape = (num_modalities, num_features)
         affine_shape = (num_features,) if share_affine else table_shape
@@ -144,7 +143,7 @@ class ModalityBatchNorm(nnx.Module):
         self.axis_index_groups = axis_index_groups
         self.force_float32_reductions = force_float32_reductions
         self.unknown = unknown
-        # A tuple: it is part of the graph's static, hashable definition.
+        # A tuple, because it is part of the static, hashable graph definition.
         self.pooled_weights = None if pooled_weights is None else tuple(pooled_weights)
 
     def __call__(
@@ -155,22 +154,22 @@ class ModalityBatchNorm(nnx.Module):
         *,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        """Normalises `x`; by the batch's statistics, also updates the running ones.
+        """Normalizes `x`; with batch statistics, it also updates the running ones.
 
         Args:
           x: `(B, …, C)`, floating point, channels at `axis`.
-          modality: `(B,)`, integer, in `[0, num_modalities)`; None: that of the active
-            `mbn_jax.by_modality`.
+          modality: `(B,)`, integer, in `[0, num_modalities)`; None means that of the
+            active `mbn_jax.by_modality`.
           use_running_average: overrides the attribute.
           mask: bool, `(B,)` or broadcastable to `x` with the rank of `x`; False keeps
-            a sample, or a position, out of the statistics.
+            a sample or a position out of the statistics.
 
         Returns:
           An array of the shape of `x`.
 
         Raises:
-          ValueError: if shapes or types do not fit, `axis` is the sample axis, or
-            nothing says which statistics to use or which modality the samples have.
+          ValueError: if shapes or dtypes do not fit, if `axis` is the sample axis, or
+            if `use_running_average` or the modality of the samples is set nowhere.
         """
         return self._normalize(x, modality, use_running_average, mask, self.dtype)
 
@@ -182,13 +181,13 @@ class ModalityBatchNorm(nnx.Module):
         mask: jax.Array | None,
         dtype: Dtype | None,
     ) -> jax.Array:
-        """What `__call__` does, whatever its signature in a subclass."""
+        """Does the work of `__call__`, whose signature a subclass may change."""
         if use_running_average is None:
             use_running_average = self.use_running_average
         if use_running_average is None:
             raise ValueError(
-                "use_running_average is None here and in the module, expected True or "
-                "False in one of the two."
+                "use_running_average is None in the call and in the module, expected "
+                "True or False in one of the two."
             )
         x = jnp.asarray(x)
         if modality is None:
@@ -219,25 +218,26 @@ class ModalityBatchNorm(nnx.Module):
             pooled_weights=self.pooled_weights,
         )
         if not use_running_average:
-            # They are state: no gradient flows into the statistics of the next call.
+            # No gradient flows into the statistics of the next call: they are state.
             self.mean[...], self.var[...] = lax.stop_gradient((mean, var))
         return y
 
     def set_view(self, use_running_average: bool | None = None) -> None:
-        """What `nnx.view(model, use_running_average=…)` calls.
+        """Sets the attribute for `nnx.view(model, use_running_average=…)`.
 
         Args:
-          use_running_average: as the attribute; None leaves it.
+          use_running_average: new value of the attribute; None leaves it unchanged.
         """
         if use_running_average is not None:
             self.use_running_average = use_running_average
 
 
 class ReplacedBatchNorm(ModalityBatchNorm):
-    """What `replace_batch_norm` makes of a layer: it is called as `nnx.BatchNorm` is.
+    """A layer after `replace_batch_norm`; it is called like `nnx.BatchNorm`.
 
-    The network around it passes no modality, so that this always comes from the active
-    `mbn_jax.by_modality`. Masks and the type of the result follow `nnx.BatchNorm`.
+    The network around it passes no modality, so the modality always comes from the
+    active `mbn_jax.by_modality`. Masks and the dtype of the result follow
+    `nnx.BatchNorm`.
     """
 
     def __call__(  # type: ignore[override]
@@ -252,14 +252,14 @@ class ReplacedBatchNorm(ModalityBatchNorm):
         Args:
           x: `(B, …, C)`, channels at `axis`.
           use_running_average: overrides the attribute.
-          mask: bool, broadcastable to `x`, also from a lower rank: unlike a mask of
-            `ModalityBatchNorm`, one of rank 1 is one of channels.
+          mask: bool, broadcastable to `x`, also from a lower rank: a mask of rank 1
+            masks channels, unlike in `ModalityBatchNorm`.
 
         Returns:
           An array of the shape of `x`.
 
         Raises:
-          ValueError: as `ModalityBatchNorm`.
+          ValueError: as for `ModalityBatchNorm`.
         """
         x = jnp.asarray(x)
         variables = (self.mean, self.var, self.scale, self.bias)
@@ -283,11 +283,12 @@ def replace_batch_norm(
     unknown: str = "nan",
     pooled_weights: Sequence[float] | None = None,
 ) -> None:
-    """Makes every `nnx.BatchNorm` of a model a `ModalityBatchNorm`, in place.
+    """Replaces every `nnx.BatchNorm` of a model with a `ModalityBatchNorm`, in place.
 
-    Statistics are copied to every modality, so that the model computes the same in
-    evaluation as before. Its own code stays as it is: it takes the modality of each
-    sample from the active `mbn_jax.by_modality`, of which nothing else matters here.
+    The statistics are copied to every modality, so that the model computes the same
+    function in evaluation as before. Its code does not change: the layers take the
+    modality of each sample from the active `mbn_jax.by_modality`, whose other arguments
+    have no effect on them.
 
     ```python
     >>> import jax.numpy as jnp
@@ -303,29 +304,30 @@ def replace_batch_norm(
 
     ```
 
-    * The layers stay the objects that they are, wherever the graph of the model holds
-      them, and a layer or a variable that is shared stays shared. A layer that NNX does
-      not see, as in a closure, is not found.
+    * The layers stay the same objects, wherever the graph of the model holds them, and
+      a shared layer or variable stays shared. A layer that NNX does not see, such as
+      one in a closure, is not found.
     * Variables keep their type, metadata and dtype. In layers that `nnx.vmap` or
-      `nnx.scan` has stacked along the first axis, modalities are the last axis but one.
-    * Parameters stay the same variables with `share_affine`, so that an optimizer fits
-      afterwards; without it, make the optimizer after the replacement.
-    * All layers are checked before the first is replaced.
+      `nnx.scan` has stacked along the first axis, the modalities are on the
+      second-to-last axis.
+    * With `share_affine`, the parameters stay the same variables, so that an existing
+      optimizer still fits. Without it, create the optimizer after the replacement.
+    * All layers are checked before the first one is replaced.
 
     Args:
-      model: the model; an `nnx.BatchNorm` itself, too.
+      model: the model, which may itself be an `nnx.BatchNorm`.
       num_modalities: number of modalities.
       share_affine: one scale and bias for all modalities, or a copy for each.
-      at: says for a layer's path, such as "blocks/0/bn", whether to replace it; None:
-        all. It is asked once for a shared layer, for its first path in the order of
-        `nnx.iter_graph`.
+      at: function from the path of a layer, such as "blocks/0/bn", to whether to
+        replace it; None means all layers. For a shared layer it is called once, with
+        the first of its paths in the order of `nnx.iter_graph`.
       unknown: as in `ModalityBatchNorm`.
       pooled_weights: as in `ModalityBatchNorm`.
 
     Raises:
       ValueError: if there is nothing to replace, if a layer cannot be replaced (a
         subclass with methods of its own, a custom `promote_dtype`, an axis that is not
-        one channel axis), or if an argument is no number or no weights of modalities.
+        one channel axis), or if `num_modalities` or `pooled_weights` is not valid.
     """
     if not isinstance(num_modalities, int | np.integer) or num_modalities < 1:
         raise ValueError(
@@ -377,7 +379,7 @@ def replace_batch_norm(
 
 
 def _active_modality(x: jax.Array) -> Any:
-    """The modality of the active `by_modality`, which must fit the rows of x."""
+    """Returns the modality of the active `by_modality`; it must fit the rows of `x`."""
     modality = current_modality()
     if modality is None:
         raise ValueError(
@@ -388,7 +390,7 @@ def _active_modality(x: jax.Array) -> Any:
         raise ValueError(
             f"The input of a ModalityBatchNorm has shape {list(x.shape)}, but the "
             f"modality of the active by_modality has shape {list(jnp.shape(modality))},"
-            " expected one per row: give by_modality the modality of every row "
+            " expected one per row: pass the modality of every row to by_modality "
             "(jnp.repeat), or leave the layer out with `at` of replace_batch_norm."
         )
     return modality

@@ -1,4 +1,4 @@
-"""The layers of an NNX model: finding them, and changing them where they are."""
+"""Finds the layers of an NNX model and changes them in place."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -12,15 +12,15 @@ Layer = TypeVar("Layer", bound=nnx.Module)
 
 
 def find_layers(model: Any, kind: type[Layer]) -> dict[str, Layer]:
-    """The layers of one class in a model, by path, in the order of the graph.
+    """Finds the layers of one class in a model, by path, in the order of the graph.
 
     Args:
       model: an NNX module, or any tree of modules.
-      kind: the class; subclasses count.
+      kind: the class; its subclasses are included.
 
     Returns:
-      Each layer once, under the first of its paths, such as "blocks/0/bn"; "" is the
-      model itself.
+      Each layer once, under the first of its paths, such as "blocks/0/bn"; the path of
+      the model itself is "".
     """
     return {
         "/".join(map(str, path)): node
@@ -35,27 +35,28 @@ def change_class(
     remove: Iterable[str] = (),
     **attributes: Any,
 ) -> None:
-    """Makes a layer an instance of another class, with some attributes set or removed.
+    """Changes the class of a layer, and sets or removes some of its attributes.
 
-    The object stays the same, so that whatever holds the layer, such as a list, a
-    tuple, two modules that share it or a variable of the user, holds the changed one.
+    The object stays the same, so that everything that holds the layer, such as a list,
+    a tuple, two modules that share it or a variable of the user, holds the changed one.
 
     Raises:
-      flax.errors.TraceContextError: if the layer was made outside the present trace;
-        it is as it was then.
+      flax.errors.TraceContextError: if the layer was created outside the current trace;
+        the layer is then unchanged.
     """
     for name, value in attributes.items():
         setattr(layer, name, value)
     for name in remove:
         delattr(layer, name)
-    # `layer.__class__ = kind` would make the class one more attribute of the graph.
+    # `layer.__class__ = kind` would add the class to the attributes of the graph.
     object.__setattr__(layer, "__class__", kind)
 
 
 def own_method(layer: nnx.Module, base: type[nnx.Module]) -> str | None:
-    """Name of a method or property that a subclass of `base` adds or changes, if any.
+    """Returns the name of a member that a subclass of `base` adds or changes, if any.
 
-    `__init__` does not count: what it does is in the attributes of the layer.
+    Members are methods and properties. `__init__` is ignored, because the attributes of
+    the layer hold its effect.
     """
     for cls in type(layer).__mro__:
         if cls in base.__mro__:
@@ -68,7 +69,7 @@ def own_method(layer: nnx.Module, base: type[nnx.Module]) -> str | None:
 
 
 def obstacle(layer: nnx.BatchNorm) -> str | None:
-    """Why a layer cannot be by modality, as the end of a sentence; None: it can."""
+    """Says why a layer cannot be replaced, as the end of a sentence; None if it can."""
     method = own_method(layer, nnx.BatchNorm)
     if method is not None:
         return f"is a {type(layer).__name__} with a {method} of its own"
@@ -79,7 +80,7 @@ def obstacle(layer: nnx.BatchNorm) -> str | None:
     if layer.mean.shape[-1] != layer.num_features:
         return (
             f"has a mean of shape {list(layer.mean.shape)}, not "
-            f"[{layer.num_features}] or a stack of such along the first axis"
+            f"[{layer.num_features}] or a stack of these along the first axis"
         )
     return None
 
@@ -87,8 +88,8 @@ def obstacle(layer: nnx.BatchNorm) -> str | None:
 def keep_wide_statistics(arrays: Any, *, dtype: Any) -> Any:
     """A `promote_dtype` with which `nnx.BatchNorm` does not round its statistics.
 
-    By itself it computes in `dtype`, and a bfloat16 mean is off by a part of a standard
-    deviation. The result has the type `dtype` in any case.
+    By default `nnx.BatchNorm` computes in `dtype`, and a bfloat16 mean is off by a
+    fraction of a standard deviation. The result has `dtype` in either case.
     """
     return promote_dtype(arrays)
 
@@ -98,12 +99,12 @@ def edit_variables(
     names: Sequence[str],
     edit: Callable[[Any, str, nnx.Variable], nnx.Variable],
 ) -> list[dict[str, nnx.Variable]]:
-    """New variables for every layer; those that layers share, they share afterwards.
+    """Makes new variables for every layer; variables that were shared stay shared.
 
     Args:
-      layers: in their order.
-      names: of the attributes; one that is None is left out.
-      edit: gives the new variable for a layer, the name of one, and the old one.
+      layers: the layers, in order.
+      names: names of the attributes; an attribute that is None is left out.
+      edit: function from a layer, a name and the old variable to the new variable.
 
     Returns:
       The new variables of each layer by name.
@@ -127,13 +128,13 @@ def with_value(
     value: jax.Array,
     partition: Callable[[list[Any]], list[Any]],
 ) -> nnx.Variable:
-    """A variable of the same type and metadata with another value.
+    """Copies a variable, with its type and metadata but another value.
 
     Args:
       variable: the old one.
       value: the new value.
-      partition: gives the new entries of the variable's `out_sharding`, if it has one,
-        from the old ones, of which there is one per axis.
+      partition: function from the old entries of the variable's `out_sharding`, one per
+        axis, to the new entries; it is called if the variable has an `out_sharding`.
     """
     sharding = variable.get_metadata().get("out_sharding")
     if not sharding:

@@ -1,4 +1,4 @@
-"""Modality Batch Normalization: every modality is normalised by its own statistics."""
+"""Modality Batch Normalization: each modality is normalized with its own statistics."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,18 +12,19 @@ from mbn_jax.functional import channel_axis, modality_batch_norm
 
 
 class ModalityBatchNorm(nn.Module):
-    r"""Batch normalisation with one set of statistics per modality.
+    r"""Batch normalization with one set of statistics per modality.
 
     A sample $x$ of modality $m$ becomes, channel by channel,
 
     $$ y = \gamma \, \frac{x - \mu_m}{\sqrt{\sigma_m^2 + \epsilon}} + \beta, $$
 
     where $\mu_m$ and $\sigma_m^2$ are the mean and the biased variance over the samples
-    of modality $m$ alone, and, when `use_running_average`, their exponential moving
-    averages. A plain batch normalisation pools the modalities, so that what one picture
-    is normalised by depends on the share and the content of the other modality.
+    of modality $m$ alone, or, with `use_running_average`, their exponential moving
+    averages. Plain batch normalization pools the modalities, so that the statistics
+    that normalize one image depend on the share and the content of the other modality.
 
-    Samples may come in any order and mix. `num_modalities=1` is `flax.linen.BatchNorm`.
+    The modalities may be in any order and mix. With `num_modalities=1`, the layer
+    computes the same as `flax.linen.BatchNorm`.
 
     ```python
     >>> import jax, jax.numpy as jnp
@@ -39,51 +40,54 @@ class ModalityBatchNorm(nn.Module):
 
     ```
 
-    Rules for the uncommon cases:
+    Rules for special cases:
 
-    * Masked samples do not enter the statistics and are normalised like the others.
-      Values that are not finite stay so in a masked sample's own output and reach
-      nothing else, neither in the value nor in the gradient.
-    * A modality without a single unmasked sample in the (global) batch leaves its
-      running statistics as they are; masked samples of it are normalised by these.
-    * A modality index outside `[0, num_modalities)` gives NaN in that sample's output
-      and touches no statistics, so that a labelling error cannot hide.
-    * While initialising, the running statistics are not updated and `axis_name` need
+    * Masked samples do not enter the statistics and are normalized like the others. A
+      non-finite value in a masked sample appears only in the output of that sample and
+      affects no other value and no gradient.
+    * If a modality has no unmasked sample in the (global) batch, its running statistics
+      do not change, and its masked samples are normalized with them.
+    * A modality index outside `[0, num_modalities)` gives NaN in that sample's output,
+      and the sample enters no statistics, so that a labeling error is noticed.
+    * During initialization, the running statistics are not updated and `axis_name` need
       not exist.
 
-    Under `jax.jit` with sharded arrays the statistics are those of the global batch
-    without `axis_name`. Under `jax.pmap` and `jax.shard_map` give `axis_name`; counts
+    Under `jax.jit` with sharded arrays, the statistics are those of the global batch
+    without `axis_name`. Under `jax.pmap` and `jax.shard_map`, set `axis_name`. Counts
     and sums are reduced across devices, not means, so that devices may hold different
-    numbers of a modality's samples, or none.
+    numbers of samples of a modality, or none.
 
     Reference: Li, Qi, Chen, Zhou, "Bridging the Distribution Gap of Visible-Infrared
     Person Re-identification with Modality Batch Normalization", arXiv 2103.04778.
 
     Attributes:
-      use_running_average: normalise by the stored statistics instead of the batch's.
-      axis: the channel axis of the input; any but 0, which holds the samples.
+      use_running_average: normalize with the running statistics instead of those of
+        the batch.
+      axis: the channel axis of the input; not axis 0, which holds the samples.
       momentum: decay of the moving averages; 0.9 here is 0.1 in PyTorch.
       epsilon: added to the variance.
-      dtype: of the result (default: inferred from input and parameters).
-      param_dtype: of scale and bias.
+      dtype: dtype of the result (default: inferred from input and parameters).
+      param_dtype: dtype of scale and bias.
       use_bias: add $\beta$.
       use_scale: multiply by $\gamma$.
-      bias_init: initialiser of $\beta$.
-      scale_init: initialiser of $\gamma$.
+      bias_init: initializer of $\beta$.
+      scale_init: initializer of $\gamma$.
       axis_name: mapped axis to reduce over, for pmap and shard_map only.
       axis_index_groups: groups of indices within that axis to reduce over separately,
         for pmap only.
-      force_float32_reductions: accumulate in float32 at least. If false, sums are in
-        the type of the input.
+      force_float32_reductions: accumulate in float32 or wider. If false, sums are in
+        the dtype of the input.
       num_modalities: number of modalities.
       share_affine: one $\gamma$ and $\beta$ of shape `(C,)` for all modalities, or one
         per modality, `(num_modalities, C)`.
-      unknown: what a modality of -1 means with running statistics: "nan", as every
-        index out of range, or "pooled": the sample is normalized by the mixture of the
-        modalities (`mbn_jax.functional.pooled_moments`), and, without `share_affine`,
-        scaled by the weighted mean of the scales and biases. With the statistics of
-        the batch it is NaN in either case.
-      pooled_weights: of the modalities in the mixture, in their order; None: equal.
+      unknown: what modality -1 means with running statistics. With "nan", the output
+        is NaN, as for every index out of range. With "pooled", the sample is normalized
+        with the statistics of the mixture of the modalities
+        (`mbn_jax.functional.pooled_moments`) and, without `share_affine`, with the
+        weighted mean of the scales and biases. With the statistics of the batch, the
+        output is NaN in either case.
+      pooled_weights: weights of the modalities in the mixture, in their order; None
+        means equal.
     """
 
     use_running_average: bool | None = None
@@ -112,21 +116,21 @@ class ModalityBatchNorm(nn.Module):
         use_running_average: bool | None = None,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        """Normalises `x`.
+        """Normalizes `x`.
 
         Args:
           x: `(B, …, C)`, floating point, channels at `axis`.
           modality: `(B,)`, integer.
-          use_running_average: as the attribute; exactly one of the two must be given.
+          use_running_average: like the attribute; exactly one of the two must be set.
           mask: bool, `(B,)` or broadcastable to `x` with the rank of `x`; False keeps
-            a sample, or a position, out of the statistics.
+            a sample or a position out of the statistics.
 
         Returns:
           An array of the shape of `x`.
 
         Raises:
-          ValueError: if shapes or types do not fit, stored statistics included, or
-            `axis` is the sample axis.
+          ValueError: if shapes or dtypes do not fit, including those of the running
+            statistics, or if `axis` is the sample axis.
         """
         use_running_average = nn.merge_param(
             "use_running_average", self.use_running_average, use_running_average
@@ -145,8 +149,8 @@ class ModalityBatchNorm(nn.Module):
                 raise ValueError(
                     f"batch_stats/{'/'.join((*self.path, name))} has shape "
                     f"{list(jnp.shape(table))}, expected {list(table_shape)}: "
-                    "[num_modalities, C]; mbn_jax.convert.from_batch_norm makes such "
-                    "variables of those of a BatchNorm network."
+                    "[num_modalities, C]; mbn_jax.convert.from_batch_norm converts the "
+                    "variables of a BatchNorm network."
                 )
         scale = bias = None
         if self.use_scale:

@@ -1,11 +1,11 @@
 """Sums of several arrays in one pass over memory, and their transpose.
 
-* XLA for CPU makes a pass over memory of every reduction, and writes what several have
-  in common to memory in between. A reduction of a tuple is one pass over all of it.
+* XLA for CPU makes one pass over memory for each reduction, and writes what several
+  reductions have in common to memory first. A reduction of a tuple makes one pass.
 * JAX cannot differentiate a reduction of a tuple, and the transpose of several
-  broadcasts is one reduction for each. So `sums` and `spread` are primitives, each the
-  transpose of the other: forward mode, reverse mode, and any order of the two work,
-  and every one of them takes one pass.
+  broadcasts is one reduction for each. Therefore `sums` and `spread` are primitives,
+  and each is the transpose of the other. Forward mode, reverse mode and any composition
+  of the two work, and each of them makes one pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,11 +22,11 @@ def sums(arrays: Sequence[jax.Array], axes: Sequence[int]) -> list[jax.Array]:
     """Sums each array over `axes`, in one pass over all of them.
 
     Args:
-      arrays: of one shape and one dtype.
-      axes: distinct and not negative; none returns the arrays.
+      arrays: arrays of one shape and one dtype.
+      axes: distinct, non-negative axes; without axes, the arrays are returned.
 
     Returns:
-      The sums in the dtype of the arrays, without `axes`.
+      The sums, in the dtype of the arrays and without `axes`.
     """
     if not axes:
         return list(arrays)
@@ -39,10 +39,10 @@ def spread(
     """Repeats each array along new `axes`; the transpose of `sums`.
 
     Args:
-      arrays: of one shape and one dtype.
-      axes: places of the new axes in the result, in ascending order; none returns the
-        arrays.
-      sizes: of the new axes.
+      arrays: arrays of one shape and one dtype.
+      axes: indices of the new axes in the result, in ascending order; without axes, the
+        arrays are returned.
+      sizes: sizes of the new axes.
 
     Returns:
       The arrays with the new axes.
@@ -62,10 +62,10 @@ def _compute_sums(*arrays: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, .
 def _compute_sums_on_cpu(
     *arrays: jax.Array, axes: Sequence[int]
 ) -> tuple[jax.Array, ...]:
-    """One axis after the other, the last first, long ones in pieces.
+    """Sums one axis after another, the last axis first, and long axes in pieces.
 
-    So the terms of a sum lie close together in memory, and LLVM unrolls the loop over
-    them, without which it does not use the vector units.
+    The terms of a sum are then close together in memory, and LLVM unrolls the loop over
+    them; otherwise it does not use the vector units.
     """
     for axis in reversed(axes):
         shape = arrays[0].shape
@@ -82,9 +82,9 @@ def _compute_sums_on_cpu(
 def _compute_sums_over_devices(
     *arrays: jax.Array, axes: Sequence[int]
 ) -> tuple[jax.Array, ...]:
-    """As one reduction of one array, and so one sum across devices.
+    """Sums with one reduction of one array, and therefore one sum across devices.
 
-    XLA would gather the operands of a reduction of a tuple on every device.
+    For a reduction of a tuple, XLA would gather the operands on every device.
     """
     stacked = lax.concatenate([lax.expand_dims(a, (0,)) for a in arrays], 0)
     total = lax.reduce_sum(stacked, axes=tuple(axis + 1 for axis in axes))
@@ -92,7 +92,7 @@ def _compute_sums_over_devices(
 
 
 def _lower_sums(ctx: Any, *arrays: Any, axes: Sequence[int], on_one_device: Any) -> Any:
-    # The first axis is that of the samples, which devices share.
+    # The first axis holds the samples, which may be split across devices.
     may_be_split = getattr(ctx.module_context.axis_context, "num_devices", 0) != 1
     compute = (
         _compute_sums_over_devices if 0 in axes and may_be_split else on_one_device
@@ -117,7 +117,7 @@ def _spread_shape(a: Any, axes: Sequence[int], sizes: Sequence[int]) -> tuple[in
 
 
 def _kept(a: Any, axes: Sequence[int]) -> tuple[int, ...]:
-    """Where the axes of `a` are among those of the result."""
+    """Returns the indices that the axes of `a` have in the result."""
     return tuple(i for i in range(a.ndim + len(axes)) if i not in axes)
 
 
@@ -134,7 +134,7 @@ def _transpose_spread(
 
 
 def _of_those_not_zero(function: Callable[..., Any], values: Sequence[Any]) -> Any:
-    """Applies a linear function to the values; None stands for zero in the result."""
+    """Applies a linear function to the values; None in the result means zero."""
     there = [value for value in values if not isinstance(value, ad.Zero)]
     results = iter(function(there)) if there else iter(())
     return [None if isinstance(v, ad.Zero) else next(results) for v in values]
@@ -168,7 +168,7 @@ def _linear_primitive(
     primitive = Primitive(name)
     primitive.multiple_results = True
     primitive.def_impl(compute)
-    # By tracing, so that shardings and the axes of shard_map follow as for `compute`.
+    # Trace `compute`, so that shardings and shard_map axes propagate as in it.
     primitive.def_abstract_eval(
         lambda *arrays, **params: (
             jax.make_jaxpr(partial(compute, **params))(*arrays).out_avals
@@ -189,7 +189,7 @@ def _jvp(primitive: Primitive, primals: Any, tangents: Any, **params: Any) -> An
     ]
 
 
-# Terms of a sum, measured on an AMD EPYC with jax 0.10.2.
+# The most terms of a sum in one piece; measured on an AMD EPYC with jax 0.10.2.
 _UNROLLED = 18
 
 _sums = _linear_primitive("sums", _compute_sums, _transpose_sums, _batch_sums)

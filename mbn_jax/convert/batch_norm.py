@@ -1,4 +1,4 @@
-"""Between networks of `nn.BatchNorm` and of `ModalityBatchNorm`."""
+"""Converts between networks of `nn.BatchNorm` and of `ModalityBatchNorm`."""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -44,10 +44,10 @@ def from_batch_norm(
     share_affine: bool = True,
     at: Callable[[str], bool] | None = None,
 ) -> Any:
-    """Copies the statistics of a `nn.BatchNorm` network to every modality.
+    """Copies the statistics of an `nn.BatchNorm` network to every modality.
 
     The MBN network computes the same function in evaluation mode, whatever the
-    modality, and is where fine-tuning of pretrained weights starts.
+    modality. Fine-tuning of pretrained weights starts from it.
 
     ```python
     >>> import jax, jax.numpy as jnp
@@ -66,20 +66,22 @@ def from_batch_norm(
     ```
 
     Args:
-      variables: of a network of `nn.BatchNorm`, statistics of shape `(C,)`; or an NNX
-        model, of which the result is a copy with `mbn_jax.nnx.replace_batch_norm`.
-      num_modalities: of the MBN network.
-      share_affine: as in `ModalityBatchNorm`: scale and bias stay `(C,)`, or are copied
-        to every modality, too.
-      at: whether the layer of a path, such as "backbone/norm1", is converted, as in
-        `mbn_jax.by_modality`; None: all of them. The others stay as they are.
+      variables: variables of a network of `nn.BatchNorm`, with statistics of shape
+        `(C,)`; or an NNX model, of which `mbn_jax.nnx.replace_batch_norm` then changes
+        a copy.
+      num_modalities: number of modalities of the MBN network.
+      share_affine: as in `ModalityBatchNorm`. If true, scale and bias stay `(C,)`;
+        otherwise they are copied to every modality too.
+      at: function from the path of a layer, such as "backbone/norm1", to whether it is
+        converted, as in `mbn_jax.by_modality`; None means all layers. The others do not
+        change.
 
     Returns:
-      The variables of the MBN network: statistics, and scale and bias where they are
-      separate, of shape `(num_modalities, C)`.
+      The variables of the MBN network. The statistics have shape `(num_modalities, C)`,
+      and so do scale and bias if they are not shared.
 
     Raises:
-      ValueError: if there is no normalization, if `at` chooses none, if the statistics,
+      ValueError: if there is no normalization, if `at` selects none, if the statistics,
         scale or bias of one have another shape, or if `num_modalities` is not a
         positive integer.
     """
@@ -120,12 +122,12 @@ def to_batch_norm(
     *,
     pooled_weights: Sequence[float] | None = None,
 ) -> Any:
-    """Takes one modality's network out, as a network of plain `nn.BatchNorm`.
+    """Extracts one modality's network, as a network of plain `nn.BatchNorm`.
 
-    It gives, without being told the modality, the evaluation-mode outputs that the MBN
-    network gives that modality: for exporting, or for cameras of one kind. "pooled" is
-    the network for images of unknown modality, the one that the MBN network with
-    `unknown="pooled"` is for a modality of -1.
+    In evaluation mode it returns what the MBN network returns for that modality, but it
+    does not take the modality as an argument. Use it for exporting, or for cameras of
+    one kind. With "pooled", it is the network for images of unknown modality: it
+    returns what the MBN network with `unknown="pooled"` returns for modality -1.
 
     ```python
     >>> import jax, jax.numpy as jnp
@@ -139,24 +141,26 @@ def to_batch_norm(
     ```
 
     Args:
-      variables: of an MBN network, statistics of shape `(num_modalities, C)`, scale and
-        bias of shape `(C,)` or `(num_modalities, C)`. Where it has plain batch
-        normalizations as well, they stay. Or an NNX model, of which the result is a
-        copy with an `nnx.BatchNorm` for every `ModalityBatchNorm`; where the network
-        passes a modality to its layers, give it None from then on.
-      modality: which one, or "pooled" for their mixture
-        (`mbn_jax.functional.pooled_moments`), with the weighted mean of scales and
-        biases that are by modality.
-      pooled_weights: of the modalities in the mixture, in their order; None: those of
-        the layers of an NNX model, and else equal.
+      variables: variables of an MBN network, with statistics of shape
+        `(num_modalities, C)` and scale and bias of shape `(C,)` or
+        `(num_modalities, C)`; plain batch normalizations in it do not change. Or an NNX
+        model; the result is then a copy with an `nnx.BatchNorm` for every
+        `ModalityBatchNorm`. If the network passes a modality to its layers, pass None
+        as the modality to the copy.
+      modality: index of the modality, or "pooled" for the mixture of all
+        (`mbn_jax.functional.pooled_moments`), with the weighted mean of the scales and
+        biases if each modality has its own.
+      pooled_weights: weights of the modalities in the mixture, in their order; None
+        means those of the layers for an NNX model, and equal weights otherwise.
 
     Returns:
-      The variables of a network of the same names with `nn.BatchNorm`; all of shape
+      The variables of a network with the same names and `nn.BatchNorm`, each of shape
       `(C,)`.
 
     Raises:
       ValueError: if there is no normalization, if the statistics, scale or bias of one
-        have another shape, if there is no such modality, or if weights do not fit.
+        have another shape, if the modality does not exist, or if the weights do not
+        fit.
     """
     if modality != "pooled":
         modality = _integer("modality", modality)

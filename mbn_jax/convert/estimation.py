@@ -38,19 +38,19 @@ def estimate_statistics(
 def estimate_statistics(
     apply: Callable[..., Any], variables: Any, batches: Iterable[Sequence[Any]]
 ) -> Any:
-    r"""Re-estimates the running statistics from unlabeled images: for new cameras.
+    r"""Re-estimates the running statistics from unlabeled images, as for a new camera.
 
-    Over all batches $b$, of $n_b$ values of a modality with mean $\mu_b$ and variance
-    $\sigma_b^2$ in a layer, its statistics become
+    If batch $b$ has $n_b$ values of a modality in a layer, with mean $\mu_b$ and
+    variance $\sigma_b^2$, the running statistics of the modality become
 
     $$ N = \sum_b n_b, \quad \mu = \frac{1}{N} \sum_b n_b \mu_b, \quad
        \sigma^2 = \frac{1}{N} \sum_b n_b \left(\sigma_b^2 + (\mu_b - \mu)^2\right), $$
 
-    a cumulative average instead of a moving one: the order of the batches does not
-    matter, and however unequal they are, the result for the first layer is the moments
-    of all images at once. Deeper layers see inputs that were normalized by their own
-    batch, so batches should be large, and alike in what they hold. A modality that
-    never occurs keeps its statistics.
+    This is a cumulative average instead of a moving one: the order of the batches does
+    not matter, and for batches of any size, the result for the first layer is the
+    moments of all images at once. The inputs of deeper layers were normalized with the
+    statistics of their own batch, so batches should be large and have similar content.
+    A modality that never occurs keeps its statistics.
 
     ```python
     >>> import functools, jax, jax.numpy as jnp
@@ -66,8 +66,9 @@ def estimate_statistics(
 
     ```
 
-    For an NNX model, `apply` is called as `apply(model, *batch)` with a copy in
-    training mode, and the result is a copy with the new statistics:
+    For an NNX model, `apply` is called as `apply(model, *batch)` with a copy of the
+    model, which must be in training mode, and the result is a copy with the new
+    statistics:
 
     ```python
     >>> from flax import nnx
@@ -83,28 +84,28 @@ def estimate_statistics(
     ```
 
     Reference: Wu, Johnson, "Rethinking 'Batch' in BatchNorm", arXiv 2105.07576, section
-    3 (PreciseBN). Moments of a batch are float32 sums, as in the layer; batches are
-    combined in float64 on the host.
+    3 (PreciseBN). The moments of a batch are float32 sums, as in the layer; the batches
+    are combined in float64 on the host.
 
     Args:
-      apply: the model's, in training mode, such as
-        `functools.partial(model.apply, train=True)`; it is called, inside `jax.jit`, as
-        `apply(variables, *batch, mutable=[…])`, and compiled once for every shape. For
-        an NNX model, any function that calls the model that it is given.
-      variables: of an MBN network, or an NNX model in training mode; stacked layers, as
-        of `nn.scan`, are no matter.
-        Plain batch normalizations beside the others keep their statistics.
+      apply: the `apply` of the model in training mode, such as
+        `functools.partial(model.apply, train=True)`. It is called inside `jax.jit` as
+        `apply(variables, *batch, mutable=[…])` and compiled once for every shape. For
+        an NNX model, any function that calls the model that is passed to it.
+      variables: variables of an MBN network, or an NNX model in training mode. Layers
+        may be stacked, as with `nn.scan`. Plain batch normalizations in the network
+        keep their statistics.
       batches: tuples of what `apply` takes after the variables, such as `(images,
-        modality)`; any iterable, read once.
+        modality)`; any iterable, which is read once.
 
     Returns:
-      The variables, or a copy of the model, with new statistics; all else is as it was.
+      The variables, or a copy of the model, with new statistics and no other change.
 
     Raises:
       ValueError: if there are no batches or one is not a tuple, if no
         `ModalityBatchNorm` is found, if one is not called, is in evaluation mode or
-        does not fit the variables, or if a batch holds a modality that does not exist
-        or gives moments that are not finite; the message names the layer or the batch.
+        does not fit the variables, or if a batch contains a modality that does not
+        exist or gives non-finite moments. The message names the layer or the batch.
     """
     if isinstance(variables, nnx.Module):
         return nnx_models.estimate_statistics(apply, variables, batches)
@@ -119,8 +120,8 @@ def estimate_statistics(
 
     @jax.jit
     def observe(variables: Variables, batch: Sequence[Any]) -> list[Record]:
-        # The records travel in batch_stats, so that they go wherever the statistics do,
-        # through nn.scan, nn.vmap and nn.remat as well.
+        # The records are in batch_stats, so that nn.scan, nn.vmap and nn.remat handle
+        # them as they handle the statistics.
         start = unflatten_dict(flatten(variables) | records)
         with nn.intercept_methods(_observe_layer):
             _, updates = apply(start, *batch, mutable=mutable)
@@ -144,10 +145,10 @@ def _observe_layer(
     kwargs: dict[str, Any],
     context: nn.module.InterceptorContext,
 ) -> Any:
-    """Adds the moments of a layer's input to its record; an interceptor of Flax."""
+    """Adds the moments of a layer's input to its record, as a Flax interceptor."""
     layer = context.module
-    # The function itself, and not the class: a lifted or inherited layer passes here
-    # more than once, with other arguments.
+    # Compare the function, not the class: a lifted or inherited layer comes here more
+    # than once, with other arguments.
     if getattr(context.orig_method, "func", None) is not _LAYER_CALL:
         return next_fun(*args, **kwargs)
     assert isinstance(layer, ModalityBatchNorm)
@@ -159,8 +160,8 @@ def _observe_layer(
     where = join(("batch_stats", *layer.path))
     if call.arguments["use_running_average"] or layer.use_running_average:
         raise ValueError(
-            f"The layer {where} is in evaluation mode, expected training mode, so that "
-            "it normalizes by its batch: give an apply such as "
+            f"The layer {where} is in evaluation mode, expected training mode, in "
+            "which it normalizes with the statistics of its batch: pass an apply like "
             "functools.partial(model.apply, train=True)."
         )
     before: Record | None = layer.get_variable("batch_stats", _RECORD)

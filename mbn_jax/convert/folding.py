@@ -1,4 +1,4 @@
-"""Convolution and normalisation as one convolution."""
+"""Merges a normalization with its convolution into one convolution."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -30,19 +30,19 @@ def fold(
     convolutions: Mapping[str, str] | Callable[[str], str | None] | None = None,
     epsilon: float = 1e-5,
 ) -> dict[str, Any]:
-    r"""Merges one modality's normalisations with their convolutions, for inference.
+    r"""Merges one modality's normalizations with their convolutions, for inference.
 
-    A normalisation that follows a convolution $w * x + b$ directly is a part of it:
+    A normalization that directly follows a convolution $w * x + b$ can be part of it:
 
     $$ \gamma \frac{w * x + b - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta
        = (m w) * x + (m b + \beta - m \mu),
        \quad m = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}} . $$
 
-    What no convolution precedes, such as a neck after pooling, stays as the plain
-    `nn.BatchNorm` that `to_batch_norm` gives; a convolution without normalisation stays
-    as it is. The result is for a network with `use_bias=True` in the merged
-    convolutions and without their normalisations: for this library's networks, the
-    model with `norm="none"`.
+    A normalization that does not follow a convolution, such as a neck after pooling,
+    becomes the plain `nn.BatchNorm` that `to_batch_norm` gives. A convolution without
+    normalization does not change. The result is for a network with `use_bias=True` in
+    the merged convolutions and without their normalizations: for this library's
+    networks, it is for the model with `norm="none"`.
 
     ```python
     >>> import jax, jax.numpy as jnp
@@ -61,32 +61,34 @@ def fold(
 
     ```
 
-    Outputs agree to rounding, some 1e-6 of their size for a ResNet-50 in float32; the
-    form $m x + c$ rounds worse than the layer where $|\mu|$ is thousands of $\sigma$.
-    A `nn.BatchNorm` network is folded by `fold(from_batch_norm(variables, 1), 0)`.
+    Outputs agree up to rounding, about 1e-6 of their size for a ResNet-50 in float32.
+    If $|\mu|$ is thousands of $\sigma$, the form $m x + c$ has larger rounding errors
+    than the layer. To fold an `nn.BatchNorm` network, use
+    `fold(from_batch_norm(variables, 1), 0)`.
 
     Args:
-      variables: of an MBN network, but not an NNX model, which calls its normalizations
-        whatever its variables hold.
-      modality: which one, or "pooled", as in `to_batch_norm`, with equal weights.
-      convolutions: path of the convolution that every normalisation directly follows,
-        as a dict or a function (absent or None: leave this one). By default a name
-        with the word `norm` or `bn` belongs to the one with `conv` in its place, where
-        there is one: `norm1` to `conv1`, `shortcut_norm` to `shortcut_conv`. That is
-        wrong for networks that normalise before they convolve, and automatic names
-        (`Conv_0`, `BatchNorm_0`) match nothing, because they count every class on its
-        own and do not tell what follows what; for such networks, pass what
-        `find_convolutions` gives.
-      epsilon: that of the normalisations.
+      variables: variables of an MBN network, but not an NNX model, which calls its
+        normalizations whatever its variables hold.
+      modality: index of the modality, or "pooled", as in `to_batch_norm`, with equal
+        weights.
+      convolutions: dict or function from the path of a normalization to the path of the
+        convolution that it directly follows (a normalization that is absent or maps to
+        None is not merged). By default, a name with the word `norm` or `bn` belongs to
+        the name with `conv` in its place, if there is one: `norm1` to `conv1`,
+        `shortcut_norm` to `shortcut_conv`. This default is wrong for networks that
+        normalize before they convolve. It does not match automatic names (`Conv_0`,
+        `BatchNorm_0`), which number each class separately and do not show which layer
+        follows which. For such networks, pass the result of `find_convolutions`.
+      epsilon: epsilon of the normalizations.
 
     Returns:
-      The variables of the folded network. Kernels keep their type; new biases have the
-      type of the kernel. What remains in `batch_stats` is what was not merged.
+      The variables of the folded network. Kernels keep their dtype; new biases have the
+      dtype of the kernel. Normalizations that were not merged remain in `batch_stats`.
 
     Raises:
-      ValueError: as `to_batch_norm`; and if nothing can be merged, a path in
-        `convolutions` does not exist or occurs twice, or the last dimension of a kernel
-        is not the number of channels.
+      ValueError: as for `to_batch_norm`; and if nothing can be merged, if a path in
+        `convolutions` does not exist or occurs twice, or if the last dimension of a
+        kernel is not the number of channels.
     """
     _refuse_nnx(variables)
     flat = flatten(to_batch_norm(variables, modality))
@@ -103,7 +105,7 @@ def fold(
                 ("params", "bias"),
             )
         )
-        # Powers of arrays, and no function of jnp, keep NumPy trees in NumPy.
+        # A power instead of a function of jnp keeps NumPy trees in NumPy.
         dtype = jnp.promote_types(kernel.dtype, jnp.float32)
         multiplier = (var.astype(dtype) + epsilon) ** -0.5
         if scale is not None:
@@ -120,14 +122,14 @@ def fold(
 def find_convolutions(
     apply: Callable[..., Any], variables: Variables, *arguments: Any
 ) -> dict[str, str]:
-    """Finds which convolution every normalisation directly follows, by tracing.
+    """Finds which convolution every normalization directly follows, by tracing.
 
-    Nothing is computed. A pair is reported only if every call of the normalisation
-    takes the very array that the convolution returned, and every call of the
-    convolution feeds that normalisation; `nn.Conv`, `nn.ConvTranspose` and `nn.Dense`
-    are looked at. For you to know is that nothing else uses the convolution's output,
-    such as a branch around the normalisation, and that no wrapper transforms its
-    kernel, such as `nn.SpectralNorm`.
+    Nothing is computed. The layers `nn.Conv`, `nn.ConvTranspose` and `nn.Dense` are
+    considered. A pair is reported only if every call of the normalization takes the
+    same array object that the convolution returned, and every call of the convolution
+    feeds that normalization. You must make sure that nothing else uses the output of
+    the convolution, such as a branch around the normalization, and that no wrapper
+    transforms its kernel, such as `nn.SpectralNorm`.
 
     ```python
     >>> import jax, jax.numpy as jnp
@@ -149,13 +151,13 @@ def find_convolutions(
     ```
 
     Args:
-      apply: the model's, not jitted, in evaluation mode, such as
+      apply: the `apply` of the model, not jitted, in evaluation mode, such as
         `functools.partial(model.apply, train=False)`.
-      variables: of the network; arrays or `jax.ShapeDtypeStruct`.
+      variables: variables of the network, as arrays or `jax.ShapeDtypeStruct`.
       *arguments: what `apply` takes after the variables, such as images and modality.
 
     Returns:
-      Path of the normalisation to path of the convolution, for `fold`.
+      A dict from the path of each normalization to that of its convolution, for `fold`.
 
     Raises:
       ValueError: for an NNX model, which `fold` does not take.
@@ -173,7 +175,7 @@ def find_convolutions(
         layer = context.module
         result = next_fun(*args, **kwargs)
         if context.method_name == "__call__":
-            # A subclass may transform its kernel, so that scaling it does nothing.
+            # A subclass may transform its kernel, so that scaling it has no effect.
             if type(layer) in (nn.Conv, nn.ConvTranspose, nn.Dense):
                 if not getattr(layer, "transpose_kernel", False):
                     made.append((join(layer.path), result))
@@ -182,7 +184,7 @@ def find_convolutions(
         return result
 
     with nn.intercept_methods(watch):
-        # A new function, whose trace is in no cache.
+        # A new function, which has no cached trace.
         jax.eval_shape(lambda *all_: apply(*all_), variables, *arguments)
     before: dict[str, set[str | None]] = {}
     for norm, x in taken:
@@ -203,10 +205,10 @@ def find_convolutions(
 def _refuse_nnx(variables: Any) -> None:
     if isinstance(variables, nnx.Module):
         raise ValueError(
-            f"The variables are an NNX model, {type(variables).__name__}, and fold "
-            "takes those of a Linen model only, because the calls of an NNX model "
-            "cannot lose their normalizations; to_batch_norm makes it a model that "
-            "needs no modality."
+            f"The variables are an NNX model, {type(variables).__name__}, expected "
+            "those of a Linen model, because fold cannot remove the calls of "
+            "normalizations from an NNX model; to_batch_norm makes a model that needs "
+            "no modality."
         )
 
 
@@ -214,7 +216,7 @@ def _pairs(
     flat: dict[Path, Any],
     convolutions: Mapping[str, str] | Callable[[str], str | None] | None,
 ) -> dict[Path, Path]:
-    """Path of every normalisation that can be merged to that of its convolution."""
+    """Maps the path of every normalization to be merged to that of its convolution."""
     norms = {join(norm): norm for norm in find_norms(flat, ("C",), "")}
     kernels = {
         join(path[1:-1]): path[1:-1]
@@ -228,7 +230,7 @@ def _pairs(
         for name in convolutions:
             if name not in norms:
                 raise ValueError(
-                    f"convolutions names {name!r}, which is no normalisation in "
+                    f"convolutions names {name!r}, which is not a normalization in "
                     f"batch_stats, expected some of {', '.join(norms)}."
                 )
     else:
@@ -247,31 +249,31 @@ def _pairs(
         path = kernels[convolution]
         if path in pairs.values():
             raise ValueError(
-                f"params/{convolution}/kernel would take up batch_stats/{name} after "
-                "another normalisation, expected a convolution of its own."
+                f"params/{convolution}/kernel would be merged with batch_stats/{name} "
+                "after another normalization, expected a convolution of its own."
             )
         shape = shape_at(flat, ("params", *path, "kernel"))
         (channels,) = shape_at(flat, ("batch_stats", *norm, "mean"))
         if shape[-1:] != (channels,):
             raise ValueError(
                 f"params/{convolution}/kernel has shape {list(shape)}, expected "
-                f"[…, {channels}] like batch_stats/{name}: does this normalisation "
-                "follow another convolution? find_convolutions tells."
+                f"[…, {channels}] like batch_stats/{name}: does this normalization "
+                "follow another convolution? find_convolutions finds it."
             )
         if ("params", *path, "bias") in flat:
             expect_shape(flat, ("params", *path, "bias"), (channels,))
         pairs[norm] = path
     if not pairs:
         raise ValueError(
-            f"No normalisation, such as batch_stats/{next(iter(norms))}, has a "
+            f"No normalization, such as batch_stats/{next(iter(norms))}, has a "
             "convolution to be merged with, expected names such as norm1 and conv1, or "
-            "the argument convolutions, which find_convolutions makes."
+            "the argument convolutions, which find_convolutions returns."
         )
     return pairs
 
 
 def _conv_for_norm(norm: str) -> str | None:
-    """The convolution's path by the name of its normalisation."""
+    """Returns the path of the convolution, from the path of its normalization."""
     parent, slash, name = norm.rpartition("/")
     name, number = re.subn(r"(?<![a-z])(norm|bn)(?![a-z])", "conv", name)
     return parent + slash + name if number == 1 else None

@@ -1,4 +1,4 @@
-"""The conversions for NNX models; the functions for variables dispatch to these."""
+"""Conversions of NNX models, which the functions for variables call."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -23,7 +23,7 @@ from mbn_jax.nnx_graph import (
 )
 
 Model = TypeVar("Model", bound=nnx.Module)
-# Attributes that nnx.BatchNorm does not have.
+# Attributes of our layer that nnx.BatchNorm does not have.
 _OURS = (
     "num_modalities",
     "share_affine",
@@ -39,16 +39,16 @@ def from_batch_norm(
     share_affine: bool,
     at: Callable[[str], bool] | None,
 ) -> Model:
-    """A copy of the model with `replace_batch_norm`."""
+    """Returns a copy of the model after `replace_batch_norm`."""
     converted = nnx.clone(model, graph=True)
     replace_batch_norm(converted, num_modalities, share_affine, at)
     return converted
 
 
 class OneModalityBatchNorm(nnx.BatchNorm):
-    """What `to_batch_norm` makes of a layer that the network gave a modality itself.
+    """A layer after `to_batch_norm`, in a network that passes the modality to it.
 
-    It is called in the same way, with None for the modality.
+    It is called in the same way, with None as the modality.
     """
 
     def __call__(  # type: ignore[override]
@@ -59,15 +59,15 @@ class OneModalityBatchNorm(nnx.BatchNorm):
         *,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        """Normalizes `x`; arguments are those of `mbn_jax.nnx.ModalityBatchNorm`.
+        """Normalizes `x`; the arguments are those of `mbn_jax.nnx.ModalityBatchNorm`.
 
         Raises:
           ValueError: if a modality is given.
         """
         if modality is not None:
             raise ValueError(
-                "This layer holds one modality's statistics since to_batch_norm, and "
-                "was given a modality; call the network with None for the modality."
+                "This layer holds one modality's statistics since to_batch_norm, but "
+                "it was given a modality; call the network with None for the modality."
             )
         if mask is not None and jnp.ndim(mask) == 1:
             mask = jnp.reshape(mask, (-1, *[1] * (jnp.ndim(x) - 1)))
@@ -80,15 +80,15 @@ class OneModalityBatchNorm(nnx.BatchNorm):
 def to_batch_norm(
     model: Model, modality: int | str, pooled_weights: Sequence[float] | None = None
 ) -> Model:
-    """A copy of the model with one modality's `nnx.BatchNorm` for each of our layers.
+    """Copies the model with one modality's `nnx.BatchNorm` for each of our layers.
 
     Args:
       model: the model.
-      modality: which one, or "pooled", the mixture.
-      pooled_weights: of the mixture; None: those of each layer.
+      modality: index of the modality, or "pooled", the mixture.
+      pooled_weights: weights of the mixture; None means those of each layer.
 
     Raises:
-      ValueError: if there is no such layer or modality, or a layer is of a subclass
+      ValueError: if there is no such layer or modality, or if a layer is of a subclass
         with methods of its own.
     """
     converted = nnx.clone(model, graph=True)
@@ -99,7 +99,7 @@ def to_batch_norm(
             raise ValueError(
                 f"The layer {path or 'given'} is a {type(layer).__name__} with a "
                 f"{method} of its own, expected a ModalityBatchNorm, because "
-                "nnx.BatchNorm has nothing like it."
+                "nnx.BatchNorm does not have it."
             )
         if isinstance(modality, int) and not 0 <= modality < layer.num_modalities:
             raise ValueError(
@@ -146,13 +146,13 @@ def to_batch_norm(
 def estimate_statistics(
     apply: Callable[..., Any], model: Model, batches: Iterable[Sequence[Any]]
 ) -> Model:
-    """A copy of the model with re-estimated statistics."""
+    """Returns a copy of the model with re-estimated statistics."""
     estimated = nnx.clone(model, graph=True)
     layers = _our_layers(estimated)
     observed = nnx.clone(model, graph=True)
     for path, layer in _our_layers(observed).items():
-        # A variable of the type of the statistics goes wherever these go, through
-        # nnx.scan, nnx.vmap and nnx.remat as well.
+        # A variable of the same type as the statistics, so that nnx.scan, nnx.vmap and
+        # nnx.remat handle it as they handle the statistics.
         record = layer.mean.copy(Record.empty(layer.mean.shape))
         change_class(layer, _observed(type(layer)), record=record, where=path)
     definition, state = nnx.split(observed, graph=True)
@@ -175,7 +175,7 @@ def estimate_statistics(
 
 
 class _Observed(ModalityBatchNorm):
-    """A layer that records the moments of its input, mixed into the class of a layer.
+    """A mixin for the class of a layer, which records the moments of its input.
 
     Attributes:
       record: a variable whose value is a `Record`.
@@ -194,8 +194,9 @@ class _Observed(ModalityBatchNorm):
         ):
             raise ValueError(
                 f"The layer {self.where or 'given'} is in evaluation mode, expected "
-                "training mode, so that it normalizes by its batch: call model.train() "
-                "before, or give an apply that passes use_running_average=False."
+                "training mode, in which it normalizes with the statistics of its "
+                "batch: call model.train() first, or pass an apply that sets "
+                "use_running_average=False."
             )
         if modality is None:
             modality = current_modality()

@@ -1,4 +1,4 @@
-"""Moments that a layer sees over many forward passes, for `estimate_statistics`."""
+"""Moments of a layer's input over many forward passes, for `estimate_statistics`."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -13,21 +13,21 @@ from mbn_jax.functional import Moments, modality_moments
 
 
 class Record(NamedTuple):
-    """What one forward pass showed a layer; every array has the shape of its mean."""
+    """Moments in one forward pass of a layer; arrays have the shape of its mean."""
 
-    origin: Any  # what the means are counted from
+    origin: Any  # the means are relative to this value
     moments: Moments
-    calls: Any  # how often it was called
-    strays: Any  # samples whose modality does not exist
+    calls: Any  # number of calls of the layer
+    strays: Any  # number of samples whose modality does not exist
 
     @classmethod
     def empty(cls, shape: Sequence[int]) -> "Record":
-        """Before the first call of a layer whose mean has this shape."""
+        """Returns the record before the first call; `shape` is that of the mean."""
         zeros: Any = np.zeros(shape, np.float32)
         return cls(zeros, Moments(zeros, zeros, zeros), zeros, zeros)
 
     def in_float64(self) -> Moments:
-        """The moments, counted from 0."""
+        """Returns the moments with the mean relative to 0."""
         origin, (mean, var, counts) = jax.tree.map(np.float64, self[:2])
         return Moments(origin + mean, var, counts)
 
@@ -40,18 +40,18 @@ def add_call(
     modality: jax.Array,
     mask: jax.Array | None,
 ) -> Record:
-    """The record after one more call of a layer.
+    """Returns the record after one more call of a layer.
 
     Args:
-      before: the record before it; None: the layer holds none.
+      before: the record before the call; None if the layer holds none.
       layer: a Linen or NNX `ModalityBatchNorm`.
-      where: its path, for messages.
+      where: path of the layer, for messages.
       x: the input.
-      modality: of its samples.
-      mask: as the layer takes it.
+      modality: modality of the samples.
+      mask: mask, in the form that the layer takes.
 
     Raises:
-      ValueError: if the record is not one of this layer.
+      ValueError: if the record does not belong to this layer.
     """
     moments_of = partial(
         modality_moments,
@@ -80,8 +80,9 @@ def add_call(
         strays = lax.psum(
             strays, layer.axis_name, axis_index_groups=layer.axis_index_groups
         )
-    # A float32 mean is off by a part of a standard deviation where mean/std is large,
-    # too much for the variance between batches: the mean is counted from a value near.
+    # Where mean/std is large, a float32 mean is off by a fraction of a standard
+    # deviation, too much for the variance between batches. So the mean is computed
+    # relative to a value near it.
     origin = jnp.where(before.moments.counts > 0, before.origin, moments.mean)
     shape = [1] * x.ndim
     shape[0], shape[layer.axis] = len(modality), origin.shape[-1]
@@ -91,7 +92,7 @@ def add_call(
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """Moments of two sets together, of JAX or NumPy, in the type of the arguments."""
+    """Merges the moments of two sets, JAX or NumPy, in the dtype of the arguments."""
     counts = a.counts + b.counts
     divisor = counts + (counts == 0)
     share_a, share_b = a.counts / divisor, b.counts / divisor
@@ -108,16 +109,16 @@ def moments_of_batches(
     names: Sequence[str],
     batches: Iterable[Sequence[Any]],
 ) -> list[Moments]:
-    """The moments of every layer over all batches, in float64.
+    """Computes the moments of every layer over all batches, in float64.
 
     Args:
-      observe: one forward pass: a record for every layer.
+      observe: runs one forward pass and returns a record for every layer.
       names: paths of the layers, for messages.
       batches: tuples of what the network takes.
 
     Raises:
-      ValueError: if there are no batches, one is not a tuple, or a record shows that
-        statistics would be wrong.
+      ValueError: if there are no batches, if one is not a tuple, or if a record shows
+        that the statistics would be wrong.
     """
     totals: list[Moments] = []
     number = -1
@@ -133,8 +134,8 @@ def moments_of_batches(
         totals = list(map(merge, totals, moments)) if totals else moments
     if number < 0:
         raise ValueError(
-            "There are no batches, expected at least one; an iterator that was read "
-            "before is empty."
+            "There are no batches, expected at least one; an iterator is empty if it "
+            "was read before."
         )
     return totals
 
@@ -142,12 +143,12 @@ def moments_of_batches(
 def _check_records(
     names: Sequence[str], records: Sequence[Record], number: int
 ) -> None:
-    """Refuses layers and batches that would leave statistics wrong unnoticed."""
+    """Raises an error for layers and batches that would make the statistics wrong."""
     for where, record in zip(names, records, strict=True):
         if not record.calls.any():
             raise ValueError(
                 f"{where} is a normalization that apply did not call as a "
-                "ModalityBatchNorm, expected all of them to be: are these the "
+                "ModalityBatchNorm, expected it to call all of them: are these the "
                 "variables of this network?"
             )
         if record.strays.any():

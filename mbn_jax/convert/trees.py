@@ -1,7 +1,7 @@
-"""Variable trees of Linen models: where their normalisations are, and what misfits.
+"""Finds and checks the normalizations in the variable trees of Linen models.
 
-A normalisation is a node of `batch_stats` that holds `mean` and `var`; its `scale` and
-`bias`, where it has them, lie at the same path in `params`.
+A normalization is a node of `batch_stats` that holds `mean` and `var`; its `scale` and
+`bias`, if any, are at the same path in `params`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,49 +23,49 @@ _LEAVES = (
 
 
 def flatten(variables: Variables) -> dict[Path, Any]:
-    """Every leaf by its path, the collection first.
+    """Returns every leaf by its path, which starts with the collection.
 
     Raises:
-      ValueError: if the variables are no dict.
+      ValueError: if the variables are not a dict.
     """
     if not isinstance(variables, dict | FrozenDict):
         raise ValueError(
             f"The variables are a {type(variables).__name__}, expected the dict that "
-            "model.init gives."
+            "model.init returns."
         )
     return flatten_dict(variables, keep_empty_nodes=True)
 
 
 def unflatten(flat: dict[Path, Any], like: Variables) -> dict[str, Any]:
-    """The tree of the leaves, a FrozenDict where `like` is one."""
+    """Returns the tree of the leaves, a FrozenDict if `like` is one."""
     tree = unflatten_dict(flat)
     return freeze(tree) if isinstance(like, FrozenDict) else tree  # type: ignore
 
 
 def join(path: Sequence[str]) -> str:
-    """A path as it is written in messages and arguments."""
+    """Returns a path in the form of messages and arguments."""
     return "/".join(map(str, path))
 
 
 def find_norms(
     flat: dict[Path, Any], mean_shape: tuple[str, ...], hint: str
 ) -> list[Path]:
-    """Paths of the normalisations, in the tree's order, all of them in good shape.
+    """Returns the paths of the normalizations in tree order, after checking shapes.
 
     Args:
-      flat: what `flatten` gives.
-      mean_shape: names of the dimensions expected of the statistics; "…" in front
-        stands for any number of them.
-      hint: how the message ends where they are not so many.
+      flat: the result of `flatten`.
+      mean_shape: names of the expected dimensions of the statistics; "…" at the start
+        stands for any number of dimensions.
+      hint: end of the message if the number of dimensions is wrong.
 
     Raises:
-      ValueError: names the path of the first misfit.
+      ValueError: if one does not fit; the message names the first wrong path.
     """
     norms = _norm_paths(flat)
     if not norms:
         raise ValueError(
-            "batch_stats holds no normalisation, expected nodes with 'mean' and 'var': "
-            "give all variables, {'params': …, 'batch_stats': …}, as model.init does."
+            "batch_stats holds no normalization, expected nodes with 'mean' and 'var': "
+            "pass all variables, {'params': …, 'batch_stats': …}, as in model.init."
         )
     named = [name for name in mean_shape if name != "…"]
     for norm in norms:
@@ -88,9 +88,9 @@ def find_norms(
 def find_norms_by_modality(
     flat: dict[Path, Any], mean_shape: tuple[str, ...], hint: str
 ) -> list[Path]:
-    """As `find_norms`, but leaves out plain batch normalisations, if there are others.
+    """Like `find_norms`, but leaves out plain batch normalizations if there are others.
 
-    A network may have both, as where `mbn_at` names some of its places.
+    A network may have both, for example if `mbn_at` names some of its places.
     """
     plain = {
         path[1:-1]
@@ -109,10 +109,10 @@ def find_norms_by_modality(
 def chosen_norms(
     flat: dict[Path, Any], at: Callable[[str], bool] | None
 ) -> dict[Path, Any]:
-    """The leaves, without those of the normalizations that `at` does not choose.
+    """Returns the leaves without those of normalizations that `at` does not select.
 
     Raises:
-      ValueError: if there are normalizations and `at` chooses none of them.
+      ValueError: if there are normalizations and `at` selects none of them.
     """
     norms = _norm_paths(flat)
     left_out = {norm for norm in norms if at is not None and not at(join(norm))}
@@ -130,40 +130,40 @@ def _norm_paths(flat: dict[Path, Any]) -> list[Path]:
 
 
 def norm_leaves(flat: dict[Path, Any], norm: Path) -> list[Path]:
-    """Paths of what a normalisation holds: mean, var, and scale and bias, if any."""
+    """Returns the paths of a normalization: mean, var, and scale and bias, if any."""
     paths = ((collection, *norm, name) for collection, name in _LEAVES)
     return [path for path in paths if path in flat]
 
 
 def shape_at(flat: dict[Path, Any], path: Path) -> tuple[int, ...]:
-    """The shape of a leaf.
+    """Returns the shape of a leaf.
 
     Raises:
-      ValueError: if there is no leaf at the path, or no array.
+      ValueError: if there is no leaf at the path, or if it is not an array.
     """
     if path not in flat:
         raise ValueError(
-            f"{join(path)} does not exist, expected it beside what else "
-            f"{join(path[:-1])} holds."
+            f"{join(path)} does not exist, expected it beside the other leaves of "
+            f"{join(path[:-1])}."
         )
     if not hasattr(flat[path], "shape"):
         raise ValueError(
             f"{join(path)} is a {type(flat[path]).__name__}, expected an array; "
-            "flax.core.meta.unbox takes arrays out of their metadata."
+            "flax.core.meta.unbox removes the metadata from arrays."
         )
     return tuple(flat[path].shape)
 
 
 def expect_shape(flat: dict[Path, Any], path: Path, *shapes: tuple[int, ...]) -> None:
-    """Refuses a leaf of none of the shapes.
+    """Raises an error if a leaf has none of the shapes.
 
     Raises:
-      ValueError: names the path and the shapes.
+      ValueError: if so; the message names the path and the shapes.
     """
     shape = shape_at(flat, path)
     if shape not in shapes:
         raise ValueError(
             f"{join(path)} has shape {list(shape)}, expected "
             f"{' or '.join(str(list(shape)) for shape in shapes)}, like the "
-            "statistics of its normalisation."
+            "statistics of its normalization."
         )

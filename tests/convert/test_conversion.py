@@ -283,7 +283,7 @@ def test_arguments_of_other_kinds_are_refused():
     with pytest.raises(ValueError, match="variables are a list, expected the dict"):
         convert.from_batch_norm([])
     for tree in (variables["params"], {"params": variables["params"]}, {}):
-        with pytest.raises(ValueError, match="batch_stats holds no normalisation"):
+        with pytest.raises(ValueError, match="batch_stats holds no normalization"):
             convert.from_batch_norm(tree)
 
 
@@ -411,10 +411,10 @@ def test_only_what_directly_follows_a_convolution_of_its_own_is_found():
 @pytest.mark.parametrize(
     ("convolutions", "message"),
     [
-        ({"bn_c": "conv_b"}, "names 'bn_c', which is no normalisation .* bn_b, last"),
+        ({"bn_c": "conv_b"}, "names 'bn_c', which is not a normaliz.* bn_b, last"),
         ({"bn_b": "conv_c"}, "params/conv_c/kernel does not exist"),
         ({"bn_b": "conv_b", "last": "conv_b"}, "conv_b/kernel .* of its own"),
-        ({}, "No normalisation, such as batch_stats/.*, has a convolution"),
+        ({}, "No normalization, such as batch_stats/.*, has a convolution"),
     ],
 )
 def test_convolutions_that_do_not_fit_are_refused(convolutions, message):
