@@ -22,8 +22,9 @@ def code_blocks(page):
 def test_the_layer_in_the_readme_runs():
     namespace = {}
     exec(code_blocks("README.md")[0], namespace)
-    assert namespace["y"].shape == (8, 16, 16, 64)
-    assert namespace["updates"]["batch_stats"]["mean"].shape == (2, 64)
+    assert namespace["features"].shape == (8, 16, 16, 8)
+    (stats,) = namespace["updates"]["batch_stats"].values()
+    assert stats["mean"].shape == (2, 8)
 
 
 def test_the_feature_file_of_its_page_can_be_evaluated(tmp_path, monkeypatch):
