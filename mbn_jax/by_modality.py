@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import inspect
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mbn_jax.functional import modality_weights
+from mbn_jax.functional import check_settings
 from mbn_jax.norm import ModalityBatchNorm
 
 _BATCH_NORM_CALL: Callable[..., Any] = inspect.unwrap(nn.BatchNorm.__call__)
@@ -22,7 +22,7 @@ _SHARED_ATTRIBUTES = set.intersection(
         {f.name for f in dataclasses.fields(c)}
         for c in (nn.BatchNorm, ModalityBatchNorm)
     )
-) - {"axis", "name", "parent"}
+) - {"axis", "dtype", "name", "parent"}
 # Part of the key of all of JAX's trace caches, so that a function that was traced
 # outside, or with another modality, is traced again.
 _trace_key = jax.make_user_context(default_value=None)
@@ -66,12 +66,16 @@ def by_modality(
 
     * Enter the context inside the function that `jax.jit` compiles, with the modality
       as an argument. Elsewhere the results are the same, but JAX compiles everything
-      inside the context again for every new value of `modality`.
+      inside the context again for every new value of `modality`, or on every entry if
+      it cannot see the value: if `modality` is traced, or is on other hosts.
     * Of nested contexts, the innermost one applies. The layers that its `at` excludes
-      are plain batch normalizations. The context does not apply to other threads.
+      are plain batch normalizations. The context does not apply to other threads. In
+      one thread contexts must end in reverse order, so do not `await` inside of one.
     * A `ModalityBatchNorm` uses the modality that is passed to it. One of `mbn_jax.nnx`
       uses the modality of the context if none is passed.
-    * `use_fast_variance` has no effect: the variance is always computed stably.
+    * A mask means what it means to `nn.BatchNorm`: of rank 1, it is one of channels.
+    * `use_fast_variance` has no effect: the variance is always computed stably. The
+      statistics are float32 also with `force_float32_reductions=False`.
 
     Args:
       modality: `(B,)`, integer, in `[0, num_modalities)`, an array or a list: the
@@ -94,13 +98,14 @@ def by_modality(
     context = _Context(
         _array(modality), num_modalities, share_affine, at, unknown, pooled_weights
     )
-    before = _thread.active
-    with _trace_key(context.key()), nn.intercept_methods(context.intercept):
-        _thread.active = context
-        try:
+    context.outer, _thread.active = _thread.active, context
+    try:
+        with _trace_key(context.key()), nn.intercept_methods(context.intercept):
             yield
-        finally:
-            _thread.active = before
+    finally:
+        context.ended = True
+        while _thread.active is not None and _thread.active.ended:
+            _thread.active = _thread.active.outer
 
 
 def current_modality() -> jax.Array | np.ndarray | None:
@@ -118,25 +123,18 @@ class _Context:
     at: Callable[[str], bool] | None
     unknown: str
     pooled_weights: Sequence[float] | None
-    replaced: int = 0  # calls of layers that were normalized by modality
+    outer: "_Context | None" = None
+    ended: bool = False
+    replaced: tuple[str, ...] | None = None  # path of the last layer by modality
 
     def __post_init__(self) -> None:
-        number = self.num_modalities
-        if not isinstance(number, int | np.integer) or number < 1:
-            raise ValueError(
-                f"num_modalities is {number!r}, expected a positive integer."
-            )
+        check_settings(self.num_modalities, self.unknown, self.pooled_weights)
         if self.at is not None and not callable(self.at):
             raise ValueError(
                 f"at is {self.at!r}, expected a function from the path of a layer, "
                 'such as "backbone/norm1", to True or False, or None for every layer.'
             )
-        if self.unknown not in ("nan", "pooled"):
-            raise ValueError(
-                f'unknown is {self.unknown!r}, expected "nan" or "pooled".'
-            )
         if self.pooled_weights is not None:
-            modality_weights(self.pooled_weights, number)
             self.pooled_weights = tuple(map(float, self.pooled_weights))
 
     def key(self) -> Any:
@@ -148,12 +146,17 @@ class _Context:
         array = isinstance(self.modality, jax.Array)
         traced = isinstance(self.modality, jax.core.Tracer)
         known = not array or (not traced and self.modality.is_fully_addressable)
-        if not known or not isinstance(self.at, Hashable):
+        if not known:
             return object()
         modality = jax.device_get(self.modality)
         content = (modality.shape, str(modality.dtype), modality.tobytes())
         rest = (self.num_modalities, self.share_affine, self.unknown)
-        return (content, rest, self.pooled_weights, self.at)
+        key = (content, rest, self.pooled_weights, self.at)
+        try:
+            hash(key)
+        except TypeError:  # an `at` without a hash
+            return object()
+        return key
 
     def intercept(
         self,
@@ -174,11 +177,11 @@ class _Context:
         # Compare the function, not the class: a subclass comes here first with its own
         # `__call__`, and then with this one, with other arguments.
         if getattr(call.orig_method, "func", None) is _BATCH_NORM_CALL:
-            self.replaced += 1
+            self.replaced = layer.path
             return self.normalize(layer, *args, **kwargs)
-        before = self.replaced
+        self.replaced = None
         result = next_fun(*args, **kwargs)
-        if self.replaced == before:
+        if self.replaced != layer.path:
             raise _misfit(
                 layer,
                 f"is a {type(layer).__name__}, whose __call__ does not call that of "
@@ -196,6 +199,12 @@ class _Context:
     ) -> jax.Array:
         """Calls the layer by modality; the arguments are those of `nn.BatchNorm`."""
         x = jnp.asarray(x)
+        dtype = layer.dtype
+        if jnp.issubdtype(x.dtype, jnp.integer):  # nn.BatchNorm takes these, too
+            with jax.numpy_dtype_promotion("standard"):
+                x = x.astype(jnp.promote_types(jnp.float32, layer.param_dtype))
+            has_params = layer.use_scale or layer.use_bias
+            dtype = dtype or (layer.param_dtype if has_params else jnp.float32)
         axes = layer.axis if isinstance(layer.axis, Sequence) else (layer.axis,)
         if len(axes) != 1 or not -x.ndim <= axes[0] < x.ndim or axes[0] % x.ndim == 0:
             raise _misfit(
@@ -219,6 +228,7 @@ class _Context:
         norm = ModalityBatchNorm(
             **{name: getattr(layer, name) for name in _SHARED_ATTRIBUTES},
             axis=axes[0],
+            dtype=dtype,
             num_modalities=self.num_modalities,
             share_affine=self.share_affine,
             unknown=self.unknown,

@@ -1,5 +1,6 @@
 """Modality batch normalization as pure functions, which the layers call."""
 
+import math
 from collections.abc import Sequence
 from functools import partial, reduce
 from typing import Any, NamedTuple
@@ -169,8 +170,7 @@ def modality_batch_norm(
             f"expected [num_modalities, {x.shape[axis]}] for an input of shape "
             f"{list(x.shape)} with channels on axis {axis}."
         )
-    if unknown not in ("nan", "pooled"):
-        raise ValueError(f'unknown is {unknown!r}, expected "nan" or "pooled".')
+    check_settings(len(mean), unknown, pooled_weights)
     affine = [None if a is None else jnp.asarray(a) for a in (scale, bias)]
     given = [a.dtype for a in (x, *affine) if a is not None]
     if dtype is None:
@@ -301,6 +301,23 @@ def modality_weights(weights: Sequence[float] | None, number: int) -> np.ndarray
     return array / array.sum()
 
 
+def check_settings(
+    num_modalities: Any, unknown: str, pooled_weights: Sequence[float] | None
+) -> None:
+    """Checks what the layers, in all their forms, have in common.
+
+    Raises:
+      ValueError: if one of the settings is not valid.
+    """
+    if not isinstance(num_modalities, int | np.integer) or num_modalities < 1:
+        raise ValueError(
+            f"num_modalities is {num_modalities!r}, expected a positive integer."
+        )
+    if unknown not in ("nan", "pooled"):
+        raise ValueError(f'unknown is {unknown!r}, expected "nan" or "pooled".')
+    modality_weights(pooled_weights, int(num_modalities))
+
+
 def channel_axis(x: jax.Array, axis: int) -> int:
     """Returns the channel axis as a non-negative index.
 
@@ -371,13 +388,15 @@ def _shifted_moments(
         sample, seen = (jnp.where(here, a, 0) for a in (sample, seen))
     total, count = over_devices(*_per_modality(member, sums([sample, seen], positions)))
     pivot = (total / jnp.maximum(count, 1)).astype(dtype)
-    count = count * (x.size / max(1, sample.size))
+    of_all, of_few = (math.prod(a.shape[i] for i in positions) for a in (x, sample))
+    count = count * (of_all / max(1, of_few))
 
     origin = _along(x, axis, _per_sample(member, pivot)[0])
     first, second = over_devices(
         *_per_modality(member, _shifted_sums(x, origin, mask, axis))
     )
-    first, second = (table / jnp.maximum(count, 1) for table in (first, second))
+    divisor = jnp.maximum(count, 1)
+    first, second = (table.astype(count_dtype) / divisor for table in (first, second))
     # Rounding can make a variance of zero slightly negative.
     var = jnp.maximum(second - lax.square(first), 0)
     return pivot, first, var, count
@@ -510,7 +529,7 @@ def _per_sample(member: jax.Array, *tables: jax.Array) -> list[jax.Array]:
         here = member[:, i, None]
         pairs = zip(tables, rows, strict=True)
         rows = [jnp.where(here, table[i : i + 1], row) for table, row in pairs]
-    return [jnp.broadcast_to(row, (len(member), row.shape[1])) for row in rows]
+    return [jnp.broadcast_to(row, (member.shape[0], row.shape[1])) for row in rows]
 
 
 def _finished_rows(member: jax.Array, *tables: jax.Array) -> list[jax.Array]:

@@ -5,14 +5,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from flax.nnx.nn.dtypes import canonicalize_dtype
 from flax.typing import Dtype, Initializer
 from jax import lax
 
 from mbn_jax.by_modality import current_modality
-from mbn_jax.functional import channel_axis, modality_batch_norm, modality_weights
+from mbn_jax.functional import (
+    channel_axis,
+    check_settings,
+    modality_batch_norm,
+    modality_weights,
+)
 from mbn_jax.nnx_graph import (
     change_class,
     edit_variables,
@@ -329,10 +333,7 @@ def replace_batch_norm(
         subclass with methods of its own, a custom `promote_dtype`, an axis that is not
         one channel axis), or if `num_modalities` or `pooled_weights` is not valid.
     """
-    if not isinstance(num_modalities, int | np.integer) or num_modalities < 1:
-        raise ValueError(
-            f"num_modalities is {num_modalities!r}, expected a positive integer."
-        )
+    check_settings(num_modalities, unknown, pooled_weights)
     number = int(num_modalities)
     weights = None
     if pooled_weights is not None:

@@ -69,6 +69,9 @@ def _compute_sums_on_cpu(
     """
     for axis in reversed(axes):
         shape = arrays[0].shape
+        if not isinstance(shape[axis], int):  # a symbolic size of jax.export
+            arrays = _compute_sums(*arrays, axes=(axis,))
+            continue
         piece = max(d for d in range(1, _UNROLLED + 1) if shape[axis] % d == 0)
         if shape[axis] > _UNROLLED and piece > 1:
             pieces = (*shape[:axis], shape[axis] // piece, piece, *shape[axis + 1 :])
@@ -167,7 +170,8 @@ def _linear_primitive(
     """A primitive with several results that is linear in all of its arguments."""
     primitive = Primitive(name)
     primitive.multiple_results = True
-    primitive.def_impl(compute)
+    # Outside jit it runs as a compiled program, which JAX keeps.
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames=("axes", "sizes")))
     # Trace `compute`, so that shardings and shard_map axes propagate as in it.
     primitive.def_abstract_eval(
         lambda *arrays, **params: (

@@ -368,6 +368,43 @@ def test_a_subclass_that_normalizes_by_itself_is_refused(lift):
         assert_close(network.init(jax.random.key(0), X), expected)
 
 
+class WithAChild(nn.BatchNorm):
+    """Computes something of its own, of what another layer normalized."""
+
+    @nn.compact
+    def __call__(self, x):
+        return 2 * nn.BatchNorm(False, name="child")(x)
+
+
+def test_a_layer_inside_of_a_subclass_does_not_count_for_the_subclass():
+    network = Outer(WithAChild)
+    with (
+        by_modality(MODALITY),
+        pytest.raises(ValueError, match="block/norm is a WithAChild, whose __call__"),
+    ):
+        network.init(jax.random.key(0), X)
+
+
+def test_contexts_that_end_in_another_order_leave_no_modality_behind():
+    """Two tasks that take turns in one thread: Flax refuses it when they end."""
+    seen = []
+
+    def interleaved():
+        first, second = by_modality(MODALITY), by_modality(1 - MODALITY)
+        first.__enter__()
+        second.__enter__()
+        for context in (first, second):
+            with pytest.raises(AssertionError):
+                context.__exit__(None, None, None)
+            seen.append(current_modality())
+
+    thread = threading.Thread(target=interleaved)
+    thread.start()
+    thread.join()
+    np.testing.assert_array_equal(seen[0], 1 - MODALITY)
+    assert seen[1] is None
+
+
 def test_variables_of_the_plain_network_are_refused_by_path():
     variables = Compact().init(jax.random.key(0), X)
     message = (

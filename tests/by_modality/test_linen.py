@@ -236,6 +236,21 @@ def test_a_subclass_that_calls_its_base_is_by_modality():
     assert_close(updates, stats)
 
 
+@pytest.mark.parametrize("attributes", [{}, {"dtype": jnp.bfloat16}])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+def test_integers_are_inputs_as_of_the_plain_layer(dtype, attributes):
+    x = np.arange(12).reshape(4, 3).astype(dtype)
+    layer = nn.BatchNorm(False, **attributes)
+    with by_modality(MODALITY):
+        y, _ = layer.init_with_output(jax.random.key(0), x)
+    for m in (0, 1):
+        rows = x[m == MODALITY]
+        expected, _ = layer.init_with_output(jax.random.key(0), rows)
+        assert y.dtype == expected.dtype
+        actual, expected = (a.astype(np.float32) for a in (y[m == MODALITY], expected))
+        assert_close(actual, expected, atol=1e-2 if attributes else 1e-5)
+
+
 def test_our_own_layer_keeps_the_modality_that_it_is_given():
     layer = ModalityBatchNorm(False)
     variables = layer.init(jax.random.key(0), X, MODALITY)

@@ -58,21 +58,24 @@ def result_type(x64, x_dtype, param_dtype, dtype):
     return widest if x64 or widest != jnp.float64 else jnp.dtype(jnp.float32)
 
 
-@pytest.mark.parametrize("number", NUMBERS)
-def test_every_combination_of_types_has_a_result(kind, number, x64):
-    """Traced, not run: what JAX refuses, it refuses while tracing."""
+@pytest.mark.parametrize(
+    ("number", "forced"), [*((number, True) for number in NUMBERS), (3, False)]
+)
+def test_every_combination_of_types_has_a_result(kind, number, forced, x64):
+    """Outside jit, where JAX looks for NaN after every operation."""
     choices = DTYPES, DTYPES, (None, *DTYPES)
     for x_dtype, param_dtype, dtype in itertools.product(*choices):
         layer, variables, x, modality = setting(
             kind, number, x_dtype, param_dtype, dtype
         )
+        layer = layer.copy(force_float32_reductions=forced)
+        y, after = layer.train(variables, x, modality)
+        stats = jax.tree.leaves(after["batch_stats"])
+        assert {a.dtype for a in stats} == {jnp.dtype(jnp.float32)}
         expected = result_type(x64, x_dtype, param_dtype, dtype)
-        y, after = jax.eval_shape(layer.train, variables, x, modality)
-        assert (y.dtype, y.shape) == (expected, SHAPE)
-        assert {a.dtype for a in jax.tree.leaves(after["batch_stats"])} == {
-            jnp.dtype(jnp.float32)
-        }
-        assert jax.eval_shape(layer.evaluate, variables, x, modality).dtype == expected
+        for result in (y, layer.evaluate(variables, x, modality)):
+            assert (result.dtype, result.shape) == (expected, SHAPE)
+            assert np.isfinite(result.astype(np.float64)).all()
 
 
 @pytest.mark.parametrize("number", NUMBERS)

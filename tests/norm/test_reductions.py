@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
+from mbn_jax.norm import ModalityBatchNorm
 from mbn_jax.reductions import spread, sums
 
 from .reference import assert_close
@@ -98,6 +100,38 @@ def test_vmap_is_one_after_the_other(in_axes):
     assert_close(
         actual, [np.stack(pair) for pair in zip(*expected, strict=True)], atol=1e-5
     )
+
+
+def test_outside_jit_nothing_is_compiled_twice(caplog):
+    given = arrays((4, 20, 3))
+    compiled = []
+    for _ in range(2):
+        caplog.clear()
+        with jax.log_compiles(), caplog.at_level("WARNING"):
+            spread(sums(given, (1,)), (1,), (20,))
+        compiled.append(sum("Compiling" in r.message for r in caplog.records))
+    first, second = compiled
+    assert first >= 2
+    assert second == 0
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+@pytest.mark.parametrize("evaluating", [True, False])
+def test_the_layer_is_exported_for_batches_of_any_size(number, evaluating):
+    layer = ModalityBatchNorm(evaluating, num_modalities=number)
+    x, modality = arrays((6, 2, 3), 1)[0], np.arange(6) % number
+    variables = layer.init(jax.random.key(0), x, modality)
+
+    def apply(x, modality):
+        return layer.apply(variables, x, modality, mutable=["batch_stats"])[0]
+
+    (batch,) = export.symbolic_shape("batch")
+    exported = export.export(jax.jit(apply), platforms=("cpu", "cuda"))(
+        jax.ShapeDtypeStruct((batch, 2, 3), x.dtype),
+        jax.ShapeDtypeStruct((batch,), jnp.int32),
+    )
+    y = exported.call(x, jnp.asarray(modality, jnp.int32))
+    assert_close(y, apply(x, modality), atol=1e-5)
 
 
 def test_sums_over_shared_samples_are_one_sum_across_devices():
