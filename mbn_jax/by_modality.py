@@ -68,6 +68,8 @@ def by_modality(
       as an argument. Elsewhere the results are the same, but JAX compiles everything
       inside the context again for every new value of `modality`, or on every entry if
       it cannot see the value: if `modality` is traced, or is on other hosts.
+    * An NNX model takes `modality` from the context and nothing else; see
+      `mbn_jax.nnx.replace_batch_norm`.
     * Of nested contexts, the innermost one applies. The layers that its `at` excludes
       are plain batch normalizations. The context does not apply to other threads. In
       one thread contexts must end in reverse order, so do not `await` inside of one.
@@ -219,7 +221,13 @@ class _Context:
                 layer,
                 f"has an input of {rows} rows, of shape {list(x.shape)}, but modality "
                 f"has {given}, expected one per row",
-                f"give jnp.repeat(modality, {times}), or " if times else "",
+                "pass the modality of every row"
+                + (
+                    f" (jnp.repeat if a sample became {times} rows)"
+                    if times > 1
+                    else ""
+                )
+                + ", or ",
             )
         if mask is not None:
             # Broadcast as in NumPy, unlike in ModalityBatchNorm, where (B,) is samples.

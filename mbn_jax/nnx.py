@@ -344,7 +344,7 @@ def replace_batch_norm(
         held = (
             f"at chooses none of its layers {', '.join(found)}"
             if found
-            else "it holds none, or none any more"
+            else "it has none, or they are ModalityBatchNorm layers already"
         )
         raise ValueError(
             f"There is no nnx.BatchNorm to replace in the {type(model).__name__}: "

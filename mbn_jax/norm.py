@@ -149,8 +149,9 @@ class ModalityBatchNorm(nn.Module):
                 raise ValueError(
                     f"batch_stats/{'/'.join((*self.path, name))} has shape "
                     f"{list(jnp.shape(table))}, expected {list(table_shape)}: "
-                    "[num_modalities, C]; mbn_jax.convert.from_batch_norm converts the "
-                    "variables of a BatchNorm network."
+                    "[num_modalities, C]. Pass the num_modalities of the variables, "
+                    "or convert those of a BatchNorm network with "
+                    "mbn_jax.convert.from_batch_norm."
                 )
         scale = bias = None
         if self.use_scale:

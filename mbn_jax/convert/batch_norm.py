@@ -162,8 +162,10 @@ def to_batch_norm(
         have another shape, if the modality does not exist, or if the weights do not
         fit.
     """
-    if modality != "pooled":
+    if not isinstance(modality, str):
         modality = _integer("modality", modality)
+    elif modality != "pooled":
+        raise ValueError(f'modality is {modality!r}, expected an integer or "pooled".')
     if isinstance(variables, nnx.Module):
         return nnx_models.to_batch_norm(variables, modality, pooled_weights)
     flat = flatten(variables)

@@ -149,7 +149,8 @@ def _check_records(
             raise ValueError(
                 f"{where} is a normalization that apply did not call as a "
                 "ModalityBatchNorm, expected it to call all of them: are these the "
-                "variables of this network?"
+                "variables of this network, and does apply enter by_modality if the "
+                "network has nn.BatchNorm?"
             )
         if record.strays.any():
             raise ValueError(

@@ -322,12 +322,12 @@ def test_an_input_without_one_row_per_modality_is_refused():
         with pytest.raises(
             ValueError,
             match=r"normalization block/norm has an input of 12 rows, of shape "
-            r"\[12, 2, 3\], but modality has 4, .*: give jnp.repeat\(modality, 3\), or "
-            r"leave the layer out with at=lambda path: path != 'block/norm'\.",
+            r"\[12, 2, 3\], but modality has 4, .*: pass the modality of every row "
+            r"\(jnp.repeat if a sample became 3 rows\), or leave the layer out with at=lambda path: path != 'block/norm'\.",
         ):
             shapes(Outer(repeats=3), X)
         for rows in (X[:3], np.concatenate([X, X[:1]]), X[:0]):
-            message = f"has an input of {len(rows)} rows.*per row: leave the layer out"
+            message = f"has an input of {len(rows)} rows.*: pass the .* row, or leave the layer out"
             with pytest.raises(ValueError, match=message):
                 shapes(Outer(), rows)
     # What the message says to do.
@@ -335,7 +335,7 @@ def test_an_input_without_one_row_per_modality_is_refused():
         shapes(Outer(repeats=3), X)
     with by_modality(MODALITY, at=lambda path: path != "block/norm"):
         shapes(Outer(repeats=3), X)
-    message = "modality has 0, expected one per row: leave"
+    message = "modality has 0, expected one per row: pass"
     with by_modality(np.zeros(0, int)), pytest.raises(ValueError, match=message):
         shapes(Outer(), X)
 

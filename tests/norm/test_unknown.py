@@ -145,5 +145,5 @@ def test_settings_that_do_not_fit_are_refused(kind):
     mbn = layer.init(jax.random.key(0), X, MODALITY % 2, True)
     with pytest.raises(ValueError, match='expected 0 to 1, or "pooled"'):
         convert.to_batch_norm(mbn, 2)
-    with pytest.raises(ValueError, match="expected an integer"):
+    with pytest.raises(ValueError, match='expected an integer or "pooled"'):
         convert.to_batch_norm(mbn, "mixed")
