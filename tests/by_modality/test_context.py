@@ -323,11 +323,12 @@ def test_an_input_without_one_row_per_modality_is_refused():
             ValueError,
             match=r"normalization block/norm has an input of 12 rows, of shape "
             r"\[12, 2, 3\], but modality has 4, .*: pass the modality of every row "
-            r"\(jnp.repeat if a sample became 3 rows\), or leave the layer out with at=lambda path: path != 'block/norm'\.",
+            r"\(jnp.repeat if a sample became 3 rows\), or leave the layer out with "
+            r"at=lambda path: path != 'block/norm'\.",
         ):
             shapes(Outer(repeats=3), X)
         for rows in (X[:3], np.concatenate([X, X[:1]]), X[:0]):
-            message = f"has an input of {len(rows)} rows.*: pass the .* row, or leave the layer out"
+            message = f"has an input of {len(rows)} rows.*: pass the .* row, or leave"
             with pytest.raises(ValueError, match=message):
                 shapes(Outer(), rows)
     # What the message says to do.
