@@ -95,7 +95,7 @@ def modality_moments(
         axis_index_groups=axis_index_groups,
         force_float32=force_float32_reductions,
     )
-    return Moments(pivot + offset, var, jnp.broadcast_to(count, var.shape))
+    return Moments(pivot + offset, var, count)
 
 
 def modality_batch_norm(
@@ -345,7 +345,7 @@ def _shifted_moments(
     axis_index_groups: Sequence[Sequence[int]] | None,
     force_float32: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Pivot, mean minus pivot and variance, each `(M, C)`, and count, `(M, C or 1)`.
+    """Pivot, mean minus pivot, variance and count, `(M, C)` each.
 
     * Sums are accumulated in float32 or wider, whatever the dtype of `x`, unless
       `force_float32` is false.
@@ -368,7 +368,7 @@ def _shifted_moments(
     dtype = count_dtype if force_float32 else x.dtype
 
     def over_devices(*tables: jax.Array) -> list[jax.Array]:
-        """Sums tables (M, C) or (M, 1) over devices, in one collective for all."""
+        """Sums tables (M, C) over devices, in one collective for all."""
         if axis_name is None:
             return list(tables)
         widths = np.cumsum([table.shape[1] for table in tables])[:-1]

@@ -302,7 +302,7 @@ def test_a_model_of_another_trace_stays_as_it_is():
 @pytest.mark.parametrize("make", [net, lambda: nnx.Linear(2, 2, rngs=nnx.Rngs(0))])
 def test_a_model_without_batch_norm_is_refused(make):
     with pytest.raises(
-        ValueError, match=r"no nnx.BatchNorm to replace in the .*it holds"
+        ValueError, match=r"no nnx.BatchNorm to replace in the .*: it has none"
     ):
         replace_batch_norm(make())
 
