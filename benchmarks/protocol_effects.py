@@ -16,7 +16,6 @@ import numpy as np
 import scipy.io
 from machine import machine_line  # type: ignore[import-not-found]
 
-from mbn_jax.data.records import Records
 from mbn_jax.evaluation import (
     Protocol,
     evaluate,
@@ -24,6 +23,7 @@ from mbn_jax.evaluation import (
     sysu_mm01,
 )
 from mbn_jax.evaluation.distances import Distance
+from mbn_jax.evaluation.records import Records
 from mbn_jax.evaluation.table import COLUMNS, cells
 
 DIMENSIONS = 64

@@ -14,8 +14,8 @@ from mbn_jax.analysis.charts import (
     svg,
 )
 from mbn_jax.analysis.page import Section
-from mbn_jax.data.records import INFRARED, MODALITIES, VISIBLE, Records
 from mbn_jax.evaluation.distances import unit_rows
+from mbn_jax.evaluation.records import INFRARED, MODALITIES, VISIBLE, Records
 
 _PEOPLE = 10
 _PERPLEXITY = 30

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mbn_jax.data.records import MODALITIES
+from mbn_jax.evaluation.records import MODALITIES
 from mbn_jax.functional import modality_moments
 from mbn_jax.norm import ModalityBatchNorm
 

@@ -7,8 +7,8 @@ from matplotlib.ticker import MaxNLocator
 
 from mbn_jax.analysis.charts import BLUE, INK, ORANGE, chart, svg
 from mbn_jax.analysis.page import Section
-from mbn_jax.data.records import Records
 from mbn_jax.evaluation.distances import l2_normalise
+from mbn_jax.evaluation.records import Records
 
 # All pairs of more images would fill the memory: SYSU-MM01 has fifty million.
 MOST_IMAGES = 2_000

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from mbn_jax.data.records import Records
 from mbn_jax.data.source import open_source
 from mbn_jax.errors import InputError
+from mbn_jax.evaluation.records import Records
 
 # Rendered when first needed.
 EMBEDDED_DATASETS = ("synthetic_vireid/nir", "synthetic_vireid/thermal")

@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mbn_jax.data.records import INFRARED, VISIBLE, Records
 from mbn_jax.data.tree import Findings
+from mbn_jax.evaluation.records import INFRARED, VISIBLE, Records
 
 
 class IndexLine(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mbn_jax.data.records import Records
+from mbn_jax.evaluation.records import Records
 
 _LABELS = ("identity", "camera", "modality")
 

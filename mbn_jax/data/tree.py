@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mbn_jax.data.records import Records
+from mbn_jax.evaluation.records import Records
 
 
 class ImageFile(NamedTuple):

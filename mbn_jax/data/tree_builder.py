@@ -11,9 +11,9 @@ import tensorflow_datasets as tfds
 from mbn_jax.data.image_check import check_images, check_unchanged
 from mbn_jax.data.local_builder import LocalBuilder
 from mbn_jax.data.progress import progress
-from mbn_jax.data.records import Records
 from mbn_jax.data.tree import Tree
 from mbn_jax.data.tree_report import refuse_problems
+from mbn_jax.evaluation.records import Records
 
 _Examples = Iterator[tuple[str, dict[str, Any]]]
 

@@ -8,10 +8,10 @@ import numpy as np
 import rich.console
 import rich.table
 
-from mbn_jax.data.records import VISIBLE
 from mbn_jax.data.tree import Count, Finding, Tree
 from mbn_jax.data.walk import MISSING
 from mbn_jax.errors import InputError
+from mbn_jax.evaluation.records import VISIBLE
 
 # Of each kind; a folder that was not copied would otherwise fill the screen.
 _SHOWN = 20

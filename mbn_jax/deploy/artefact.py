@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from mbn_jax.data.records import MODALITIES
 from mbn_jax.deploy.fingerprint import fingerprint
 from mbn_jax.deploy.inference import inference_function
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.features import embed
+from mbn_jax.evaluation.records import MODALITIES
 from mbn_jax.files import write_atomically
 from mbn_jax.models.reid import ReID
 

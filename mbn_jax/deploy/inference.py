@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from mbn_jax import convert
 from mbn_jax.data.augment import normalise
-from mbn_jax.data.records import MODALITIES
 from mbn_jax.errors import InputError
+from mbn_jax.evaluation.records import MODALITIES
 from mbn_jax.models.reid import ReID
 
 _SMALLEST = float(jnp.finfo(jnp.float32).tiny)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from mbn_jax.data.records import Records
 from mbn_jax.evaluation.distances import DISTANCE_TITLES, Distance
 from mbn_jax.evaluation.feature_file import read_features
 from mbn_jax.evaluation.galleries import read_permutations
 from mbn_jax.evaluation.labels import check_labels
 from mbn_jax.evaluation.protocols import make_protocol
+from mbn_jax.evaluation.records import Records
 from mbn_jax.evaluation.results import evaluate, size_note
 from mbn_jax.evaluation.rules import Protocol
 from mbn_jax.evaluation.table import counts, format_block

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mbn_jax.data.records import Records
 from mbn_jax.errors import InputError
+from mbn_jax.evaluation.records import Records
 from mbn_jax.files import write_atomically
 
 _LABELS = ("identity", "camera", "modality", "name")

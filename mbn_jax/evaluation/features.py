@@ -10,9 +10,9 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
-from mbn_jax.data.records import MODALITIES
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.distances import l2_normalise
+from mbn_jax.evaluation.records import MODALITIES
 from mbn_jax.mesh import process_rows, replicated, shard
 
 _EMBED_BATCH = 64

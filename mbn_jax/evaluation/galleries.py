@@ -12,13 +12,13 @@ from typing import Protocol
 
 import numpy as np
 
-from mbn_jax.data.records import Records
 from mbn_jax.data.sysu_mm01.permutations import (
     NUM_TRIALS,
     Permutations,
     read_permutations,
 )
 from mbn_jax.errors import InputError
+from mbn_jax.evaluation.records import Records
 
 __all__ = [
     "NUM_TRIALS",

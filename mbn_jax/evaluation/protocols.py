@@ -9,9 +9,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
-from mbn_jax.data.records import INFRARED, VISIBLE
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.galleries import Draw, OfficialDraw, Permutations, SeededDraw
+from mbn_jax.evaluation.records import INFRARED, VISIBLE
 from mbn_jax.evaluation.rules import Protocol
 
 _WORDS = ("visible", "infrared")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from mbn_jax.data.records import Records
 from mbn_jax.evaluation.distances import cosine_distances
+from mbn_jax.evaluation.records import Records
 from mbn_jax.evaluation.rules import Protocol
 
 # Printed beside the lists, because a reader must know that nobody picked the good ones.

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from mbn_jax.data.records import Records
 from mbn_jax.evaluation.chance import chance_level
 from mbn_jax.evaluation.distances import Distance
 from mbn_jax.evaluation.metrics import (
@@ -13,6 +12,7 @@ from mbn_jax.evaluation.metrics import (
     feature_query_figures,
     retrieval_metrics,
 )
+from mbn_jax.evaluation.records import Records
 from mbn_jax.evaluation.reranking import k_reciprocal_distances
 from mbn_jax.evaluation.rules import Protocol, Trial
 

@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from mbn_jax.data.records import Records
 from mbn_jax.evaluation.galleries import Draw
+from mbn_jax.evaluation.records import Records
 
 
 class Trial(NamedTuple):

@@ -8,13 +8,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from mbn_jax.data.records import Records
 from mbn_jax.evaluation import (
     EMBEDDED_PROTOCOLS,
     evaluate,
     evaluate_chance,
     make_results,
 )
+from mbn_jax.evaluation.records import Records
 
 VOID = {"meta", "img", "br", "wbr"}
 

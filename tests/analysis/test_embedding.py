@@ -12,7 +12,7 @@ from mbn_jax.analysis.embedding import (
     principal_components,
     t_sne,
 )
-from mbn_jax.data.records import Records
+from mbn_jax.evaluation.records import Records
 
 RNG = np.random.default_rng(0)
 

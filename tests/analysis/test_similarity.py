@@ -12,7 +12,7 @@ from mbn_jax.analysis.similarity import (
     similarities,
     similarity_section,
 )
-from mbn_jax.data.records import Records
+from mbn_jax.evaluation.records import Records
 
 RNG = np.random.default_rng(0)
 

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from mbn_jax.data.records import Records
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.feature_file import (
     read_features,
     write_features,
 )
+from mbn_jax.evaluation.records import Records
 
 GOOD = {
     "features": np.eye(3, 4),

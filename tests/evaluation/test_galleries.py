@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import scipy.io
 
-from mbn_jax.data.records import Records
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation import read_permutations, sysu_mm01
+from mbn_jax.evaluation.records import Records
 
 
 def make_records(files):

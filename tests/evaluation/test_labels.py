@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from mbn_jax.data.records import Records
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.labels import check_labels
+from mbn_jax.evaluation.records import Records
 
 WHOLE = {
     "sysu_mm01": [

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import scipy.io
 
-from mbn_jax.data.records import Records
 from mbn_jax.evaluation import (
     evaluate_chance,
     read_permutations,
     retrieval_metrics,
     sysu_mm01,
 )
+from mbn_jax.evaluation.records import Records
 
 from . import reference
 

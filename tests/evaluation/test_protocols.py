@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mbn_jax.data.records import Records
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation import (
     EMBEDDED_PROTOCOLS,
@@ -18,6 +17,7 @@ from mbn_jax.evaluation import (
     standard_protocols,
     sysu_mm01,
 )
+from mbn_jax.evaluation.records import Records
 from mbn_jax.evaluation.search import Search
 
 from . import reference

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from mbn_jax.data.records import Records
 from mbn_jax.evaluation import embedded, retrieval_metrics
 from mbn_jax.evaluation.evaluation import evaluation, format_evaluation
+from mbn_jax.evaluation.records import Records
 from mbn_jax.evaluation.reranking import k_reciprocal_distances
 
 

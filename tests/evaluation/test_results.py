@@ -4,7 +4,6 @@ import json
 import numpy as np
 import pytest
 
-from mbn_jax.data.records import Records
 from mbn_jax.evaluation import (
     EMBEDDED_PROTOCOLS,
     INFRARED_TO_VISIBLE,
@@ -17,6 +16,7 @@ from mbn_jax.evaluation import (
     mean_over_trials,
     ranked_list,
 )
+from mbn_jax.evaluation.records import Records
 from mbn_jax.evaluation.table import cells
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from mbn_jax.data import lists, walk
-from mbn_jax.data.records import INFRARED, VISIBLE
 from mbn_jax.data.tree import Count, Findings, ImageFile, Tree, outside, records_of
+from mbn_jax.evaluation.records import INFRARED, VISIBLE
 
 SPLITS = ("train", "test")
 MODALITIES = {"vis": VISIBLE, "nir": INFRARED}

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from mbn_jax.data.records import Records
 from mbn_jax.data.regdb import tree
 from mbn_jax.data.tree import Tree
 from mbn_jax.data.tree_builder import TreeBuilder
+from mbn_jax.evaluation.records import Records
 
 
 class Builder(TreeBuilder):

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from mbn_jax.data.records import INFRARED, VISIBLE
+from mbn_jax.evaluation.records import INFRARED, VISIBLE
 
 Sensor = Literal["visible", "near_infrared", "thermal"]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from mbn_jax.data import lists, walk
-from mbn_jax.data.records import INFRARED, VISIBLE
 from mbn_jax.data.sysu_mm01.permutations import read_permutations
 from mbn_jax.data.tree import Count, Findings, ImageFile, Tree, outside, records_of
 from mbn_jax.errors import InputError
+from mbn_jax.evaluation.records import INFRARED, VISIBLE
 
 SPLITS = ("train", "val", "test")
 MODALITY_OF_CAMERA = {

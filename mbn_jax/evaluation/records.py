@@ -4,8 +4,10 @@ import dataclasses
 
 import numpy as np
 
+from mbn_jax import modalities as names
+
 VISIBLE, INFRARED = 0, 1
-MODALITIES = ("visible", "infrared")
+MODALITIES = names.DEFAULT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,14 +17,16 @@ class Records:
     Attributes:
         identity: the data set's own numbers, (N,) int32.
         camera: the data set's own numbers, (N,) int32.
-        modality: 0 visible, 1 infrared, (N,) int32.
+        modality: index into ``modalities``, (N,) int32.
         name: path in the data set's tree, (N,) str.
+        modalities: the names of the modalities, by index.
     """
 
     identity: np.ndarray
     camera: np.ndarray
     modality: np.ndarray
     name: np.ndarray
+    modalities: tuple[str, ...] = names.DEFAULT
 
     def __len__(self) -> int:
         """Returns the number of records."""
