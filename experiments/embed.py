@@ -22,8 +22,8 @@ import sys
 from absl import app, flags, logging
 
 from mbn_jax.analysis import own_pictures
-from mbn_jax.data.records import MODALITIES
 from mbn_jax.errors import InputError
+from mbn_jax.evaluation.records import MODALITIES
 from mbn_jax.training.config import parse_flags
 
 _MODEL_HELP = "Trained model: work directory, folder of weights, or exported file."

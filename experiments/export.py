@@ -19,10 +19,10 @@ import jax
 from absl import app, flags, logging
 
 import mbn_jax
-from mbn_jax.data.records import MODALITIES
 from mbn_jax.deploy.exporting import BATCH_SIZES, export_checked
 from mbn_jax.deploy.loading import load_network
 from mbn_jax.errors import InputError
+from mbn_jax.evaluation.records import MODALITIES
 from mbn_jax.training.config import parse_flags
 
 _WORKDIR = flags.DEFINE_string(
