@@ -1,0 +1,112 @@
+"""What a check finds wrong, or only odd, in a data set, and how that is reported."""
+
+import dataclasses
+import itertools
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import rich.console
+import rich.table
+
+# Of each kind; a folder that was not copied would otherwise fill the screen.
+_SHOWN = 20
+# Of this kind every one is shown, however many there are.
+MISSING = "missing folders and files"
+
+
+class Finding(NamedTuple):
+    """Something wrong, or only odd.
+
+    Attributes:
+        kind: what several of them are called, for example "unreadable images".
+        sentence: names the file, the line or the folder and says what to do.
+    """
+
+    kind: str
+    sentence: str
+
+
+class Count(NamedTuple):
+    """A number that is published, and the number found.
+
+    Attributes:
+        what: for example "train cam3 images".
+        expected: as published.
+        found: in this copy.
+    """
+
+    what: str
+    expected: int
+    found: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """What a check has met so far.
+
+    Attributes:
+        problems: what has to be fixed before the data set can be used.
+        warnings: what is left out or unusual.
+        counts: published numbers and those found.
+    """
+
+    problems: list[Finding] = dataclasses.field(default_factory=list)
+    warnings: list[Finding] = dataclasses.field(default_factory=list)
+    counts: list[Count] = dataclasses.field(default_factory=list)
+
+    def problem(self, kind: str, sentence: str) -> None:
+        """Notes what has to be fixed."""
+        self.problems.append(Finding(kind, sentence))
+
+    def warning(self, kind: str, sentence: str) -> None:
+        """Notes what the user should know."""
+        self.warnings.append(Finding(kind, sentence))
+
+    def count(self, what: str, expected: int, found: int) -> None:
+        """Notes a published number and the one found."""
+        self.counts.append(Count(what, expected, int(found)))
+
+    def report(self) -> None:
+        """Prints warnings, counts that differ and problems on standard error."""
+        _print("warning", self.warnings)
+        _print_counts([c for c in self.counts if c.expected != c.found])
+        _print("problem", self.problems)
+
+
+def some(values: Sequence[object], limit: int = 10) -> str:
+    """Returns the first few of some values, to show in a sentence."""
+    shown = ", ".join(map(str, values[:limit]))
+    return shown + (", …" if len(values) > limit else "")
+
+
+def _print(level: str, findings: Sequence[Finding]) -> None:
+    """Groups the findings by kind, in the order in which the kinds first appear."""
+    kinds = list(dict.fromkeys(finding.kind for finding in findings))
+    by_kind = sorted(findings, key=lambda finding: kinds.index(finding.kind))
+    for kind, group in itertools.groupby(by_kind, key=lambda finding: finding.kind):
+        sentences = [finding.sentence for finding in group]
+        shown = len(sentences) if kind == MISSING else _SHOWN
+        for sentence in sentences[:shown]:
+            print(f"{level}: {sentence}", file=sys.stderr)
+        if len(sentences) > shown:
+            more = len(sentences) - shown
+            print(f"{level}: … and {more:,} more: {kind}.", file=sys.stderr)
+
+
+def _print_counts(counts: Sequence[Count]) -> None:
+    if not counts:
+        return
+    print(
+        "warning: These numbers are not those of the complete data set; metrics"
+        " obtained on it are not comparable with published ones.",
+        file=sys.stderr,
+    )
+    table = rich.table.Table(box=None)
+    table.add_column("")
+    table.add_column("expected", justify="right")
+    table.add_column("found", justify="right")
+    for count in counts:
+        table.add_row(count.what, f"{count.expected:,}", f"{count.found:,}")
+    # As wide as it needs, in a log file, too.
+    rich.console.Console(file=sys.stderr, width=80).print(table)

@@ -1,0 +1,371 @@
+"""The table that every data set is: a row for each image.
+
+A manifest is a CSV file (UTF-8, with a header) that a person writes or a command makes:
+
+    path,identity,camera,modality,split
+    visible/anna/0001.jpg,anna,door,visible,train
+
+Paths are relative to the folder of images. Identities and cameras are any text, and a
+modality is any name; there are two or more. The split is train, val or test; query and
+gallery can stand in place of test. The sources in `mbn_jax.data.sources` make the same
+table from the folders of published data sets.
+"""
+
+import csv
+import dataclasses
+import io
+import os
+import posixpath
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mbn_jax import modalities as modality_names
+from mbn_jax.data.findings import Findings, some
+from mbn_jax.errors import InputError
+from mbn_jax.files import write_atomically
+
+SPLITS = ("train", "val", "test", "query", "gallery")
+_TESTED = ("test", "query", "gallery")
+_LARGEST = 2**31 - 1
+
+
+class Row(NamedTuple):
+    """One image.
+
+    Attributes:
+        path: relative to the folder of images, with forward slashes.
+        identity: who or what is shown.
+        camera: which camera took it.
+        modality: for example "visible".
+        split: one of `SPLITS`.
+    """
+
+    path: str
+    identity: str
+    camera: str
+    modality: str
+    split: str
+
+
+COLUMNS = Row._fields
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The rows of a data set, and where its images are.
+
+    Attributes:
+        rows: in the order in which they are stored, split by split.
+        root: folder that the paths are relative to.
+        lines: line of each row in the CSV file; empty for rows that a source made.
+        make: makes the encoded image of a row; None for images that are files.
+        settings: of a source, as JSON; they are kept with the prepared data set.
+    """
+
+    rows: Sequence[Row]
+    root: Path = Path()
+    lines: Sequence[int] = ()
+    make: Callable[[Row], bytes] | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The names of the modalities in the order of their indices."""
+        return modality_names.ordered(row.modality for row in self.rows)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that have rows, in the order of `SPLITS`."""
+        there = {row.split for row in self.rows}
+        return tuple(split for split in SPLITS if split in there)
+
+    def of(self, split: str) -> list[Row]:
+        """Returns the rows of a split, in their order."""
+        return [row for row in self.rows if row.split == split]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Returns the number of images by split, then modality."""
+        table = {split: dict.fromkeys(self.modalities, 0) for split in self.splits}
+        for row in self.rows:
+            table[row.split][row.modality] += 1
+        return table
+
+
+def number(texts: Iterable[str]) -> dict[str, int]:
+    """Gives every text a number, int32 and not negative.
+
+    Where all texts are whole numbers ("0006") they keep their values, so that the
+    identities and cameras of published data sets have the numbers of the literature;
+    otherwise, and where two texts have one value, the numbers are positions in
+    alphabetical order.
+    """
+    distinct = sorted(set(texts))
+    if all(text.isascii() and text.isdecimal() for text in distinct):
+        values = [int(text) for text in distinct]
+        if len(set(values)) == len(values) and max(values, default=0) <= _LARGEST:
+            return dict(zip(distinct, values, strict=True))
+    return {text: position for position, text in enumerate(distinct)}
+
+
+def read_manifest(
+    path: str | os.PathLike, images: str | os.PathLike | None = None
+) -> tuple[Manifest, Findings]:
+    """Reads a CSV file and checks every line by itself, without opening an image.
+
+    Args:
+        path: of the file: UTF-8 with or without byte order mark, any line ends, quoted
+            fields; columns in any order. Spaces around a field are removed, columns of
+            other names are ignored with a warning.
+        images: folder that the paths are relative to; None for the folder of the file.
+
+    Returns:
+        The rows that can be used, and all that is wrong with the others.
+
+    Raises:
+        InputError: the file cannot be read as such a table at all.
+    """
+    path = Path(path).expanduser()
+    root = path.parent if images is None else Path(images).expanduser()
+    if not root.is_dir():
+        raise InputError(
+            f"{root} is not a folder; --images expects the folder that the paths in"
+            f" {path} are relative to."
+        )
+    findings = Findings()
+    reader = csv.reader(io.StringIO(_text(path), newline=""), skipinitialspace=True)
+    rows: list[Row] = []
+    lines: list[int] = []
+    try:
+        header = [name.strip().casefold() for name in next(reader, [])]
+        _check_header(path, header, findings)
+        position = [header.index(column) for column in COLUMNS]
+        end = reader.line_num
+        for fields in reader:
+            # The first line of the row: a quoted field may hold line ends.
+            line, end = end + 1, reader.line_num
+            if not any(field.strip() for field in fields):
+                continue
+            if len(fields) != len(header):
+                findings.problem(
+                    "rows of another length",
+                    f"{path}, line {line} has {len(fields)} fields, but the header has"
+                    f" {len(header)}; quote a field that holds a comma.",
+                )
+                continue
+            rows.append(Row(*(fields[i].strip() for i in position)))
+            lines.append(line)
+    except csv.Error as error:
+        raise InputError(
+            f"{path}, line {reader.line_num} cannot be read as CSV ({error}); write"
+            " the table again, with quotes around fields that hold commas."
+        ) from error
+    manifest = Manifest(rows=rows, root=root, lines=lines)
+    return _checked_rows(path, manifest, findings), findings
+
+
+def write_manifest(path: str | os.PathLike, rows: Iterable[Row]) -> None:
+    """Writes a CSV file that `read_manifest` reads, whole or not at all."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(rows)
+    write_atomically(Path(path), text.getvalue().encode())
+
+
+def check_labels(manifest: Manifest, findings: Findings) -> None:
+    """Checks identities, cameras, modalities and splits against each other.
+
+    Args:
+        manifest: of which every row is right by itself.
+        findings: receives problems and warnings.
+    """
+    rows = manifest.rows
+    splits = {row.split for row in rows}
+    for split, instead in (("train", ""), ("test", ", or of query and gallery")):
+        if split not in splits and not (
+            split == "test" and splits & {"query", "gallery"}
+        ):
+            findings.problem(
+                "missing splits",
+                f"The manifest has no row of the split {split}; add rows of it{instead}.",
+            )
+    if "test" in splits and splits & {"query", "gallery"}:
+        findings.problem(
+            "mixed test splits",
+            "The manifest has rows of test and rows of query or gallery; write test"
+            " for all, or query and gallery for all.",
+        )
+    elif len(splits & {"query", "gallery"}) == 1:
+        (given,) = splits & {"query", "gallery"}
+        missing = "gallery" if given == "query" else "query"
+        findings.problem(
+            "missing splits",
+            f"The manifest has rows of {given} and none of {missing}; add them, or"
+            " write test, in which every image is query and gallery in turn.",
+        )
+    _check_modalities(manifest, findings)
+    _check_identities(manifest, findings)
+    by_camera: dict[str, set[str]] = {}
+    for row in rows:
+        by_camera.setdefault(row.camera, set()).add(row.modality)
+    for camera, found in sorted(by_camera.items()):
+        if len(found) > 1:
+            findings.warning(
+                "cameras of several modalities",
+                f"The camera {camera} has images of {' and '.join(sorted(found))}; give"
+                " the cameras different names unless one device takes both: an image"
+                " is not searched for among those of its own camera.",
+            )
+
+
+def _check_modalities(manifest: Manifest, findings: Findings) -> None:
+    names = manifest.modalities
+    if len(names) < 2:
+        findings.problem(
+            "too few modalities",
+            f"All images are of the modality {' '.join(names) or '(none)'}, but two or"
+            " more are expected; write the name of each image's modality in the column"
+            " modality.",
+        )
+        return
+    if not any(map(modality_names.has_color, names)):
+        findings.warning(
+            "no modality with color",
+            f"None of the modalities {', '.join(names)} is called"
+            f" {', '.join(modality_names.COLOR)}; augmentation treats all images as"
+            " gray.",
+        )
+    there = {
+        part: {row.modality for row in manifest.rows if row.split in splits}
+        for part, splits in (("train", ("train",)), ("test", _TESTED))
+    }
+    for have, lack in (("train", "test"), ("test", "train")):
+        if there[have] and there[lack]:
+            for name in sorted(there[have] - there[lack]):
+                findings.problem(
+                    "modalities of one split",
+                    f"The modality {name} has images in {have} and none in {lack}; add"
+                    " some or remove those rows.",
+                )
+
+
+def _check_identities(manifest: Manifest, findings: Findings) -> None:
+    parts: dict[str, dict[str, set[str]]] = {"train": {}, "val": {}, "test": {}}
+    for row in manifest.rows:
+        part = "test" if row.split in _TESTED else row.split
+        parts[part].setdefault(row.identity, set()).add(row.modality)
+    for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
+        for identity in sorted(parts[first].keys() & parts[second].keys()):
+            findings.problem(
+                "identities in two splits",
+                f"The identity {identity} is in {first} and in {second}; move all its"
+                " rows to one of them.",
+            )
+    for part, of_identity in parts.items():
+        single = sorted(i for i, found in of_identity.items() if len(found) == 1)
+        if not single:
+            continue
+        what = (
+            "balanced batches leave them out"
+            if part == "train"
+            else "no search across the modalities can find them"
+        )
+        findings.warning(
+            "identities of one modality",
+            f"{len(single)} of {len(of_identity)} identities in {part} have images of"
+            f" one modality only ({some(single)}): {what}.",
+        )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(
+            f"The manifest {path} cannot be read ({error.strerror or error}); give the"
+            " path of a CSV file."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"The manifest {path} is not UTF-8 text (byte {error.start}); save it as"
+            " CSV UTF-8."
+        ) from error
+
+
+def _check_header(path: Path, header: Sequence[str], findings: Findings) -> None:
+    missing = [column for column in COLUMNS if column not in header]
+    if missing:
+        found = ", ".join(name for name in header if name) or "nothing"
+        hint = (
+            "fields are separated by commas"
+            if len(header) == 1
+            else "the first line names the columns"
+        )
+        raise InputError(
+            f"{path} has no column {', '.join(missing)} (its first line has: {found});"
+            f" expected {','.join(COLUMNS)}: {hint}."
+        )
+    for name in header:
+        if header.count(name) > 1 and name in COLUMNS:
+            raise InputError(
+                f"{path} has the column {name} twice; leave one of the two."
+            )
+        if name and name not in COLUMNS:
+            findings.warning("other columns", f"The column {name} is ignored.")
+
+
+def _checked_rows(path: Path, manifest: Manifest, findings: Findings) -> Manifest:
+    """The rows that are right by themselves, each path once, sorted by split."""
+    first: dict[str, tuple[Row, int]] = {}
+    for row, line in zip(manifest.rows, manifest.lines, strict=True):
+        place = f"{path}, line {line}"
+        empty = [column for column, text in zip(COLUMNS, row, strict=True) if not text]
+        if empty:
+            findings.problem(
+                "empty fields",
+                f"{place}: the field {', '.join(empty)} is empty; fill it in.",
+            )
+            continue
+        if row.split not in SPLITS:
+            findings.problem(
+                "unknown splits",
+                f"{place}: the split {row.split!r} is unknown; write one of"
+                f" {', '.join(SPLITS)}.",
+            )
+            continue
+        name = posixpath.normpath(row.path)
+        if posixpath.isabs(name) or name == ".." or name.startswith("../"):
+            findings.problem(
+                "paths outside the folder",
+                f"{place}: the path {row.path} leaves the folder {manifest.root}; write"
+                " it relative to that folder, or give another one with --images.",
+            )
+            continue
+        if not (manifest.root / name).is_file():
+            slashes = ", with forward slashes" if "\\" in name else ""
+            findings.problem(
+                "images that do not exist",
+                f"{place}: there is no image {manifest.root / name}; correct the path"
+                f"{slashes}, or remove the row.",
+            )
+            continue
+        row = row._replace(path=name)
+        if name not in first:
+            first[name] = row, line
+        elif row == first[name][0]:
+            findings.warning(
+                "images listed twice",
+                f"{place}: the image {name} is listed in line {first[name][1]} already;"
+                " it is used once.",
+            )
+        else:
+            findings.problem(
+                "images listed twice",
+                f"{place}: the image {name} has other labels in line"
+                f" {first[name][1]}; remove one of the two rows.",
+            )
+    kept = sorted(first.values(), key=lambda item: SPLITS.index(item[0].split))
+    return dataclasses.replace(
+        manifest, rows=[row for row, _ in kept], lines=[line for _, line in kept]
+    )

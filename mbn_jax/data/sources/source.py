@@ -1,0 +1,121 @@
+"""What the project has to know of a data set that is not a person's own."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mbn_jax.data.findings import Findings
+from mbn_jax.data.manifest import Manifest
+from mbn_jax.evaluation.rules import Protocol
+
+# By the name of a flag, the folders that it gives: one, or several.
+Folders = Mapping[str, Sequence[Path]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scan:
+    """What a walk through the folder of a data set has found.
+
+    Attributes:
+        root: the folder.
+        manifests: one for each name that was asked for, such as "regdb/split3"; they
+            may be incomplete if there are problems.
+        findings: all that is wrong or odd, and published counts.
+        left_out: paths of the images of the layout that are in no split.
+    """
+
+    root: Path
+    manifests: Mapping[str, Manifest]
+    findings: Findings
+    left_out: Sequence[str] = ()
+
+
+class Option(NamedTuple):
+    """An option of a data set's protocols, a flag of ``experiments/evaluate.py``.
+
+    Attributes:
+        name: of the flag.
+        kind: `str`, `int`, or the tuple of allowed texts.
+        help: a sentence.
+    """
+
+    name: str
+    kind: Any
+    help: str
+
+
+class Labels(NamedTuple):
+    """What the paths and labels of test images are, to check those of feature files.
+
+    Attributes:
+        path: pattern with groups named identity, camera and modality, where the path
+            says them; the text of a modality group is a key of ``modality_of``.
+        example: such a path.
+        cameras: the numbers of the cameras by the index of their modality.
+        modality_of: index of the modality by the text in the path.
+    """
+
+    path: str
+    example: str
+    cameras: Mapping[int, Sequence[int]]
+    modality_of: Mapping[str, int] = {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """A data set, or a family of them, with all facts about it.
+
+    Attributes:
+        name: the part of its data sets' names before the slash.
+        datasets: the names of its data sets; the usual ones where there are more.
+        pattern: matches the whole names of its other data sets; "" if there are none.
+        ask: where to get it and how its folder looks, in sentences for an error; empty
+            for data that are made on this machine.
+        folders: the flags of ``experiments/prepare_data.py`` that name the folders that
+            it is made from.
+        optional_folders: more such flags.
+        scan: walks these folders. Takes their paths by flag and the names of the data
+            sets that are wanted; raises `InputError` if they are not such folders at
+            all. None if ``make`` is given.
+        make: makes the manifest of a data set by its name, without a folder; None for
+            data that have to be asked for.
+        training: what is trained on, in the literature, too: "train" or "train+val".
+        validation: a split that is like the test, with other identities, or None.
+        task: what is searched for, in a phrase, for the title of a report.
+        protocols: the protocols that it is reported by, the usual one first; None for
+            every ordered pair of modalities.
+        protocol: the protocol with options by name; None where there are none.
+        options: of ``protocol``.
+        labels: of feature files; None if nothing is known of them.
+        images_per_modality: training images of the larger modality by data set name,
+            from which recipes count their epochs; empty if a prepared copy is asked.
+        split_runs: pattern over whose runs the published result is a mean, with the
+            numbers that stand in its place: ("regdb/split{split}", (1, …, 10)); None
+            where one run is the result.
+    """
+
+    name: str
+    datasets: tuple[str, ...]
+    pattern: str = ""
+    ask: str = ""
+    folders: tuple[str, ...] = ("manual_dir",)
+    optional_folders: tuple[str, ...] = ()
+    scan: Callable[[Folders, Sequence[str]], Scan] | None = None
+    make: Callable[[str], Manifest] | None = None
+    training: str = "train"
+    validation: str | None = None
+    task: str = "person re-identification"
+    protocols: Callable[[], tuple[Protocol, ...]] | None = None
+    protocol: Callable[..., Protocol] | None = None
+    options: tuple[Option, ...] = ()
+    labels: Labels | None = None
+    images_per_modality: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    split_runs: tuple[str, tuple[int, ...]] | None = None
+
+    def knows(self, dataset: str) -> bool:
+        """Returns whether it has a data set of that whole name."""
+        return dataset in self.datasets or bool(
+            self.pattern and re.fullmatch(self.pattern, dataset)
+        )
