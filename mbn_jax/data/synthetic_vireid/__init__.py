@@ -1,5 +1,5 @@
-"""Synthetic visible-infrared pedestrians, rendered by NumPy and OpenCV.
+"""Synthetic pedestrians in two or three modalities, rendered by NumPy and OpenCV.
 
-The builder is `synthetic_vireid_dataset_builder.Builder`, the images come from
-`render.render`; this file imports neither, so that the package stays light.
+`config.config_from_name` returns a configuration and `render.render` an image of it.
+This file imports neither, so that the package stays light.
 """

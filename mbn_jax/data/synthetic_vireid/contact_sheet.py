@@ -1,4 +1,4 @@
-"""Draws a picture of the data: a few identities, each seen by every camera.
+"""Draws an overview of the data: a few identities, each seen by every camera.
 
 python -m mbn_jax.data.synthetic_vireid.contact_sheet --kind nir --output F.png
 """
@@ -10,11 +10,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mbn_jax.data.synthetic_vireid.camera import NIR_CAMERAS, THERMAL_CAMERAS, Camera
+from mbn_jax.data.synthetic_vireid.camera import Camera
+from mbn_jax.data.synthetic_vireid.config import config_from_name
 from mbn_jax.data.synthetic_vireid.render import render
 
 _TILE = (144, 72)
 _GAP, _MARGIN = 4, 22
+_IMAGES = {"nir": 2, "thermal": 5, "three": 3}  # of each camera, about as wide
 
 
 def contact_sheet(
@@ -48,17 +50,17 @@ def contact_sheet(
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--kind", choices=["nir", "thermal"], default="nir")
+    parser.add_argument("--kind", choices=list(_IMAGES), default="nir")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--identities", type=int, nargs="+", default=[1, 2, 3, 4])
     parser.add_argument("--images", type=int, help="images per camera")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    cameras, images = {"nir": (NIR_CAMERAS, 2), "thermal": (THERMAL_CAMERAS, 5)}[
-        arguments.kind
-    ]
     sheet = contact_sheet(
-        cameras, arguments.identities, arguments.images or images, arguments.seed
+        config_from_name(arguments.kind).cameras,
+        arguments.identities,
+        arguments.images or _IMAGES[arguments.kind],
+        arguments.seed,
     )
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(arguments.output), sheet[..., ::-1])
