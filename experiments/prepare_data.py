@@ -1,34 +1,52 @@
-"""Checks a data set that its authors gave you, and converts it for training.
+r"""Checks the images and labels of a data set, and converts them for training.
+
+Your own images are a CSV file with a row for each (docs/own-data.md):
+
+    path,identity,camera,modality,split
+    visible/anna/0001.jpg,anna,door,visible,train
+
+  python experiments/prepare_data.py --dataset=mine --manifest=mine.csv --images=photos
+
+reports everything that is wrong, and, if nothing is, writes data/mine. After that mine
+is a data set like any other: --config.data.dataset=mine.
 
   python experiments/prepare_data.py --dataset=sysu_mm01 --manual_dir=SYSU-MM01
 
-reads the folder that was unpacked, says everything that is wrong with it, and, if
-nothing is, writes data/sysu_mm01. The data sets are sysu_mm01, regdb (all ten splits),
-regdb/split1 to regdb/split10, and llcm; docs/datasets.md says where to ask for them and
-how their folders look.
+converts a data set that its authors gave you: sysu_mm01, regdb (all ten splits),
+regdb/split1 to regdb/split10, or llcm (docs/datasets.md).
 
-  python experiments/prepare_data.py --dataset=regdb --manual_dir=RegDB --check
+  python experiments/prepare_data.py --dataset=aligned_pairs/msrs \
+      --visible=MSRS/vi --infrared=MSRS/ir
 
-only checks, and exits with 1 if something has to be mended.
+makes scene patches of aligned photographs (docs/scene-patches.md). With --check it only
+checks, and exits with 1 if something has to be fixed.
 """
 
 import sys
+from pathlib import Path
 
 from absl import app, flags, logging
 
-from mbn_jax.data.preparation import prepare_data
+from mbn_jax.data.prepare import prepare_data
+from mbn_jax.data.sources import all_sources
 from mbn_jax.errors import InputError
 from mbn_jax.training.config import parse_flags
 
 _DATASET = flags.DEFINE_string(
-    "dataset",
-    None,
-    "sysu_mm01, regdb, regdb/split1 to regdb/split10, or llcm.",
-    required=True,
+    "dataset", None, "A new name for your own images, or a name above.", required=True
 )
-_MANUAL_DIR = flags.DEFINE_string(
-    "manual_dir", None, "The folder of the data set, unpacked.", required=True
+_MANIFEST = flags.DEFINE_string("manifest", None, "CSV file of your own images.")
+_IMAGES = flags.DEFINE_string(
+    "images", None, "Folder that its paths are relative to; by default the file's."
 )
+_FOLDERS = {
+    name: flags.DEFINE_multi_string(
+        name, [], f"Folder that {source.name} is made from; several may be given."
+    )
+    for source in reversed(all_sources())
+    for name in (*source.folders, *source.optional_folders)
+    if name not in flags.FLAGS
+}
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", "data", "Directory of all prepared data sets."
 )
@@ -38,13 +56,27 @@ _CHECK = flags.DEFINE_bool("check", False, "Stop after the checks.")
 def main(argv: list[str]) -> None:
     """Prepares a data set."""
     if len(argv) > 1:
-        sys.exit(f"error: {argv[1]!r} is not a flag; the folder follows --manual_dir=.")
+        sys.exit(f"error: {argv[1]!r} is not a flag; expected --flag=value")
     logging.set_verbosity(logging.WARNING)
+    folders = {
+        name: [Path(folder).expanduser() for folder in flag.value]
+        for name, flag in _FOLDERS.items()
+        if flag.value
+    }
     try:
+        if _MANIFEST.value is not None and folders:
+            raise InputError(
+                f"--{next(iter(folders))} does not go with --manifest; leave one of"
+                " the two out."
+            )
+        if _MANIFEST.value is None and _IMAGES.value is not None:
+            raise InputError("--images needs --manifest, whose paths it is for.")
         prepare_data(
             _DATASET.value,
-            _MANUAL_DIR.value,
             _DATA_DIR.value,
+            folders=folders,
+            manifest=_MANIFEST.value,
+            images=_IMAGES.value,
             check_only=_CHECK.value,
         )
     except InputError as error:

@@ -188,7 +188,8 @@ def check_labels(manifest: Manifest, findings: Findings) -> None:
         ):
             findings.problem(
                 "missing splits",
-                f"The manifest has no row of the split {split}; add rows of it{instead}.",
+                f"The manifest has no row of the split {split}; add rows of"
+                f" it{instead}.",
             )
     if "test" in splits and splits & {"query", "gallery"}:
         findings.problem(

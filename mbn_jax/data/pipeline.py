@@ -6,80 +6,17 @@ is: reading from ``start`` continues a run exactly.
 
 from collections.abc import Callable, Iterator, Sequence
 
-import cv2
 import grain
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mbn_jax.data.datasets import Split
+from mbn_jax.data.dataset import Split
+from mbn_jax.data.images import decode
 from mbn_jax.data.sampling import Sampler
 from mbn_jax.errors import InputError
 
 # Images that are handed to a thread at once where the caller does not say.
 _CHUNK = 64
-
-
-def decode(
-    encoded: bytes,
-    image_size: tuple[int, int],
-    name: str,
-    *,
-    out: np.ndarray | None = None,
-) -> np.ndarray:
-    """Decodes an image file and resizes it.
-
-    Args:
-        encoded: JPEG, PNG, BMP or any other format that OpenCV reads.
-        image_size: (height, width) of the result in pixels.
-        name: names the image in the error.
-        out: (H, W, 3) uint8, contiguous, to be filled, or None for a new array.
-
-    Returns:
-        (H, W, 3) uint8 RGB, ``out`` if given; a grey image has three equal channels.
-
-    Raises:
-        InputError: the bytes are not an image.
-    """
-    buffer = np.frombuffer(encoded, np.uint8)
-    # An empty buffer is an exception in OpenCV, any other damage is None.
-    image = cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB) if buffer.size else None
-    if image is None:
-        raise InputError(
-            f"The image {name} ({buffer.size} bytes) cannot be decoded; it must be a"
-            " complete image file (JPEG, PNG, BMP, …): replace it or leave it out."
-        )
-    return resize(np.asarray(image, np.uint8), image_size, out=out)
-
-
-def resize(
-    image: np.ndarray, image_size: tuple[int, int], *, out: np.ndarray | None = None
-) -> np.ndarray:
-    """Resizes an image without keeping its aspect, as is usual in re-identification.
-
-    Pixel areas are averaged where the image shrinks in both directions, which keeps
-    fine patterns from aliasing; otherwise it is interpolated linearly.
-
-    Args:
-        image: (h, w, 3) uint8.
-        image_size: (height, width) of the result in pixels.
-        out: (H, W, 3) uint8, contiguous, to be filled, or None for a new array.
-
-    Returns:
-        (H, W, 3) uint8: ``out`` if given, else the image itself if it has the size
-        already.
-    """
-    height, width = image_size
-    if image.shape[:2] == (height, width):
-        if out is None:
-            return image
-        out[...] = image
-        return out
-    shrinks = image.shape[0] >= height and image.shape[1] >= width
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    # OpenCV's sizes are (width, height).
-    return np.asarray(
-        cv2.resize(image, (width, height), dst=out, interpolation=interpolation)
-    )
 
 
 def train_batches(

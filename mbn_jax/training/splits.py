@@ -7,14 +7,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mbn_jax.data.datasets import (
+from mbn_jax.data.dataset import (
     Split,
     load_split,
     training_split,
     validation_split,
 )
 from mbn_jax.data.pipeline import damaged_images
-from mbn_jax.data.validation import carve_validation
+from mbn_jax.errors import InputError
 from mbn_jax.training.processes import check_same_everywhere, gather, together
 
 _SHOWN = 5  # damaged records, of which each has a line
@@ -102,6 +102,46 @@ def load_splits(config: ConfigDict) -> Splits:
     return Splits(train, validation, test, selection)
 
 
+def carve_validation(
+    split: Split, num_identities: int, seed: int
+) -> tuple[Split, Split]:
+    """Takes identities out of a training split.
+
+    They are drawn among the identities that every camera of the split has seen, so that
+    the protocol of the test can be asked of them.
+
+    Args:
+        split: of training.
+        num_identities: to take out, at least 1.
+        seed: of the draw; nothing else enters into it.
+
+    Returns:
+        What is left for training, and the validation split, named "val". Both keep the
+        order of the records.
+
+    Raises:
+        InputError: too few identities were seen by every camera, or none would be left.
+    """
+    cameras = np.unique(split.camera)
+    views = np.unique(np.stack([split.identity, split.camera], axis=1), axis=0)
+    identities, seen_by = np.unique(views[:, 0], return_counts=True)
+    eligible = identities[seen_by == len(cameras)]
+    most = min(len(eligible), len(identities) - 1)
+    if num_identities > most:
+        raise InputError(
+            f"config.data.num_val_identities is {num_identities}, but of the "
+            f"{len(identities)} identities of {split.dataset}/{split.split} "
+            f"{len(eligible)} were seen by all of its {len(cameras)} cameras, and one "
+            f"must be left for training; give {most} or less, or 0 to train on all."
+        )
+    chosen = np.random.default_rng(seed).choice(eligible, num_identities, replace=False)
+    in_validation = np.isin(split.identity, chosen)
+    return (
+        split.select(np.flatnonzero(~in_validation)),
+        split.select(np.flatnonzero(in_validation), split="val", damaged=()),
+    )
+
+
 def _records(damaged: Sequence[str]) -> str:
     return f"{len(damaged)} damaged record{'s' * (len(damaged) > 1)}"
 
@@ -110,7 +150,9 @@ def _open(config: ConfigDict) -> tuple[Split, Split | None, Split]:
     """The data set's splits for training, validation if it has one, and test."""
     dataset, data_dir = config.data.dataset, config.data.data_dir
     skip = config.data.skip_damaged
-    name = None if config.data.num_val_identities else validation_split(dataset)
+    name = None
+    if not config.data.num_val_identities:
+        name = validation_split(dataset, data_dir)
     return (
         load_split(dataset, training_split(dataset), data_dir, skip_damaged=skip),
         load_split(dataset, name, data_dir, skip_damaged=skip) if name else None,

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 import jax
 from ml_collections import ConfigDict
 
+from mbn_jax.data.dataset import Info
 from mbn_jax.errors import InputError
 from mbn_jax.files import read_json, write_json
 from mbn_jax.training.checkpoint import DAMAGED
@@ -20,9 +21,10 @@ from mbn_jax.training.config import MACHINE_KEYS, as_json, flatten
 from mbn_jax.training.processes import is_main, on_main
 
 PACKAGES = ("mbn-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+DATASET = "dataset.json"
 _LOCK = "lock"
 # What a run that was killed at its very start may leave: the second, unfinished.
-_OURS = (_LOCK, "config.json")
+_OURS = (_LOCK, "config.json", DATASET)
 
 
 @contextlib.contextmanager
@@ -124,15 +126,59 @@ def check_same(config: ConfigDict, workdir: Path) -> None:
         )
 
 
+def differing_data(workdir: Path, data: Info | None) -> str:
+    """Says that a run was trained on other data of the same name; empty if it was not.
+
+    Args:
+      workdir: of the run.
+      data: that are there now; None if nothing is known of them.
+    """
+    path = workdir / DATASET
+    if data is None or not path.exists():
+        return ""
+    before = read_json(path)
+    if before.get("fingerprint") == data.fingerprint:
+        return ""
+    return (
+        f"{workdir} was trained on other data of the name {data.dataset} (its "
+        f"fingerprint was {str(before.get('fingerprint'))[:12]} and is now "
+        f"{data.fingerprint[:12]})"
+    )
+
+
 @contextlib.contextmanager
-def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
+def claimed(
+    workdir: Path, config: ConfigDict, data: Info | None = None
+) -> Iterator[None]:
     """Writes who the directory belongs to; withdraws if nothing came of it.
 
     A run that fails before its first checkpoint leaves nothing behind, so that the same
-    directory can be used once the mistake is mended.
+    directory can be used once the mistake is fixed.
+
+    Args:
+      workdir: of the run.
+      config: of the run.
+      data: that it is trained on.
+
+    Raises:
+      InputError: the run that is to be resumed was trained on other data.
     """
+    differing = differing_data(workdir, data)
+    if differing:
+        raise InputError(
+            f"{differing}; resume with the same data (--config.data.data_dir), or "
+            "choose another --workdir."
+        )
     files = {
         "config.json": as_json(config),
+        DATASET: {}
+        if data is None
+        else {
+            "dataset": data.dataset,
+            "modalities": data.modalities,
+            "task": data.task,
+            "fingerprint": data.fingerprint,
+        },
         "environment.json": {
             "versions": {name: version(name) for name in PACKAGES},
             "devices": [str(device) for device in jax.devices()],
@@ -142,7 +188,7 @@ def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
     }
     try:
         for name, content in files.items():
-            if is_main():
+            if is_main() and content:
                 write_json(workdir / name, content)
         yield
     except OSError as error:

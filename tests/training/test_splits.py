@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from mbn_jax.data.datasets import Split
-from mbn_jax.data.validation import carve_validation
+from mbn_jax.data.dataset import Split
 from mbn_jax.errors import InputError
+from mbn_jax.training.splits import carve_validation
 
 
 @pytest.fixture

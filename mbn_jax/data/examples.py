@@ -6,11 +6,10 @@ So records are taken from it as they are stored, ``tf.train.Example`` messages.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from mbn_jax.evaluation.records import Records
 
 _LABELS = ("identity", "camera", "modality")
 
@@ -54,25 +53,28 @@ class Examples(Sequence[Any]):
         }
 
 
-def open_source(builder: Any, split: str) -> tuple[Examples, Records, dict[int, str]]:
+def open_examples(
+    folder: Path, split: str
+) -> tuple[Examples, dict[str, np.ndarray], dict[int, str]]:
     """Opens a split of a prepared data set.
 
     Args:
-        builder: the TFDS builder, whose data are there, as array_record.
-        split: name of the split.
+        folder: in which TFDS has written it, as array_record.
+        split: name of the split, or a sum of names.
 
     Returns:
-        The records by index, whose ``"image"`` is an encoded image, the labels of all
-        of them, and for every record that cannot be read, why; its labels are 0.
+        The records by index, whose ``"image"`` is an encoded image; the labels of all
+        of them, ``identity``, ``camera`` and ``modality`` (N,) int32 and ``name`` (N,)
+        str; and for every record that cannot be read, why: its labels are 0.
     """
     import tensorflow_datasets as tfds
 
     source = Examples(
-        builder.as_data_source(
+        tfds.builder_from_directory(folder).as_data_source(
             split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
     )
-    labels = np.zeros((len(_LABELS), len(source)), np.int32)
+    numbers = np.zeros((len(_LABELS), len(source)), np.int32)
     names: list[str] = []
     damaged: dict[int, str] = {}
     for start in range(0, len(source), _CHUNK):
@@ -81,12 +83,10 @@ def open_source(builder: Any, split: str) -> tuple[Examples, Records, dict[int, 
                 damaged[index] = record
                 names.append("")
                 continue
-            labels[:, index] = [record[label] for label in _LABELS]
+            numbers[:, index] = [record[label] for label in _LABELS]
             names.append(record["name"])
-    records = Records(
-        name=np.array(names, str), **dict(zip(_LABELS, labels, strict=True))
-    )
-    return source, records, damaged
+    labels = dict(zip(_LABELS, numbers, strict=True))
+    return source, labels | {"name": np.array(names, str)}, damaged
 
 
 def _read_chunk(source: Examples, start: int) -> list[Any]:

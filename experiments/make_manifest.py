@@ -1,0 +1,83 @@
+r"""Writes the manifest of your own images from folders, one for each modality.
+
+  python experiments/make_manifest.py --folder=visible=photos/visible \
+      --folder=infrared=photos/infrared --output=photos/manifest.csv
+
+In each folder every identity has a folder, with its images or with a folder of images
+for each camera: photos/visible/anna/0001.jpg, photos/visible/anna/door/0002.png. A
+third of the identities is drawn for the test, among those that were seen in every
+modality; the others are for training. The result is a table (CSV) to look at and to
+change:
+
+    path,identity,camera,modality,split
+    visible/anna/0001.jpg,anna,visible,visible,train
+
+Next: python experiments/prepare_data.py --dataset=mine --manifest=photos/manifest.csv
+"""
+
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+from absl import app, flags
+
+from mbn_jax.data.manifest import write_manifest
+from mbn_jax.data.own_folders import find_rows
+from mbn_jax.errors import InputError
+from mbn_jax.files import check_writable
+from mbn_jax.training.config import parse_flags
+
+_FOLDERS = flags.DEFINE_multi_string(
+    "folder", [], "NAME=DIR: the folder of the images of a modality; one flag for each."
+)
+_OUTPUT = flags.DEFINE_string("output", "manifest.csv", "File to write.")
+_TEST = flags.DEFINE_float("test", 1 / 3, "Share of the identities for the test.", 0, 1)
+_VAL = flags.DEFINE_float("val", 0, "Share of the identities for validation.", 0, 1)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the draw of identities.", 0)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a file that is there.")
+
+
+def main(argv: list[str]) -> None:
+    """Writes the manifest."""
+    if len(argv) > 1:
+        sys.exit(f"error: {argv[1]!r} is not a flag; expected --folder=NAME=DIR")
+    try:
+        folders = {}
+        for text in _FOLDERS.value:
+            name, _, folder = text.partition("=")
+            if not name.strip() or not folder:
+                raise InputError(
+                    f"--folder={text} names no modality; expected --folder=NAME=DIR,"
+                    " for example --folder=visible=photos/visible."
+                )
+            if name.strip() in folders:
+                raise InputError(f"--folder={name}= is given twice; give one folder.")
+            folders[name.strip()] = Path(folder).expanduser().absolute()
+        output = Path(_OUTPUT.value).expanduser().absolute()
+        if output.exists() and not _OVERWRITE.value:
+            raise InputError(
+                f"{output} is there already; give another --output, or --overwrite."
+            )
+        check_writable(output.parent)
+        root = output.parent
+        if not all(folder.is_relative_to(root) for folder in folders.values()):
+            root = Path(os.path.commonpath(folders.values()))
+        rows = find_rows(
+            folders, root, test=_TEST.value, val=_VAL.value, seed=_SEED.value
+        )
+        write_manifest(output, rows)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    identities = Counter(split for _, split in {(r.identity, r.split) for r in rows})
+    sizes = ", ".join(f"{count} in {split}" for split, count in identities.items())
+    print(f"{_OUTPUT.value}: {len(rows):,} images; identities: {sizes}")
+    images = "" if root == output.parent else f" --images={root}"
+    print(
+        "Next: python experiments/prepare_data.py --dataset=mine"
+        f" --manifest={_OUTPUT.value}{images}"
+    )
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

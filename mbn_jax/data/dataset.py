@@ -1,0 +1,319 @@
+"""A prepared data set: what it holds, and its splits, which are read at random.
+
+A prepared data set is a folder of array_record files that TFDS has written
+(`mbn_jax.data.prepare`), with metadata beside them. TFDS is imported only where a data
+set is opened, and TensorFlow never.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mbn_jax.data import sources
+from mbn_jax.data.examples import open_examples
+from mbn_jax.errors import InputError
+from mbn_jax.evaluation.records import Records
+from mbn_jax.files import read_json
+
+VERSION = "2.0.0"  # of the form in which data sets are stored
+EITHER, QUERY, GALLERY = 0, 1, 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Info:
+    """What is known of a prepared data set as a whole.
+
+    Attributes:
+        dataset: its name.
+        modalities: their names by index.
+        counts: images by split, then modality.
+        fingerprint: hash over all rows and bytes, 64 hexadecimal digits.
+        task: what is searched for, in a phrase.
+        identities: numbers by text, where the texts are not the numbers themselves.
+        cameras: likewise.
+        settings: of the source that made it.
+        sixteen_bits: how many images have 16 bits, and the rule that scales them; empty
+            if there are none.
+    """
+
+    dataset: str
+    modalities: tuple[str, ...]
+    counts: Mapping[str, Mapping[str, int]]
+    fingerprint: str
+    task: str
+    identities: Mapping[str, int]
+    cameras: Mapping[str, int]
+    settings: Mapping[str, Any]
+    sixteen_bits: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Split(Records):
+    """One split of a data set: its labels in memory, its images where they are stored.
+
+    Attributes:
+        dataset: for example "synthetic_vireid/nir".
+        split: for example "train", or the sum "train+val".
+        source: ``source[i]["image"]`` is the encoded image of record i, as bytes.
+        info: of the data set; None for records that are not from one.
+        damaged: what was left out, because it cannot be read: a phrase on each record.
+    """
+
+    dataset: str
+    split: str
+    source: Sequence[Any]
+    info: Info | None = None
+    damaged: tuple[str, ...] = ()
+
+    @property
+    def identity_names(self) -> np.ndarray:
+        """The identity of each record as its data set writes it, (N,) str."""
+        return _texts(self.identity, self.info.identities if self.info else {})
+
+    @property
+    def camera_names(self) -> np.ndarray:
+        """The camera of each record as its data set writes it, (N,) str."""
+        return _texts(self.camera, self.info.cameras if self.info else {})
+
+    def encoded_image(self, index: int) -> bytes:
+        """Returns the image file of a record."""
+        return self.source[int(index)]["image"]
+
+    def select(self, indices: np.ndarray, **changes: Any) -> "Split":
+        """Returns some of the records, (n,) integers, in the order asked for."""
+        return dataclasses.replace(
+            self,
+            source=_Chosen(self.source, indices),
+            identity=self.identity[indices],
+            camera=self.camera[indices],
+            modality=self.modality[indices],
+            name=self.name[indices],
+            role=None if self.role is None else self.role[indices],
+            **changes,
+        )
+
+    def without_damaged(self, damaged: dict[int, str], skip: bool) -> "Split":
+        """Leaves out records that cannot be read.
+
+        Args:
+            damaged: a phrase for each of them, by index.
+            skip: whether to go on without them.
+
+        Raises:
+            InputError: some cannot be read, and they are not to be skipped.
+        """
+        if not damaged:
+            return self
+        phrases = [damaged[index] for index in sorted(damaged)]
+        if not skip:
+            several = f", one of {len(phrases)} such" if len(phrases) > 1 else ""
+            raise InputError(
+                f"{phrases[0]}{several}; prepare the data set again (a new run can"
+                " leave damaged records of training and validation out, with"
+                " --config.data.skip_damaged; those of the test never)."
+            )
+        whole = np.delete(np.arange(len(self)), sorted(damaged))
+        return self.select(whole, damaged=(*self.damaged, *phrases))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chosen(Sequence):
+    """Some of the records of a source."""
+
+    source: Sequence[Any]
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.source[int(self.indices[index])]
+
+
+def training_split(dataset: str) -> str:
+    """Names what is trained on, in the literature, too.
+
+    Returns:
+        "train", or "train+val" where the source of the data set says so.
+    """
+    source = sources.source_of(dataset)
+    return source.training if source else "train"
+
+
+def validation_split(dataset: str, data_dir: str | os.PathLike) -> str | None:
+    """Names a split that is like the test, with other identities.
+
+    Args:
+        dataset: name of the data set.
+        data_dir: the directory of all prepared data sets.
+
+    Returns:
+        "val", or None where there is none.
+
+    Raises:
+        InputError: it is a person's own data set, and is not prepared.
+    """
+    source = sources.source_of(dataset)
+    if source:
+        return source.validation
+    return "val" if "val" in info(dataset, data_dir).counts else None
+
+
+def path_of(dataset: str, data_dir: str | os.PathLike) -> Path:
+    """Returns the folder in which a data set is prepared, or would be."""
+    return Path(data_dir).expanduser() / dataset / VERSION
+
+
+def is_prepared(dataset: str, data_dir: str | os.PathLike) -> bool:
+    """Returns whether a data set is there to be read."""
+    return path_of(dataset, data_dir).exists()
+
+
+def info(dataset: str, data_dir: str | os.PathLike) -> Info:
+    """Returns what is known of a prepared data set, without opening its records.
+
+    Raises:
+        InputError: it is not prepared, or its metadata cannot be read.
+    """
+    _check_prepared(dataset, data_dir)
+    path = path_of(dataset, data_dir) / "metadata.json"
+    try:
+        written = read_json(path)
+        fields = {field.name: written[field.name] for field in dataclasses.fields(Info)}
+    except (InputError, KeyError, TypeError) as error:
+        raise InputError(
+            f"The metadata {path} of {dataset} cannot be read; delete that folder and"
+            " prepare the data set again."
+        ) from error
+    fields["modalities"] = tuple(fields["modalities"])
+    return Info(**fields)
+
+
+def load_split(
+    dataset: str,
+    split: str,
+    data_dir: str | os.PathLike,
+    *,
+    skip_damaged: bool = False,
+) -> Split:
+    """Opens a split; data that are made on this machine are prepared first if need be.
+
+    Args:
+        dataset: name of the data set.
+        split: "train", "val" or "test", where the data set has it, or a sum such as
+            "train+val": the records of both, in this order. Where a data set has query
+            and gallery images in place of test ones, "test" is both.
+        data_dir: the directory of all prepared data sets.
+        skip_damaged: leave records out that cannot be read, instead of refusing.
+
+    Returns:
+        The split with its labels in memory.
+
+    Raises:
+        InputError: a name is not known, the directory cannot be written to, the data
+            set is not prepared, or a record is damaged.
+    """
+    prepare(dataset, data_dir)
+    known = info(dataset, data_dir)
+    stored = split
+    if split == "test" and "test" not in known.counts:
+        stored = "query+gallery"
+    parts = stored.split("+")
+    if not (set(parts) <= set(known.counts) and len(set(parts)) == len(parts)):
+        raise InputError(
+            f"There is no split {split!r} of {dataset}; it has"
+            f" {', '.join(known.counts)}."
+        )
+    folder = path_of(dataset, data_dir)
+    source, labels, unreadable = open_examples(folder, stored)
+    damaged = {
+        index: f"Record {index} of {dataset}/{split} in {folder} is damaged ({reason})"
+        for index, reason in unreadable.items()
+    }
+    role = None
+    if stored == "query+gallery":
+        num_queries = sum(known.counts["query"].values())
+        role = np.where(np.arange(len(source)) < num_queries, QUERY, GALLERY)
+    opened = Split(
+        dataset=dataset,
+        split=split,
+        source=source,
+        info=known,
+        modalities=known.modalities,
+        role=role,
+        **labels,
+    )
+    return opened.without_damaged(damaged, skip_damaged)
+
+
+def prepare(dataset: str, data_dir: str | os.PathLike) -> None:
+    """Makes data that are made on this machine readable, unless they are already.
+
+    Args:
+        dataset: name of the data set.
+        data_dir: the directory of all prepared data sets; made if need be.
+
+    Raises:
+        InputError: the name is not known, the directory cannot be written to, or the
+            data set cannot be made here, and is not prepared.
+    """
+    source = sources.source_of(dataset)
+    if is_prepared(dataset, data_dir):
+        return
+    if source and source.make and source.knows(dataset):
+        from mbn_jax.data.prepare import write
+
+        write(dataset, source.make(dataset), data_dir, task=source.task)
+    _check_prepared(dataset, data_dir)
+
+
+def known_datasets() -> str:
+    """Returns the names of all data sets that a source gives, for a sentence."""
+    return ", ".join(
+        f"{names[0]} to {names[-1]}" if len(names) > 3 else ", ".join(names)
+        for names in (source.datasets for source in sources.all_sources())
+        if names
+    )
+
+
+def check_name(dataset: str) -> None:
+    """Checks the name of a source's data set; any other may be a person's own.
+
+    Raises:
+        InputError: a source of that name has no such data set.
+    """
+    source = sources.source_of(dataset)
+    if source and not source.knows(dataset):
+        raise InputError(
+            f"There is no data set {dataset!r}; the known ones are {known_datasets()}."
+        )
+
+
+def _check_prepared(dataset: str, data_dir: str | os.PathLike) -> None:
+    if is_prepared(dataset, data_dir):
+        return
+    check_name(dataset)
+    source = sources.source_of(dataset)
+    if source is None:
+        raise InputError(
+            f"There is no data set {dataset!r} in {Path(data_dir)}; prepare your own"
+            f" images with `python experiments/prepare_data.py --dataset={dataset}"
+            f" --manifest=FILE.csv --data_dir={data_dir}`, or give one of"
+            f" {known_datasets()}."
+        )
+    flags = " ".join(f"--{flag}=DIR" for flag in source.folders)
+    raise InputError(
+        f"The data set {dataset} is not prepared in {path_of(dataset, data_dir)}:"
+        f" {source.ask} and run `python experiments/prepare_data.py"
+        f" --dataset={dataset} {flags} --data_dir={data_dir}`; or say where it is"
+        " prepared (--config.data.data_dir of train.py, --data_dir of evaluate.py)."
+    )
+
+
+def _texts(numbers: np.ndarray, number_of: Mapping[str, int]) -> np.ndarray:
+    text_of = {number: text for text, number in number_of.items()}
+    return np.array([text_of.get(n, str(n)) for n in numbers.tolist()], str)

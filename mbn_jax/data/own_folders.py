@@ -1,0 +1,126 @@
+"""From folders of a person's own images to the rows of a manifest.
+
+Each modality has a folder, in which every identity has one, in which the images lie,
+directly or in a folder for each camera:
+
+    visible/anna/0001.jpg
+    infrared/anna/back door/0001.png
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from mbn_jax.data.images import SUFFIXES
+from mbn_jax.data.manifest import Row
+from mbn_jax.errors import InputError
+
+
+def find_rows(
+    folders: Mapping[str, Path],
+    root: Path,
+    *,
+    test: float = 1 / 3,
+    val: float = 0.0,
+    seed: int = 0,
+) -> list[Row]:
+    """Lists the images of the folders as rows of a manifest.
+
+    The identity is the name of the first folder. The camera is the name of the second,
+    or that of the modality where images lie directly in the folder of an identity.
+    Identities for the splits test and val are drawn among those that were seen in every
+    modality; all others are in train.
+
+    Args:
+        folders: of the images, by the name of their modality.
+        root: folder that the paths in the rows are relative to; above all the others.
+        test: share of the identities that are drawn for the split test.
+        val: share for the split val.
+        seed: of the draw.
+
+    Raises:
+        InputError: fewer than two folders, one that does not exist or holds no such
+            image, or too few identities.
+    """
+    if len(folders) < 2:
+        raise InputError(
+            f"{len(folders)} folder is given, but two modalities or more are expected,"
+            " each with a folder of its own: --folder=visible=DIR"
+            " --folder=infrared=DIR."
+        )
+    found = [
+        (path, *_labels(modality, folder, path), modality)
+        for modality, folder in folders.items()
+        for path in _images(modality, folder)
+    ]
+    split_of = _draw_splits(
+        {(identity, modality) for _, identity, _, modality in found},
+        len(folders),
+        {"test": test, "val": val},
+        seed,
+    )
+    return [
+        Row(
+            path.relative_to(root).as_posix(),
+            identity,
+            camera,
+            modality,
+            split_of.get(identity, "train"),
+        )
+        for path, identity, camera, modality in found
+    ]
+
+
+def _images(modality: str, folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} is not a folder; give the folder of the {modality} images."
+        )
+    paths = sorted(
+        path for path in folder.rglob("*") if path.suffix.casefold() in SUFFIXES
+    )
+    if not paths:
+        raise InputError(
+            f"{folder} holds no image ({', '.join(SUFFIXES)}); expected"
+            f" {folder}/IDENTITY/IMAGE or {folder}/IDENTITY/CAMERA/IMAGE."
+        )
+    return paths
+
+
+def _labels(modality: str, folder: Path, path: Path) -> tuple[str, str]:
+    """Identity and camera of an image."""
+    parts = path.relative_to(folder).parts
+    if len(parts) not in (2, 3):
+        raise InputError(
+            f"The image {path} is not in the folder of an identity; expected"
+            f" {folder}/IDENTITY/{path.name} or {folder}/IDENTITY/CAMERA/{path.name}."
+        )
+    return parts[0], parts[1] if len(parts) == 3 else modality
+
+
+def _draw_splits(
+    seen: set[tuple[str, str]],
+    num_modalities: int,
+    shares: Mapping[str, float],
+    seed: int,
+) -> dict[str, str]:
+    """The split of every identity that is not in train."""
+    identities = sorted({identity for identity, _ in seen})
+    times = [sum(i == identity for i, _ in seen) for identity in identities]
+    complete = [
+        i for i, n in zip(identities, times, strict=True) if n == num_modalities
+    ]
+    numbers = {
+        split: max(1, round(share * len(identities))) if share else 0
+        for split, share in shares.items()
+    }
+    if sum(numbers.values()) >= len(complete):
+        raise InputError(
+            f"{len(complete)} of {len(identities)} identities have images in every"
+            f" modality, but {sum(numbers.values())} are wanted for test and val and"
+            " one for training; give smaller --test and --val, or images of more"
+            " identities: folders of one identity must have one name."
+        )
+    drawn = iter(np.random.default_rng(seed).permutation(complete).tolist())
+    return {next(drawn): split for split, n in numbers.items() for _ in range(n)}
