@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mbn_jax.analysis.charts import BLUE, GREY, ORANGE, PURPLE
+from mbn_jax.analysis.charts import SERIES
 
 FIGURES = ("rank1", "rank10", "mAP", "mINP")
 REPLICATES = 10_000
@@ -151,11 +151,14 @@ def draw(results: Sequence[Result]) -> Figure:
     groups = by_setting(results)
     settings = list(dict.fromkeys(setting for setting, _ in groups))
     protocols = list(dict.fromkeys(protocol for _, protocol in groups))
-    figure = Figure(figsize=(8, 1.2 + 0.5 * len(settings)), layout="constrained")
+    # Room for the points of a setting, and for a legend of two columns.
+    height = len(settings) * max(0.5, 0.12 * len(protocols))
+    height += 1 + 0.1 * len(protocols)
+    figure = Figure(figsize=(8, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    colours = itertools.cycle((BLUE, ORANGE, PURPLE, GREY))
-    for k, (protocol, colour) in enumerate(zip(protocols, colours, strict=False)):
+    colors = itertools.cycle(SERIES)
+    for k, (protocol, color) in enumerate(zip(protocols, colors, strict=False)):
         offset = 0.6 * ((k + 0.5) / len(protocols) - 0.5)
         first = True
         for row, setting in enumerate(settings):
@@ -165,14 +168,14 @@ def draw(results: Sequence[Result]) -> Figure:
             axes.plot(
                 [100 * found.low, 100 * found.high],
                 [row + offset] * 2,
-                color=colour,
+                color=color,
                 linewidth=2,
             )
             axes.plot(
                 100 * found.mean,
                 row + offset,
                 "o",
-                color=colour,
+                color=color,
                 label=_title(protocol) if first else None,
             )
             first = False
@@ -183,7 +186,7 @@ def draw(results: Sequence[Result]) -> Figure:
     axes.set_xlabel("mAP of MBN minus that of BN, points; 95 % interval")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 1.12), ncols=2)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return figure
 
 

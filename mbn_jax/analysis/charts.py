@@ -1,7 +1,9 @@
 """Charts as inline SVG that takes the text colour of the page around it."""
 
 import io
+import itertools
 import textwrap
+from collections.abc import Iterable
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -12,6 +14,12 @@ from matplotlib.ticker import MaxNLocator
 # Told apart in light and in dark pages, and by those who see no red or no green.
 BLUE, ORANGE, PURPLE, GREY = "#3b82d6", "#e08214", "#a63f84", "#8c8c8c"
 GREEN, RED = "#2a9d6f", "#c84a5b"
+# For what there may be any number of; with the line styles, thirty can be told apart.
+SERIES = (
+    *(BLUE, ORANGE, GREEN, RED, PURPLE),
+    *("#5a35f0", "#62b81e", "#f05cf0", "#7a5a2e", "#2fbcd6"),
+)
+LINES = ("-", "--", ":")
 # Drawn in a colour that nothing else has, and then replaced by CSS's currentColor.
 INK = "#010203"
 _TITLE_WIDTH = 36  # letters that fit above a chart
@@ -25,7 +33,7 @@ def chart(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     figure.patch.set_alpha(0)
     axes = figure.add_subplot()
     axes.patch.set_alpha(0)
-    lines = textwrap.fill(title, _TITLE_WIDTH)
+    lines = textwrap.fill(title, _TITLE_WIDTH, break_on_hyphens=False)
     axes.set_title(lines, color=INK, fontsize=12, loc="left", weight="bold")
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)
@@ -47,6 +55,14 @@ def legend_label(name: str) -> str:
     # Matplotlib leaves out of a legend what begins with an underscore.
     hidden = " " if name.startswith("_") else ""
     return hidden + verbatim(textwrap.fill(name, _LABEL_WIDTH))
+
+
+def styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Returns a color and a line style for each of any number of series."""
+    cycle = itertools.cycle(itertools.product(LINES, SERIES))
+    return {
+        name: (color, line) for name, (line, color) in zip(names, cycle, strict=False)
+    }
 
 
 def svg(figure: Figure) -> str:

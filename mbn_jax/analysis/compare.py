@@ -263,8 +263,8 @@ def _cmc(runs: Mapping[str, _Run]) -> Section:
         _legend(axes)
         charts.append(svg(figure))
     words = (
-        "For each k, the share of queries whose person is among the first k images, or "
-        "identities where the protocol counts these."
+        "For each k, the share of queries whose identity is among the first k images, "
+        "or identities where the protocol counts these."
     )
     return Section("Cumulative matching (CMC)", words, charts)
 

@@ -15,11 +15,13 @@ from mbn_jax.analysis.charts import (
     PURPLE,
     RED,
     chart,
+    legend_label,
+    styles,
     svg,
 )
 
 _OF_LOSSES = (ORANGE, PURPLE, GREEN, RED, GREY, "#5b6bc8", "#a08214")
-_PROTOCOL_COLOURS = (BLUE, ORANGE)
+_MOST_INSIDE = 3  # protocols whose legend leaves room for their curves
 _MOST_POINTS = 800
 
 
@@ -56,7 +58,7 @@ def validation_curve(
     titles: Mapping[str, str],
     best_step: int | None,
 ) -> list[str]:
-    """Validation mAP by each protocol, with the step that was kept as best.
+    """Draws validation mAP by each protocol, with the step that was kept as best.
 
     Args:
         lines: objects of ``metrics.jsonl`` in the order of their steps.
@@ -65,16 +67,23 @@ def validation_curve(
     """
     figure, axes = chart("Validation mAP", "step", "mAP, %")
     found = False
-    for (name, title), colour in zip(titles.items(), _PROTOCOL_COLOURS, strict=True):
+    for name, (color, line) in styles(titles).items():
         steps, values = series(lines, f"val/{name}/mAP")
         found |= len(steps) > 0
-        axes.plot(steps, 100 * values, "o-", ms=3, color=colour, label=title)
+        look = {"color": color, "ls": line, "label": legend_label(titles[name])}
+        axes.plot(steps, 100 * values, marker="o", ms=3, **look)
     if not found:
         return []
     if best_step is not None:
         axes.axvline(best_step, color=GREY, ls=":", label=f"best: step {best_step}")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, labelcolor=INK)
+    if len(titles) <= _MOST_INSIDE:
+        axes.legend(frameon=False, labelcolor=INK)
+    else:
+        below = {"loc": "outside lower left", "ncols": 2, "fontsize": 8}
+        figure.legend(frameon=False, labelcolor=INK, **below)
+        rows = -(-len(titles) // below["ncols"])
+        figure.set_figheight(figure.get_figheight() + 0.15 * rows)
     return [svg(figure)]
 
 

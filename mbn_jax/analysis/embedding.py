@@ -1,41 +1,44 @@
-"""A map of the embedding: a few people in two dimensions."""
+"""A map of the embedding: a few identities in two dimensions."""
+
+import itertools
+from collections.abc import Mapping
 
 import numpy as np
 
 from mbn_jax.analysis.charts import (
-    BLUE,
-    GREEN,
     GREY,
     INK,
-    ORANGE,
-    PURPLE,
-    RED,
+    SERIES,
     chart,
+    legend_label,
     svg,
+    verbatim,
 )
 from mbn_jax.analysis.page import Section
 from mbn_jax.evaluation.distances import unit_rows
-from mbn_jax.evaluation.records import INFRARED, MODALITIES, VISIBLE, Records
+from mbn_jax.evaluation.records import Records
 
-_PEOPLE = 10
+_IDENTITIES = 10
 _PERPLEXITY = 30
-_IMAGES = 15  # of a person in a modality: more make a chart of dots on dots
+_IMAGES = 15  # of an identity in a modality: more make a chart of dots on dots
 _FEWEST = 10  # images, below which a map shows nothing
-_MARKERS = {VISIBLE: "o", INFRARED: "^"}
-_COLOURS = (
-    *(BLUE, ORANGE, GREEN, RED, PURPLE),
-    *("#5a35f0", "#62b81e", "#f05cf0", "#7a5a2e", "#2fbcd6"),
-)
+_MARKERS = {
+    "o": "circles",
+    "^": "triangles",
+    "s": "squares",
+    "D": "diamonds",
+    "v": "triangles that point down",
+    "P": "crosses",
+}
 _WORDS = (
-    "Test images of {} people, spread evenly over all who were seen in both "
-    "modalities, at most {} of each in a modality: a colour and the identity for each "
-    "person, circles visible, triangles infrared. A line joins the centres of a "
-    "person's visible and infrared images: where it is short, and the colours lie "
-    "apart, people are found across the modalities. Two dimensions show only a part "
-    "of the embedding."
+    "Test images of {} identities, spread evenly over all that have images of two or "
+    "more modalities, at most {} of each in a modality: a color and the name for each "
+    "identity; {}. A line joins the centers of an identity's images of each modality: "
+    "where it is short, and the colors lie apart, identities are found across the "
+    "modalities. Two dimensions show only a part of the embedding."
 )
 _T_SNE = (
-    " t-SNE keeps neighbours together; the distances between its groups mean little."
+    " t-SNE keeps neighbors together; the distances between its groups mean little."
 )
 _TOO_FEW = " A second map, by t-SNE, needs ninety images."
 _NO_T_SNE = (
@@ -44,8 +47,10 @@ _NO_T_SNE = (
 )
 
 
-def map_section(features: np.ndarray, records: Records) -> Section:
-    """Ten people in two dimensions: principal components, and t-SNE if it is there.
+def map_section(
+    features: np.ndarray, records: Records, identity_names: np.ndarray | None = None
+) -> Section:
+    """Draws ten identities in two dimensions: principal components, and t-SNE.
 
     t-SNE needs scikit-learn, an extra of this package; without it there is one map, and
     the words say so.
@@ -53,6 +58,8 @@ def map_section(features: np.ndarray, records: Records) -> Section:
     Args:
         features: (N, D) floating, of any length, 2 ≤ D.
         records: N of them.
+        identity_names: (N,) str, what the data set calls the identities; None for their
+            numbers.
 
     Returns:
         Charts and words; no chart of fewer than ten images.
@@ -64,34 +71,43 @@ def map_section(features: np.ndarray, records: Records) -> Section:
     components = principal_components(directions)
     maps = {"Principal components": components}
     words = _TOO_FEW
-    # Fewer, and every image would be a neighbour of every other.
+    # Fewer, and every image would be a neighbor of every other.
     if len(rows) >= 3 * _PERPLEXITY:
-        neighbours = t_sne(directions, components)
-        words = _NO_T_SNE if neighbours is None else _T_SNE
-        if neighbours is not None:
-            maps["t-SNE"] = neighbours
-    identity, modality = records.identity[rows], records.modality[rows]
+        neighbors = t_sne(directions, components)
+        words = _NO_T_SNE if neighbors is None else _T_SNE
+        if neighbors is not None:
+            maps["t-SNE"] = neighbors
+    if identity_names is None:
+        identity_names = records.identity.astype(str)
+    identity, modality = identity_names[rows], records.modality[rows]
+    markers = dict(zip(records.modalities, itertools.cycle(_MARKERS), strict=False))
+    meanings = ", ".join(f"{_MARKERS[m]} {name}" for name, m in markers.items())
     return Section(
         "Map of the embedding",
-        _WORDS.format(len(np.unique(identity)), _IMAGES) + words,
-        [_map(title, points, identity, modality) for title, points in maps.items()],
+        _WORDS.format(len(np.unique(identity)), _IMAGES, meanings) + words,
+        [
+            _map(title, points, identity, modality, markers)
+            for title, points in maps.items()
+        ],
     )
 
 
 def mapped_rows(records: Records) -> np.ndarray:
-    """The images on the map, as sorted indices.
+    """Chooses the images on the map, as sorted indices.
 
-    Ten identities, spread evenly over those with images of both modalities, and of each
-    and modality fifteen images, spread evenly over all in their order.
+    Ten identities, spread evenly over those with images of two or more modalities, and
+    of each and modality fifteen images, spread evenly over all in their order.
     """
-    seen = [records.identity[records.modality == m] for m in _MARKERS]
+    modalities = range(len(records.modalities))
+    seen = [np.unique(records.identity[records.modality == m]) for m in modalities]
+    identities, times = np.unique(np.concatenate(seen), return_counts=True)
     rows = [
         _spread(
-            np.flatnonzero((records.identity == person) & (records.modality == m)),
+            np.flatnonzero((records.identity == identity) & (records.modality == m)),
             _IMAGES,
         )
-        for person in _spread(np.intersect1d(*seen), _PEOPLE)
-        for m in _MARKERS
+        for identity in _spread(identities[times > 1], _IDENTITIES)
+        for m in modalities
     ]
     return np.sort(np.concatenate(rows)) if rows else np.zeros(0, int)
 
@@ -132,30 +148,38 @@ def t_sne(features: np.ndarray, start: np.ndarray) -> np.ndarray | None:
 
 
 def _spread(values: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the values, evenly over their order."""
+    """Returns at most so many of the values, evenly over their order."""
     chosen = np.linspace(0, len(values) - 1, min(most, len(values)))
     return values[chosen.round().astype(int)]
 
 
 def _map(
-    title: str, points: np.ndarray, identity: np.ndarray, modality: np.ndarray
+    title: str,
+    points: np.ndarray,
+    identity: np.ndarray,
+    modality: np.ndarray,
+    markers: Mapping[str, str],
 ) -> str:
+    """Draws (N, 2) points of identities (N,) and modalities (N,) with their markers."""
     figure, axes = chart(title, "", "")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.margins(0.08)
-    for person, colour in zip(np.unique(identity), _COLOURS, strict=False):
-        centres = []
-        for m, marker in _MARKERS.items():
-            x, y = points[(identity == person) & (modality == m)].T
-            axes.scatter(x, y, s=16, marker=marker, color=colour, alpha=0.7, lw=0)
-            centres.append((x.mean(), y.mean()))
-        axes.plot(*np.transpose(centres), color=colour, lw=1.2)
-        axes.annotate(str(person), centres[0], color=INK, fontsize=8, weight="bold")
-    for m, marker in _MARKERS.items():
-        axes.scatter([], [], marker=marker, color=GREY, label=MODALITIES[m])
+    for name, color in zip(dict.fromkeys(identity), SERIES, strict=False):
+        centers = []
+        for m, marker in enumerate(markers.values()):
+            of = points[(identity == name) & (modality == m)]
+            if len(of):
+                axes.scatter(*of.T, s=16, marker=marker, color=color, alpha=0.7, lw=0)
+                centers.append(of.mean(0))
+        # Back to the first: of three centers, all distances are shown.
+        axes.plot(*np.transpose([*centers, centers[0]]), color=color, lw=1.2)
+        look = {"color": INK, "fontsize": 8, "weight": "bold"}
+        axes.annotate(verbatim(name), centers[0], **look)
+    for name, marker in markers.items():
+        axes.scatter([], [], marker=marker, color=GREY, label=legend_label(name))
     # Below, where it hides no image.
     axes.legend(
-        frameon=False, labelcolor=INK, ncols=2, loc="upper left", bbox_to_anchor=(0, 0)
+        frameon=False, labelcolor=INK, ncols=3, loc="upper left", bbox_to_anchor=(0, 0)
     )
     return svg(figure)

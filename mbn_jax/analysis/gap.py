@@ -1,9 +1,10 @@
-"""The two distribution gaps, measured before and after every normalisation.
+"""The two distribution gaps, measured before and after every normalization.
 
 The definitions, and what they show, are in docs/distribution-gaps.md.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mbn_jax.evaluation.records import MODALITIES
+from mbn_jax import modalities as names
 from mbn_jax.functional import modality_moments
 from mbn_jax.norm import ModalityBatchNorm
 
@@ -19,10 +20,10 @@ SIDES = ("before", "after")
 
 
 class BatchMoments(NamedTuple):
-    """Of one side of one layer, in a sequence of batches.
+    """The moments of one side of one layer, in a sequence of batches.
 
     Attributes:
-      mean: `(batches, 2, C)` float64, over the samples and positions of a modality; NaN
+      mean: `(batches, M, C)` float64, over the samples and positions of a modality; NaN
         where a batch has no sample of it.
       deviation: of the same shape, the standard deviations.
     """
@@ -32,22 +33,26 @@ class BatchMoments(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """Of one side of one layer, in units of the standard deviations of its channels.
+    """The gaps of one side of one layer, in standard deviations of its channels.
 
     Attributes:
-      layer: path of the normalisation, "backbone/stage1_block1/norm1".
-      side: "before" or "after" the normalisation.
-      intra: between the two modalities in a batch.
-      lasting: the part of it that stays from batch to batch.
-      inter_visible, inter_infrared: of one modality from batch to batch.
+      layer: path of the normalization, "backbone/stage1_block1/norm1".
+      side: "before" or "after" the normalization.
+      intra: between two modalities in a batch, by their `pair`.
+      lasting: the part of it that stays from batch to batch, by the same pairs.
+      inter: of one modality from batch to batch, by its name.
     """
 
     layer: str
     side: str
-    intra: float
-    lasting: float
-    inter_visible: float
-    inter_infrared: float
+    intra: Mapping[str, float]
+    lasting: Mapping[str, float]
+    inter: Mapping[str, float]
+
+
+def pair(first: str, second: str) -> str:
+    """Returns the name of two modalities together, "visible-infrared"."""
+    return f"{first}-{second}"
 
 
 def measure_gaps(
@@ -56,28 +61,35 @@ def measure_gaps(
     batches: Iterable[tuple[Any, Any]],
     *,
     train: bool,
+    modalities: Sequence[str] = names.DEFAULT,
 ) -> list[Gap]:
-    """The gaps at every normalisation of a network, in the order of their depth.
+    """Measures the gaps at every normalization of a network, in order of their depth.
 
     Args:
       model: a Linen network that is called as `model(images, modality, train=…)`,
-        normalises by `ModalityBatchNorm` or `flax.linen.BatchNorm`, and draws no random
+        normalizes by `ModalityBatchNorm` or `flax.linen.BatchNorm`, and draws no random
         numbers. What is inside `nn.remat`, `nn.scan` or `nn.vmap` cannot be measured;
         where the network has a field `remat`, it is turned off.
       variables: of the network.
       batches: images as the network takes them, (B, H, W, 3), and modality (B,).
       train: by the statistics of the batch, or by the running ones.
+      modalities: their names, by index; `model.modalities` of a network of this
+        library.
 
     Returns:
-      Two of each normalisation: before and after it.
+      Two of each normalization: before and after it. A modality that no batch has is
+      left out, and so is a pair of modalities that no batch has together.
 
     Raises:
-      ValueError: there is no batch with both modalities, or no normalisation.
+      ValueError: no batch has two modalities, a batch has a modality without a name,
+        or there is no normalization.
     """
-    names, moments = _batch_moments(model, variables, batches, train=train)
+    sides, moments = _batch_moments(
+        model, variables, batches, train=train, num_modalities=len(modalities)
+    )
     return [
-        gaps_of(of_layer, layer, side)
-        for (layer, side), of_layer in zip(names, moments, strict=True)
+        gaps_of(of_layer, layer, side, modalities)
+        for (layer, side), of_layer in zip(sides, moments, strict=True)
     ]
 
 
@@ -87,14 +99,24 @@ def _batch_moments(
     batches: Iterable[tuple[Any, Any]],
     *,
     train: bool,
+    num_modalities: int,
 ) -> tuple[list[tuple[str, str]], list[BatchMoments]]:
-    """What `measure_gaps` computes them from: pairs of layer and side, and moments."""
-    compute, names = _moments_fn(model, train)
-    found = [compute(variables, *batch) for batch in batches]
-    if not found or not names:
-        raise ValueError("The gaps need a batch, and a network that normalises.")
-    if not any((of_batch[0].counts > 0).all() for of_batch in found):
-        raise ValueError("The gaps need a batch that holds both modalities.")
+    """Returns what the gaps are computed from: pairs of layer and side, and moments."""
+    compute, sides = _moments_fn(model, train, num_modalities)
+    found, most = [], 0
+    for images, modality in batches:
+        found.append(compute(variables, images, modality))
+        occurring = np.unique(modality)
+        most = max(most, len(occurring))
+        if occurring.min() < 0 or occurring.max() >= num_modalities:
+            raise ValueError(
+                f"A batch has the modalities {occurring.tolist()}, but there are names "
+                f"of {num_modalities}: give the names of all as modalities."
+            )
+    if not found or not sides:
+        raise ValueError("The gaps need a batch, and a network that normalizes.")
+    if most < 2:
+        raise ValueError("The gaps need a batch that holds two modalities.")
     moments = []
     for of_layer in zip(*jax.device_get(found), strict=True):
         mean, var, counts = (
@@ -106,27 +128,33 @@ def _batch_moments(
                 np.where(absent, np.nan, mean), np.where(absent, np.nan, np.sqrt(var))
             )
         )
-    return names, moments
+    return sides, moments
 
 
-def gaps_of(moments: BatchMoments, layer: str = "", side: str = "after") -> Gap:
-    r"""The gaps of one side of one layer.
+def gaps_of(
+    moments: BatchMoments,
+    layer: str = "",
+    side: str = "after",
+    modalities: Sequence[str] = names.DEFAULT,
+) -> Gap:
+    r"""Computes the gaps of one side of one layer.
 
     Two distributions of a channel with means $\mu, \mu'$ and standard deviations
     $\sigma, \sigma'$ are $d = \sqrt{(\mu - \mu')^2 + (\sigma - \sigma')^2}$ apart,
     the 2-Wasserstein distance of normal distributions. In units of the channel's
-    standard deviation $s$ over all batches, where both modalities weigh alike:
+    standard deviation $s$ over all batches, where all modalities weigh alike:
 
-    $$ \mathrm{intra} = \mathrm{mean}_c \frac{1}{s}
-       \sqrt{\mathrm{mean}_b\, d^2(\mathrm{visible}_b, \mathrm{infrared}_b)}, $$
-    $$ \mathrm{lasting} = \mathrm{mean}_c \frac{1}{s}\,
-       d(\overline{\mathrm{visible}}, \overline{\mathrm{infrared}}), \quad
-       \mathrm{inter}_m = \mathrm{mean}_c \frac{1}{s}
+    $$ \mathrm{intra}_{mn} = \mathrm{mean}_c \frac{1}{s}
+       \sqrt{\mathrm{mean}_b\, d^2(m_b, n_b)}, \quad
+       \mathrm{lasting}_{mn} = \mathrm{mean}_c \frac{1}{s}\,
+       d(\overline{m}, \overline{n}), $$
+    $$ \mathrm{inter}_m = \mathrm{mean}_c \frac{1}{s}
        \sqrt{\mathrm{mean}_b\, d^2(m_b, \overline{m})}, $$
 
-    where $b$ are the batches, $c$ the channels, and a bar is the average over the
-    batches, of means and of standard deviations. A channel that never varies has no
-    say; a batch without a modality has none in what is asked of that modality.
+    where $b$ are the batches, $c$ the channels, $m$ and $n$ two modalities, and a bar
+    is the average over the batches, of means and of standard deviations. Constant
+    channels are ignored; a batch without a modality is ignored in what is asked of
+    that modality.
 
     Reference for the distance: Dowson, Landau, "The Frechet distance between
     multivariate normal distributions", Journal of Multivariate Analysis 12, 1982.
@@ -135,9 +163,13 @@ def gaps_of(moments: BatchMoments, layer: str = "", side: str = "after") -> Gap:
       moments: of the side.
       layer: its name in the result.
       side: likewise.
+      modalities: the names of the M modalities, by index.
     """
-    mean, deviation = moments
+    points = np.stack(moments)  # mean and deviation, (2, batches, M, C)
+    is_there = ~np.isnan(points).all((0, 3))  # (batches, M)
+    present = np.flatnonzero(is_there.any(0))
     # First over the batches: a modality that is absent from some weighs no less.
+    mean, deviation = points[:, :, present]
     grand = np.nanmean(mean, axis=0).mean(0)
     spread = deviation**2 + (mean - grand) ** 2
     unit = np.sqrt(np.nanmean(spread, axis=0).mean(0))
@@ -148,33 +180,41 @@ def gaps_of(moments: BatchMoments, layer: str = "", side: str = "after") -> Gap:
         squared = np.nanmean(((a - b) ** 2).sum(0), axis=0)[varies]
         return float(np.mean(np.sqrt(squared) / unit[varies])) if varies.any() else 0.0
 
-    visible, infrared = np.moveaxis(np.stack([mean, deviation]), 2, 0)
-    averages = [np.nanmean(m, axis=1, keepdims=True) for m in (visible, infrared)]
+    of = {m: points[:, :, m] for m in present}
+    average = {m: np.nanmean(of[m], axis=1, keepdims=True) for m in present}
+    together = [
+        (m, n)
+        for m, n in itertools.combinations(present, 2)
+        if (is_there[:, m] & is_there[:, n]).any()
+    ]
+    pairs = {(m, n): pair(modalities[m], modalities[n]) for m, n in together}
     return Gap(
         layer,
         side,
-        intra=root_mean_square(visible, infrared),
-        lasting=root_mean_square(*averages),
-        inter_visible=root_mean_square(visible, averages[0]),
-        inter_infrared=root_mean_square(infrared, averages[1]),
+        intra={name: root_mean_square(of[m], of[n]) for (m, n), name in pairs.items()},
+        lasting={
+            name: root_mean_square(average[m], average[n])
+            for (m, n), name in pairs.items()
+        },
+        inter={modalities[m]: root_mean_square(of[m], average[m]) for m in present},
     )
 
 
 def _moments_fn(
-    model: nn.Module, train: bool
+    model: nn.Module, train: bool, num_modalities: int
 ) -> tuple[Callable[..., Any], list[tuple[str, str]]]:
-    """A jitted function to the moments of both sides of every normalisation.
+    """Returns a jitted function to the moments of both sides of every normalization.
 
     And a list that has their layers and sides once it was called.
     """
-    names: list[tuple[str, str]] = []
-    # Rematerialisation traces a block by itself, and nothing can be taken out of it.
+    sides: list[tuple[str, str]] = []
+    # Rematerialization traces a block by itself, and nothing can be taken out of it.
     if getattr(model, "remat", False):
         model = model.copy(remat=False)
 
     @jax.jit
     def compute(variables: Any, images: jax.Array, modality: jax.Array) -> Any:
-        names.clear()
+        sides.clear()
         found = []
         active = set()
 
@@ -191,12 +231,12 @@ def _moments_fn(
             active.remove(layer.path)
             x = args[0] if args else kwargs["x"]
             for side, values in zip(SIDES, (x, result), strict=True):
-                names.append(("/".join(layer.path), side))
+                sides.append(("/".join(layer.path), side))
                 found.append(
                     modality_moments(
                         values.astype(jnp.float32),
                         modality,
-                        len(MODALITIES),
+                        num_modalities,
                         axis=layer.axis,
                     )
                 )
@@ -208,4 +248,4 @@ def _moments_fn(
             )
         return found
 
-    return compute, names
+    return compute, sides

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -28,33 +29,45 @@ from mbn_jax.analysis.page import Section
 from mbn_jax.errors import InputError
 from mbn_jax.files import check_writable, read_json, write_atomically
 
-# The fields of `Gap`, and what each is.
-GAPS = {
-    "intra": "intra: between the modalities of a batch",
-    "lasting": "the lasting part of intra",
-    "inter_visible": "inter: visible, from batch to batch",
-    "inter_infrared": "inter: infrared, from batch to batch",
-}
-# How a network normalises, and what it is shown.
+# The fields of `Gap` that hold numbers.
+GAPS = ("intra", "lasting", "inter")
+# How a network normalizes, and what it is shown.
 WAYS = {
     "training": "as in training: statistics of the batch",
     "evaluation": "as in evaluation: running statistics",
 }
 COLOURS = (BLUE, ORANGE, PURPLE, GREEN)
-_DEPTH, _UNIT = "normalisation, from the image on", "gap, standard deviations"
+_DEPTH, _UNIT = "normalization, from the image on", "gap, standard deviations"
+_MOST_IN_A_ROW = 4  # panels; of more, each gap has a row of its own
 _EXPLANATIONS = {
-    "training": "For every normalisation of the network, from the image on: how far "
-    "the distributions of the two modalities lie apart in a batch, which part of that "
+    "training": "For every normalization of the network, from the image on: how far "
+    "the distributions of two modalities lie apart in a batch, which part of that "
     "stays from batch to batch, and how far the distribution of one modality moves "
     "from batch to batch. Dashed before, solid after the layer, in standard deviations "
     "of its channels; zero is no gap, and where one line shows, both coincide. Here on "
-    "training images, normalised by the statistics of their batch: after a "
-    "normalisation by modality all of it is zero by construction.",
-    "evaluation": "The same on test images, normalised by running statistics, as the "
+    "training images, normalized by the statistics of their batch: after a "
+    "normalization by modality all of it is zero by construction.",
+    "evaluation": "The same on test images, normalized by running statistics, as the "
     "network is used. They were averaged over training images, so that even "
-    "normalisation by modality leaves a gap. The numbers are in gaps.json of the work "
+    "normalization by modality leaves a gap. The numbers are in gaps.json of the work "
     "directory, and docs/distribution-gaps.md says what they are.",
 }
+
+
+class Kind(NamedTuple):
+    """One number of every `Gap`.
+
+    Attributes:
+      gap: "intra", "lasting" or "inter".
+      of: the name of a modality, or of a pair of them.
+    """
+
+    gap: str
+    of: str
+
+    def value(self, gap: Gap) -> float:
+        """Returns this number of a gap, NaN if the gap does not have it."""
+        return getattr(gap, self.gap).get(self.of, np.nan)
 
 
 class Measured(NamedTuple):
@@ -73,38 +86,62 @@ class Measured(NamedTuple):
     gaps: Sequence[Gap]
 
 
-def as_csv(measured: Iterable[Measured]) -> str:
-    """One line for each run, way, layer and side."""
+def kinds(measured: Iterable[Measured]) -> dict[Kind, str]:
+    """Returns what the gaps hold, gap by gap, and what each is in words."""
+    gaps = [gap for *_, of_run in measured for gap in of_run]
+    found = [
+        Kind(name, of)
+        for name in GAPS
+        for of in dict.fromkeys(of for gap in gaps for of in getattr(gap, name))
+    ]
+    if sum(kind.gap == "intra" for kind in found) > 1:
+        words = "intra: {}, in a batch", "the lasting part of intra: {}"
+    else:
+        words = "intra: between the modalities of a batch", "the lasting part of intra"
+    by_gap = dict(zip(GAPS, (*words, "inter: {}, from batch to batch"), strict=True))
+    return {kind: by_gap[kind.gap].format(kind.of) for kind in found}
+
+
+def as_csv(measured: Sequence[Measured]) -> str:
+    """Returns one line for each run, way, layer and side.
+
+    A column has the gap and what it is of, "intra_visible-infrared"; it is empty where
+    a network does not have these modalities.
+    """
     text = io.StringIO()
+    found = kinds(measured)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*Measured._fields[:-1], *Gap._fields])
+    columns = [f"{kind.gap}_{kind.of}" for kind in found]
+    writer.writerow([*Measured._fields[:-1], "layer", "side", *columns])
     for *names, gaps in measured:
         for gap in gaps:
-            figures = [f"{getattr(gap, name):.6f}" for name in GAPS]
+            values = [kind.value(gap) for kind in found]
+            figures = ["" if np.isnan(value) else f"{value:.6f}" for value in values]
             writer.writerow([*names, gap.layer, gap.side, *figures])
     return text.getvalue()
 
 
 def as_markdown(measured: Sequence[Measured]) -> str:
-    """The mean over the layers of every network, way and side.
+    """Returns the mean over the layers of every network, way and side.
 
     Where there are several runs of a network, with the standard deviation of their
     means.
     """
+    found = kinds(measured)
     lines = [
-        "| network | statistics | side | " + " | ".join(GAPS.values()) + " |",
-        "|" + "---|" * (3 + len(GAPS)),
+        "| network | statistics | side | " + " | ".join(found.values()) + " |",
+        "|" + "---|" * (3 + len(found)),
     ]
     for way, networks in _by_way(measured).items():
         for network, runs in networks.items():
             for side in SIDES:
-                cells = [_mean(_profiles(runs, name, side)) for name in GAPS]
+                cells = [_mean(_profiles(runs, kind, side)) for kind in found]
                 lines.append(f"| {network} | {way} | {side} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def draw_gaps(measured: Sequence[Measured], title: str) -> Figure:
-    """The gaps over the depth: a row for each way, a panel for each kind.
+    """Draws the gaps over the depth: a panel for each kind, the ways one below another.
 
     Args:
       measured: of up to four networks; the runs of one are drawn as their mean, in a
@@ -113,23 +150,44 @@ def draw_gaps(measured: Sequence[Measured], title: str) -> Figure:
     """
     by_way = _by_way(measured)
     networks = dict.fromkeys(network for network, *_ in measured)
-    figure = Figure(figsize=(13, 1.4 + 3.1 * len(by_way)), layout="constrained")
+    found = kinds(measured)
+    of_rows = [[kind for kind in found if kind.gap == name] for name in GAPS]
+    if len(found) <= _MOST_IN_A_ROW:
+        of_rows = [[*found]]
+    columns = max(map(len, of_rows))
+    num_rows = len(by_way) * len(of_rows)
+    figure = Figure(
+        figsize=(3.25 * max(columns, 3), 1.4 + 3.1 * num_rows), layout="constrained"
+    )
     FigureCanvasAgg(figure)
     figure.suptitle(verbatim(title), x=0.01, ha="left", weight="bold")
-    panels = figure.subplots(len(by_way), len(GAPS), sharey="row", squeeze=False)
-    for row, (way, found) in zip(panels, by_way.items(), strict=True):
-        # One legend for all rows: what a row lacks keeps its colour for itself.
-        runs = {network: found.get(network, [()]) for network in networks}
-        for axes, (name, words) in zip(row, GAPS.items(), strict=True):
-            _plot(axes, runs, name)
-            axes.set_title(words, fontsize=10, loc="left")
-            axes.grid(alpha=0.3)
-            axes.spines[["top", "right"]].set_visible(False)
-        row[0].set_ylim(0)  # not before all panels of the row are drawn
-        row[0].set_ylabel(f"{WAYS[way].replace(': ', chr(10))}\n{_UNIT}", fontsize=9)
-    for axes in panels[-1]:
+    shape = len(by_way), len(of_rows), columns
+    grid = figure.subplots(num_rows, columns, squeeze=False).reshape(shape)
+    lowest: dict[int, Axes] = {}
+    lines: dict[Any, Artist] = {}
+    for panels, (way, of_way) in zip(grid, by_way.items(), strict=True):
+        # One legend for all rows: what a row lacks keeps its color for itself.
+        runs = {network: of_way.get(network, [()]) for network in networks}
+        drawn = []
+        for row, of_row in zip(panels, of_rows, strict=True):
+            for column, kind in enumerate(of_row):
+                axes = lowest[column] = row[column]
+                _plot(axes, runs, kind)
+                axes.set_title(verbatim(found[kind]), fontsize=10, loc="left")
+                axes.grid(alpha=0.3)
+                axes.spines[["top", "right"]].set_visible(False)
+                axes.tick_params(labelleft=column == 0)
+                drawn.append(axes)
+                lines |= {line.get_label(): line for line in axes.lines}
+            for axes in row[len(of_row) :]:
+                axes.remove()
+            words = WAYS[way].replace(": ", chr(10))
+            row[0].set_ylabel(f"{words}\n{_UNIT}", fontsize=9)
+        top = max(axes.get_ylim()[1] for axes in drawn)
+        for axes in drawn:
+            axes.set_ylim(0, top)
+    for axes in lowest.values():
         axes.set_xlabel(_DEPTH, fontsize=9)
-    lines = {line.get_label(): line for axes in panels[:, 0] for line in axes.lines}
     figure.legend(
         handles=[*lines.values()],
         loc="outside lower center",
@@ -157,14 +215,21 @@ def write_gaps(measured: Sequence[Measured], folder: str | Path, title: str) -> 
     write_atomically(folder / "gap.png", picture.getvalue())
 
 
-def gap_charts(networks: Mapping[str, Sequence[Sequence[Gap]]]) -> list[str]:
-    """The gaps of one way as SVG, a chart for each kind, all to one scale."""
+def gap_charts(
+    networks: Mapping[str, Sequence[Sequence[Gap]]], found: Mapping[Kind, str]
+) -> list[str]:
+    """Draws the gaps of one way as SVG, a chart for each kind, all to one scale.
+
+    Args:
+      networks: their runs by their names.
+      found: the kinds and their words, from `kinds`.
+    """
     charts = {
-        name: chart(words[0].upper() + words[1:], _DEPTH, _UNIT)
-        for name, words in GAPS.items()
+        kind: chart(verbatim(words[0].upper() + words[1:]), _DEPTH, _UNIT)
+        for kind, words in found.items()
     }
-    for name, (_, axes) in charts.items():
-        _plot(axes, networks, name)
+    for kind, (_, axes) in charts.items():
+        _plot(axes, networks, kind)
         axes.legend(frameon=False, labelcolor=INK, fontsize=8)
     top = max(axes.get_ylim()[1] for _, axes in charts.values())
     for _, axes in charts.values():
@@ -173,12 +238,13 @@ def gap_charts(networks: Mapping[str, Sequence[Sequence[Gap]]]) -> list[str]:
 
 
 def gap_sections(measured: Sequence[Measured]) -> list[Section]:
-    """A section of a page for each way."""
+    """Returns a section of a page for each way."""
+    found = kinds(measured)
     return [
         Section(
             f"The two distribution gaps in {way}",
             _EXPLANATIONS[way],
-            gap_charts(networks),
+            gap_charts(networks, found),
         )
         for way, networks in _by_way(measured).items()
         if any(runs[0] for runs in networks.values())
@@ -211,7 +277,7 @@ def read_gaps(path: Path) -> dict[str, list[Gap]]:
 
 def _as_gap(fields: Mapping[str, Any]) -> Gap:
     gap = Gap(**fields)
-    numbers = [getattr(gap, name) for name in GAPS]
+    numbers = [number for name in GAPS for number in getattr(gap, name).values()]
     if not isinstance(gap.layer, str) or gap.side not in SIDES:
         raise TypeError("not a side of a layer")
     if not all(isinstance(number, int | float) for number in numbers):
@@ -228,27 +294,27 @@ def _by_way(
     return by_way
 
 
-def _profiles(runs: Sequence[Sequence[Gap]], name: str, side: str) -> np.ndarray:
-    """Of one kind, (runs, layers)."""
-    return np.array(
-        [[getattr(g, name) for g in gaps if g.side == side] for gaps in runs]
-    )
+def _profiles(runs: Sequence[Sequence[Gap]], kind: Kind, side: str) -> np.ndarray:
+    """Returns the numbers of one kind, (runs, layers)."""
+    return np.array([[kind.value(g) for g in gaps if g.side == side] for gaps in runs])
 
 
 def _mean(profiles: np.ndarray) -> str:
+    if np.isnan(profiles).any():
+        return "–"
     means = profiles.mean(1)
     spread = f" ± {means.std(ddof=1):.3f}" if len(means) > 1 else ""
     return f"{means.mean():.3f}{spread}"
 
 
 def _plot(
-    axes: Axes, networks: Mapping[str, Sequence[Sequence[Gap]]], name: str
+    axes: Axes, networks: Mapping[str, Sequence[Sequence[Gap]]], kind: Kind
 ) -> None:
     for (network, runs), colour in zip(networks.items(), COLOURS, strict=False):
-        if not runs[0]:
+        if not runs[0] or np.isnan(kind.value(runs[0][0])):
             continue
         for side, style, width in zip(SIDES, ("--", "-"), (1.2, 2.0), strict=True):
-            profiles = _profiles(runs, name, side)
+            profiles = _profiles(runs, kind, side)
             depth = np.arange(1, profiles.shape[1] + 1)
             label = legend_label(f"{network}, {side}".removeprefix(", "))
             mean = profiles.mean(0)

@@ -52,8 +52,8 @@ def illustrate(
         rankings: from `mbn_jax.evaluation.ranked_list`.
         load: ``load(indices)`` -> (n, H, W, 3) uint8 images of the split, for example
           ``functools.partial(load_images, split, image_size=(256, 128))``.
-        identity: (N,) identities of the split.
-        camera: (N,) cameras of the split.
+        identity: (N,) identities of the split, as they are to be shown.
+        camera: (N,) cameras of the split, likewise.
     """
 
     def caption(index: int) -> str:

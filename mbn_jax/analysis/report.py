@@ -21,18 +21,19 @@ from mbn_jax.errors import InputError
 from mbn_jax.evaluation.ranking import SELECTION
 from mbn_jax.evaluation.table import COLUMNS, cells, counts, row_title
 from mbn_jax.files import read_json, write_atomically
+from mbn_jax.modalities import DEFAULT
 
 _EXPLANATIONS = {
-    "rank-k": "the share of queries for which the same person is among the first k "
-    "images of the ranked gallery. Rank-1 asks whether the very first image is right.",
-    "mAP": "mean average precision. It asks for all images of the person, not only the "
-    "first: at each right image, the share of right images down to there, averaged "
-    "over the right images and then over the queries. 100 % means that nobody else is "
-    "ranked before the last of them.",
+    "rank-k": "the share of queries whose identity is among the first k images of the "
+    "ranked gallery. Rank-1 asks whether the very first image is right.",
+    "mAP": "mean average precision. It asks for all images of the identity, not only "
+    "the first: at each right image, the share of right images down to there, averaged "
+    "over the right images and then over the queries. 100 % means that no image of "
+    "another identity is ranked before the last of them.",
     "mINP": "mean inverse negative penalty. It asks for the hardest image: the number "
     "of right images divided by the rank at which the last of them is found.",
-    "untrained network": "the same network before its first step. Colours and shapes "
-    "alone find some people; only what is above this row was learnt.",
+    "untrained network": "the same network before its first step. Colors and shapes "
+    "alone find some images; only what is above this row was learned.",
     "chance": "the exact expectation for a gallery in random order, from the number "
     "of images and of right ones. It is the floor, not a measurement.",
 }
@@ -42,6 +43,7 @@ def write_report(
     workdir: str | Path,
     rankings: Mapping[str, Sequence[RankedList]],
     sections: Sequence[Section] = (),
+    modalities: Sequence[str] = DEFAULT,
 ) -> Path:
     """Writes the report of a finished run.
 
@@ -51,6 +53,7 @@ def write_report(
         workdir: the work directory.
         rankings: for each protocol name, the ranked lists to show.
         sections: further charts, which stand after the ranked lists.
+        modalities: the names of those of the data set.
 
     Returns:
         The path of ``report/index.html``, which appears whole or not at all.
@@ -62,7 +65,8 @@ def write_report(
     config = read_json(workdir / "config.json")
     results = read_json(workdir / "results.json")
     lines = read_metrics(workdir / "metrics.jsonl")
-    title = f"{results['dataset']}: finding people across modalities"
+    task = results.get("task", "person re-identification")
+    title = f"{results['dataset']}: {task}"
     body = [
         *_figures(results),
         *_curves(results, lines),
@@ -70,19 +74,23 @@ def write_report(
         *(line for section in sections for line in charts_of(section)),
         *_configuration(config),
     ]
-    body = [*_headline(title, results), contents(body), *body]
+    body = [*_headline(title, results, modalities), contents(body), *body]
     path = workdir / "report" / "index.html"
     write_atomically(path, page(title, body).encode())
     return path
 
 
-def _headline(title: str, results: Mapping[str, Any]) -> Iterator[str]:
+def _headline(
+    title: str, results: Mapping[str, Any], modalities: Sequence[str]
+) -> Iterator[str]:
     figures = results["figures"]
     yield f"<h1>{html.escape(title)}</h1>"
+    listed = f"{', '.join(modalities[:-1])} or {modalities[-1]}"
+    other = "the other" if len(modalities) == 2 else "another"
     yield (
-        "<p>For an image of a person in one modality, visible or infrared, the network "
-        "ranks those of the other by how alike they are; the images of the same person "
-        "should come first.</p>"
+        f"<p>For an image of one modality, {html.escape(listed)}, the network ranks "
+        f"the images of {other} by how similar they are; the images of the same "
+        "identity should come first.</p>"
     )
     split = html.escape(results["split"].capitalize())
     yield (
@@ -153,7 +161,7 @@ def _curves(
     yield from charts_of(
         Section(
             "Cumulative matching (CMC)",
-            "For each k, the share of queries whose person is among the first k "
+            "For each k, the share of queries whose identity is among the first k "
             "images, or identities where the protocol counts these. Dashed: chance.",
             cmc_curves(figures, titles),
         )
@@ -169,7 +177,7 @@ def _ranked_lists(
     yield heading("Ranked lists")
     yield (
         f"<p>The query, then the first images of its ranked gallery at step {step}: "
-        "green and ✓ where the person is right, red and ✗ where wrong. "
+        "green and ✓ where the identity is right, red and ✗ where wrong. "
         f"{html.escape(SELECTION)}</p>"
     )
     for name, lists in rankings.items():

@@ -1,11 +1,13 @@
-"""How alike images of one person are, and images of two, by the cosine."""
+"""How similar images of one identity are, and images of two, by the cosine."""
 
+import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from mbn_jax.analysis.charts import BLUE, INK, ORANGE, chart, svg
+from mbn_jax.analysis.charts import BLUE, INK, ORANGE, chart, svg, verbatim
 from mbn_jax.analysis.page import Section
 from mbn_jax.evaluation.distances import l2_normalise
 from mbn_jax.evaluation.records import Records
@@ -14,12 +16,12 @@ from mbn_jax.evaluation.records import Records
 MOST_IMAGES = 2_000
 _BINS = 50
 _WORDS = (
-    "How alike the network finds two test images: the cosine of their embeddings, 1 "
-    "for the same direction, 0 for directions at a right angle. The farther the two "
-    "hills lie apart, the easier it is to tell people apart, and across the "
+    "How similar two test images are to the network: the cosine of their embeddings, "
+    "1 for the same direction, 0 for directions at a right angle. The farther the two "
+    "hills lie apart, the easier it is to tell identities apart, and across the "
     "modalities is what is asked. AUC is the probability that two images of one "
-    "person are more alike than two images of two people: 1 is perfect, 0.5 is "
-    "guessing. Two images by one camera can be nearly the same picture, which would "
+    "identity are more similar than two images of two identities: 1 is perfect, 0.5 "
+    "is guessing. Two images by one camera can be nearly the same picture, which would "
     "flatter the last chart."
 )
 
@@ -29,8 +31,8 @@ class Pairs(NamedTuple):
 
     Attributes:
         kind: what the two images have in common, as a title.
-        same: (P,) float32, of two images of one person.
-        different: (Q,) float32, of images of two people.
+        same: (P,) float32, of two images of one identity.
+        different: (Q,) float32, of images of two identities.
     """
 
     kind: str
@@ -39,7 +41,7 @@ class Pairs(NamedTuple):
 
 
 def similarities(features: np.ndarray, records: Records) -> list[Pairs]:
-    """The cosines of all pairs of test images, by what their cameras have in common.
+    """Computes the cosines of all pairs of images, by what their cameras share.
 
     Of more than `MOST_IMAGES` images, so many are drawn by a fixed seed.
 
@@ -48,8 +50,9 @@ def similarities(features: np.ndarray, records: Records) -> list[Pairs]:
         records: N of them.
 
     Returns:
-        The kinds that have pairs, of at most three: a data set with one camera for each
-        modality has no two cameras of one.
+        The kinds that have pairs: across the modalities, for each pair of these where
+        there are more than two; one modality and two cameras; one modality and one
+        camera. A data set with one camera for each modality has no two cameras of one.
     """
     rows = np.arange(len(features))
     if len(rows) > MOST_IMAGES:
@@ -62,22 +65,35 @@ def similarities(features: np.ndarray, records: Records) -> list[Pairs]:
     def equal(labels: np.ndarray) -> np.ndarray:
         return labels[rows, None] == labels[rows]
 
-    person, camera = equal(records.identity), equal(records.camera)
+    identity, camera = equal(records.identity), equal(records.camera)
     modality = equal(records.modality)
     kinds = {
-        "Across the modalities": ~modality,
+        **_across(records.modality[rows], records.modalities),
         "One modality, two cameras": modality & ~camera,
         "One modality, one camera": modality & camera,
     }
     found = [
         Pairs(
             kind,
-            cosines[each_once & of_kind & person],
-            cosines[each_once & of_kind & ~person],
+            cosines[each_once & of_kind & identity],
+            cosines[each_once & of_kind & ~identity],
         )
         for kind, of_kind in kinds.items()
     ]
     return [pairs for pairs in found if len(pairs.same) + len(pairs.different)]
+
+
+def _across(modality: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Returns which pairs (N, N) of images are of two modalities, by kinds."""
+    if len(names) == 2:
+        return {"Across the modalities": modality[:, None] != modality}
+    return {
+        f"Across {names[a]} and {names[b]}": (
+            (np.minimum(modality[:, None], modality) == a)
+            & (np.maximum(modality[:, None], modality) == b)
+        )
+        for a, b in itertools.combinations(range(len(names)), 2)
+    }
 
 
 def auc(same: np.ndarray, different: np.ndarray) -> float:
@@ -132,14 +148,17 @@ def _chart(pairs: Pairs, edges: np.ndarray) -> str:
     title = pairs.kind
     if len(pairs.same) and len(pairs.different):
         title += f", AUC {auc(pairs.same, pairs.different):.2f}"
-    figure, axes = chart(title, "cosine of two images", "pairs, %")
+    figure, axes = chart(verbatim(title), "cosine of two images", "pairs, %")
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    hills = (("two people", pairs.different, ORANGE), ("one person", pairs.same, BLUE))
-    for label, cosines, colour in hills:
+    hills = (
+        ("two identities", pairs.different, ORANGE),
+        ("one identity", pairs.same, BLUE),
+    )
+    for label, cosines, color in hills:
         heights = shares(cosines, edges)
         label = f"{label}: {len(cosines):,} pairs"
-        axes.stairs(heights, edges, fill=True, color=colour, alpha=0.45, label=label)
-        axes.stairs(heights, edges, color=colour, lw=1.5)
+        axes.stairs(heights, edges, fill=True, color=color, alpha=0.45, label=label)
+        axes.stairs(heights, edges, color=color, lw=1.5)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(0, 1.3 * axes.get_ylim()[1])  # room for the legend
     axes.legend(frameon=False, labelcolor=INK, fontsize=9, loc="upper left")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from mbn_jax.evaluation import (
-    EMBEDDED_PROTOCOLS,
     evaluate,
     evaluate_chance,
+    every_pair,
     make_results,
 )
 from mbn_jax.evaluation.records import Records
@@ -56,25 +56,27 @@ def read():
 
 
 @functools.cache
-def _results(dataset, noise):
-    identity, modality = np.repeat(np.arange(5), 4), np.tile([0, 0, 1, 1], 5)
-    name = np.array([f"{i}.jpg" for i in range(20)])
+def _results(dataset, noise, modalities):
+    count, protocols = len(modalities), every_pair(modalities)
+    identity = np.repeat(np.arange(5), 2 * count)
+    modality = np.tile(np.repeat(np.arange(count), 2), 5)
+    name = np.array([f"{i}.jpg" for i in range(len(identity))])
     records = Records(identity=identity, camera=modality, modality=modality, name=name)
-    random = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
+    random = np.random.default_rng(0).normal(size=(len(identity), 8))
+    random = random.astype(np.float32)
     features = np.eye(8, dtype=np.float32)[identity] + noise * random
-    trained, untrained = (
-        evaluate(of, records, EMBEDDED_PROTOCOLS) for of in (features, random)
-    )
+    trained, untrained = (evaluate(of, records, protocols) for of in (features, random))
     return make_results(
         dataset=dataset,
         split="test",
+        task="person re-identification",
         selection="It was chosen by the highest mAP on the validation split.",
-        protocols=EMBEDDED_PROTOCOLS,
+        protocols=protocols,
         figures={
             "last": {"step": 40, **trained},
             "best": {"step": 20, **trained},
             "untrained": {"step": 0, **untrained},
-            "chance": evaluate_chance(records, EMBEDDED_PROTOCOLS),
+            "chance": evaluate_chance(records, protocols),
         },
     )
 
@@ -83,10 +85,16 @@ def _results(dataset, noise):
 def make_workdir(tmp_path):
     """Makes the work directory of a run, which is perfect but for the noise."""
 
-    def make(name, config=None, dataset="synthetic_vireid/nir", noise=0.0):
+    def make(
+        name,
+        config=None,
+        dataset="synthetic_vireid/nir",
+        noise=0.0,
+        modalities=("visible", "infrared"),
+    ):
         workdir = tmp_path / name
         workdir.mkdir()
-        results = _results(dataset, noise)
+        results = _results(dataset, noise, modalities)
         (workdir / "results.json").write_text(json.dumps(results))
         (workdir / "config.json").write_text(json.dumps(config or {}))
         lines = [{"step": s, "loss": 4.0 / s, "accuracy": s / 40} for s in range(1, 41)]

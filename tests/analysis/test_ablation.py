@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -109,6 +110,22 @@ def test_the_figure_has_a_point_for_every_direction_of_every_data_set():
     (axes,) = draw(results).axes
     points = [line for line in axes.lines if line.get_marker() == "o"]
     assert len({float(p.get_ydata()[0]) for p in points}) == 4
+
+
+def test_six_directions_of_three_modalities_have_six_colors_and_names():
+    results = []
+    for two in itertools.permutations(("visible", "nir", "thermal"), 2):
+        protocol = "_to_".join(two)
+        results += [r._replace(protocol=protocol) for r in pairs([[0.1] * 4])]
+    figure = draw(results)
+    (axes,) = figure.axes
+    points = [line for line in axes.lines if line.get_marker() == "o"]
+    assert len({point.get_color() for point in points}) == 6
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names[0] == "visible → nir"
+    assert len(set(names)) == 6
+    figure.canvas.draw()
+    assert axes.get_legend().get_window_extent().y0 >= axes.get_window_extent().y1
 
 
 def test_the_figure_shows_every_setting():

@@ -10,9 +10,10 @@ import pytest
 
 from mbn_jax.analysis.compare import write_comparison
 from mbn_jax.analysis.gap import Gap
-from mbn_jax.analysis.gap_charts import GAPS, as_json
+from mbn_jax.analysis.gap_charts import as_json
 from mbn_jax.errors import InputError
 
+GAP_CHARTS = 2 * 4  # of both ways: intra, lasting, and inter of either modality
 SCRIPT = Path(__file__).parents[2] / "experiments" / "compare.py"
 
 
@@ -42,7 +43,16 @@ def refused(runs, path, message):
 
 
 def add_gaps(workdir):
-    gaps = [Gap("norm1", side, 0.5, 0.3, 0.2, 0.1) for side in ("before", "after")]
+    gaps = [
+        Gap(
+            "norm1",
+            side,
+            {"visible-infrared": 0.5},
+            {"visible-infrared": 0.3},
+            {"visible": 0.2, "infrared": 0.1},
+        )
+        for side in ("before", "after")
+    ]
     text = json.dumps(as_json({"training": gaps, "evaluation": gaps}))
     (workdir / "gaps.json").write_text(text)
 
@@ -102,7 +112,7 @@ def test_every_chart_has_all_runs(runs, read):
         _, chart = text.rsplit(title, 1)
         legend = chart.split("plain", 1)[1][:200]
         assert "modal" in legend
-    assert text.count("modal, after") == 2 * len(GAPS)
+    assert text.count("modal, after") == GAP_CHARTS
     assert "Not measured" not in text
 
 
@@ -111,7 +121,7 @@ def test_runs_of_an_older_version_without_gaps_can_be_compared(runs, read):
     assert "The two distribution gaps Not measured for plain; modal" in text
     add_gaps(runs[1])
     text = compared(runs, read)
-    assert text.count("modal, after") == 2 * len(GAPS)
+    assert text.count("modal, after") == GAP_CHARTS
     assert "Not measured for plain: gap_batches was 0" in text
 
 
@@ -144,7 +154,7 @@ def test_a_name_is_text_and_not_markup_or_mathematics(make_workdir, read):
     text = compared(runs, read)
     assert "<i>$x_{$ (40)" in text
     assert text.count("_b (40)") == 2
-    assert text.count("_b, after") == 2 * len(GAPS)
+    assert text.count("_b, after") == GAP_CHARTS
     assert "<i>$x_{$ _b" in text.split("Training loss")[1]
 
 
@@ -176,7 +186,7 @@ def test_what_cannot_be_compared_is_refused(runs, make_workdir, tmp_path):
         ),
         (
             "gaps.json",
-            lambda g: g["training"][0].update(intra="0.5"),
+            lambda g: g["training"][0].update(intra={"visible-infrared": "0.5"}),
             "does not hold the gaps",
         ),
     ],

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from mbn_jax.analysis import embedding
 from mbn_jax.analysis.embedding import (
     map_section,
     mapped_rows,
@@ -17,11 +18,17 @@ from mbn_jax.evaluation.records import Records
 RNG = np.random.default_rng(0)
 
 
-def records(identity, modality):
+def records(identity, modality, modalities=("visible", "infrared")):
     identity = np.asarray(identity)
     names = np.array([f"{i}.png" for i in range(len(identity))])
     modality = np.asarray(modality)
-    return Records(identity=identity, modality=modality, camera=modality, name=names)
+    return Records(
+        identity=identity,
+        modality=modality,
+        camera=modality,
+        name=names,
+        modalities=modalities,
+    )
 
 
 def people(number, images=4):
@@ -117,11 +124,43 @@ def test_the_maps_name_every_person_and_both_modalities(clusters):
     pytest.importorskip("sklearn")
     section = map_section(*clusters)
     assert len(section.charts) == 2
-    assert "Test images of 3 people" in section.words
+    assert "Test images of 3 identities" in section.words
+    assert "circles visible, triangles infrared" in section.words
     assert "pip install" not in section.words
     for chart in section.charts:
         texts = re.findall(r"<text[^>]*>([^<]*)</text>", chart)
         assert {"100", "101", "102", "visible", "infrared"} <= set(texts)
+
+
+THREE = ("visible", "nir", "thermal")
+
+
+def test_of_three_modalities_the_map_shows_who_has_two_of_them():
+    """Identity 1 has all three, 2 lacks the second, and 3 has one only."""
+    modality = [0, 0, 1, 1, 2, 2, 0, 0, 2, 2, 1, 1]
+    of = records([1] * 6 + [2] * 4 + [3] * 2, modality, THREE)
+    np.testing.assert_array_equal(mapped_rows(of), np.arange(10))
+
+
+def test_a_line_joins_the_centers_of_all_modalities_that_an_identity_has(monkeypatch):
+    modality = np.repeat([0, 1, 2, 0, 2], 3)
+    of = records([7] * 9 + [8] * 6, modality, THREE)
+    figures = []
+    monkeypatch.setattr(embedding, "svg", lambda figure: figures.append(figure) or "")
+    features = RNG.normal(size=(15, 4))
+    section = map_section(features, of, np.array(["anna"] * 9 + ["$x"] * 6))
+    assert "circles visible, triangles nir, squares thermal" in section.words
+    (axes,) = figures[0].axes
+    directions = features / np.linalg.norm(features, axis=1, keepdims=True)
+    points = principal_components(directions)
+    for line, first, count in zip(axes.lines, (0, 9), (3, 2), strict=True):
+        rows = [np.arange(first + 3 * i, first + 3 * i + 3) for i in range(count)]
+        centers = [points[of_modality].mean(0) for of_modality in rows]
+        expected = np.array([*centers, centers[0]])
+        np.testing.assert_allclose(line.get_xydata(), expected, atol=1e-6)
+    assert [text.get_text() for text in axes.texts] == ["anna", r"\$x"]
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == list(THREE)
 
 
 def test_of_too_few_images_to_have_neighbours_there_is_one_map():

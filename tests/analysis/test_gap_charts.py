@@ -2,20 +2,23 @@
 
 import csv
 import io
+import itertools
+import re
 
 import numpy as np
 import pytest
 
 from mbn_jax.analysis.charts import BLUE, ORANGE
-from mbn_jax.analysis.gap import SIDES, Gap
+from mbn_jax.analysis.gap import SIDES, Gap, pair
 from mbn_jax.analysis.gap_charts import (
-    GAPS,
+    Kind,
     Measured,
     as_csv,
     as_json,
     as_markdown,
     draw_gaps,
     gap_sections,
+    kinds,
     read_gaps,
     write_gaps,
 )
@@ -31,8 +34,19 @@ LAYERS = [
 ]
 
 
-def gaps(size, layers=LAYERS):
-    return [Gap(layer, side, *[size] * 4) for layer in layers for side in SIDES]
+# Titles of the panels of two modalities.
+PANELS = [
+    "intra: between the modalities of a batch",
+    "the lasting part of intra",
+    "inter: visible, from batch to batch",
+    "inter: infrared, from batch to batch",
+]
+
+
+def gaps(size, layers=LAYERS, modalities=("visible", "infrared")):
+    pairs = {pair(*two): size for two in itertools.combinations(modalities, 2)}
+    inter = dict.fromkeys(modalities, size)
+    return [Gap(layer, side, pairs, pairs, inter) for layer in layers for side in SIDES]
 
 
 @pytest.fixture
@@ -51,7 +65,13 @@ def test_the_csv_has_a_line_for_every_run_way_layer_and_side(measured):
     assert rows[0]["network"] == "bn"
     assert rows[0]["run"] == "bn-0"
     assert rows[1]["side"] == "after"
-    assert float(rows[1]["intra"]) == 3
+    assert list(rows[0])[5:] == [
+        "intra_visible-infrared",
+        "lasting_visible-infrared",
+        "inter_visible",
+        "inter_infrared",
+    ]
+    assert float(rows[1]["intra_visible-infrared"]) == 3
 
 
 def test_the_table_has_means_over_layers_and_their_deviation_over_seeds(measured):
@@ -64,7 +84,7 @@ def test_the_table_has_means_over_layers_and_their_deviation_over_seeds(measured
 
 def test_the_figure_has_a_row_for_each_way_and_a_panel_for_each_gap(measured):
     figure = draw_gaps(measured, "title")
-    assert len(figure.axes) == 2 * len(GAPS)
+    assert [axes.get_title("left") for axes in figure.axes] == 2 * PANELS
     for axes in figure.axes:
         assert len(axes.lines) == 2 * 2
         np.testing.assert_array_equal(axes.lines[1].get_ydata(), [3.5] * len(LAYERS))
@@ -92,7 +112,7 @@ def test_the_legend_names_the_networks_of_all_rows_once_and_hides_no_curve(measu
 
 def test_the_last_row_says_what_the_depth_is(measured):
     labels = [axes.get_xlabel() for axes in draw_gaps(measured, "title").axes]
-    assert labels == [""] * len(GAPS) + ["normalisation, from the image on"] * len(GAPS)
+    assert labels == [""] * 4 + ["normalization, from the image on"] * 4
 
 
 def test_names_and_title_are_shown_as_they_are_and_none_is_left_out(tmp_path):
@@ -119,7 +139,7 @@ def test_a_page_has_a_section_for_each_way_with_a_chart_for_each_gap(measured):
     sections = gap_sections(measured)
     assert ["training" in s.title for s in sections] == [True, False]
     for section in sections:
-        assert len(section.charts) == len(GAPS)
+        assert len(section.charts) == len(PANELS)
         assert all("mbn, after" in chart for chart in section.charts)
 
 
@@ -131,8 +151,75 @@ def test_a_network_that_was_not_measured_keeps_its_colour_for_itself(measured):
     assert gap_sections([unmeasured]) == []
 
 
-def test_json_is_read_as_it_was_written(tmp_path):
-    by_way = {"training": gaps(0.25)}
+THREE = ("visible", "nir", "thermal")
+
+
+def test_with_three_modalities_each_gap_has_a_row_of_three_panels():
+    measured = [
+        Measured("mbn", "mbn", way, gaps(size, modalities=THREE))
+        for way, size in (("training", 1.0), ("evaluation", 2.0))
+    ]
+    figure = draw_gaps(measured, "title")
+    titles = [axes.get_title("left") for axes in figure.axes]
+    one_way = [
+        "intra: visible-nir, in a batch",
+        "intra: visible-thermal, in a batch",
+        "intra: nir-thermal, in a batch",
+        "the lasting part of intra: visible-nir",
+        "the lasting part of intra: visible-thermal",
+        "the lasting part of intra: nir-thermal",
+        "inter: visible, from batch to batch",
+        "inter: nir, from batch to batch",
+        "inter: thermal, from batch to batch",
+    ]
+    assert titles == 2 * one_way
+    tops = [axes.get_ylim()[1] for axes in figure.axes]
+    assert len(set(tops[:9])) == len(set(tops[9:])) == 1
+    assert [bool(axes.get_xlabel()) for axes in figure.axes] == 15 * [False] + 3 * [1]
+    for section in gap_sections(measured):
+        shown = [" ".join(re.findall(">([^<]*)</text>", c)) for c in section.charts]
+        capitalized = [title[0].upper() + title[1:] for title in one_way]
+        assert len(shown) == len(capitalized)
+        for chart, title in zip(shown, capitalized, strict=True):
+            assert title in chart
+    table = as_markdown(measured).splitlines()
+    assert table[0].count("|") == 1 + 3 + 9
+
+
+def test_four_modalities_leave_no_empty_panel():
+    four = [Measured("", "", "training", gaps(1.0, modalities="abcd"))]
+    figure = draw_gaps(four, "title")
+    assert len(figure.axes) == 6 + 6 + 4
+    assert all(axes.get_title("left") for axes in figure.axes)
+    labeled = [axes.get_title("left") for axes in figure.axes if axes.get_xlabel()]
+    assert labeled == [
+        "the lasting part of intra: b-d",
+        "the lasting part of intra: c-d",
+        *(f"inter: {name}, from batch to batch" for name in "abcd"),
+    ]
+
+
+def test_what_a_network_does_not_have_is_left_empty():
+    measured = [
+        Measured("two", "", "training", gaps(1.0, ["a"])),
+        Measured("three", "", "training", gaps(2.0, ["a"], THREE)),
+    ]
+    found = kinds(measured)
+    assert Kind("intra", "visible-infrared") in found
+    assert Kind("inter", "thermal") in found
+    rows = list(csv.DictReader(io.StringIO(as_csv(measured))))
+    assert rows[0]["inter_thermal"] == rows[-1]["inter_infrared"] == ""
+    assert float(rows[0]["inter_infrared"]) == 1
+    panels = {axes.get_title("left"): axes for axes in draw_gaps(measured, "").axes}
+    assert len(panels[found[Kind("inter", "visible")]].lines) == 2 * 2
+    (line, _) = panels[found[Kind("inter", "thermal")]].lines
+    assert line.get_label() == "three, before"
+    assert as_markdown(measured).splitlines()[2].split("|")[-2].strip() == "–"
+
+
+@pytest.mark.parametrize("modalities", [("visible", "infrared"), THREE])
+def test_json_is_read_as_it_was_written(tmp_path, modalities):
+    by_way = {"training": gaps(0.25, modalities=modalities)}
     write_json(tmp_path / "gaps.json", as_json(by_way))
     assert read_gaps(tmp_path / "gaps.json") == by_way
     assert read_gaps(tmp_path / "none.json") == {}
@@ -143,8 +230,12 @@ def test_json_is_read_as_it_was_written(tmp_path):
     [
         {"training": [{"gap": 1}]},
         {"training": 3},
-        {"training": [gaps(1.0)[0]._replace(lasting="0.3")._asdict()]},
-        {"training": [gaps(1.0)[0]._replace(intra=None)._asdict()]},
+        {
+            "training": [
+                gaps(1.0)[0]._replace(lasting={"visible-infrared": "0.3"})._asdict()
+            ]
+        },
+        {"training": [gaps(1.0)[0]._replace(intra=0.3)._asdict()]},
         {"training": [gaps(1.0)[0]._replace(layer=1)._asdict()]},
         {"training": [gaps(1.0)[0]._replace(side="above")._asdict()]},
         [],

@@ -1,5 +1,7 @@
+import itertools
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -53,6 +55,45 @@ def test_the_page_says_what_a_reader_must_know(workdir, read):
         "data.name",
     ):
         assert expected in text
+
+
+def test_the_page_names_the_task_and_the_modalities_of_the_data(workdir, read):
+    path = workdir / "results.json"
+    results = json.loads(path.read_text()) | {"task": "cross-modal patch retrieval"}
+    path.write_text(json.dumps(results))
+    names = ("visible", "nir", "thermal")
+    _, text = read(write_report(workdir, rankings(), modalities=names))
+    assert "synthetic_vireid/nir: cross-modal patch retrieval" in text
+    assert "of one modality, visible, nir or thermal, the network ranks the" in text
+    assert "images of another" in text
+    assert not re.search("person|people", text)
+
+
+def test_a_run_without_a_task_is_one_of_person_re_identification(workdir, read):
+    path = workdir / "results.json"
+    results = json.loads(path.read_text())
+    del results["task"]
+    path.write_text(json.dumps(results))
+    _, text = read(write_report(workdir, rankings()))
+    assert "synthetic_vireid/nir: person re-identification" in text
+    assert "visible or infrared, the network ranks the images of the other" in text
+
+
+def test_three_modalities_have_six_protocols_each_with_its_parts(make_workdir, read):
+    names = ("visible", "nir", "thermal")
+    workdir = make_workdir("three", modalities=names)
+    (of_protocol, _) = rankings().values()
+    protocols = json.loads((workdir / "results.json").read_text())["protocols"]
+    lists = dict.fromkeys(protocols, of_protocol)
+    reader, text = read(write_report(workdir, lists, modalities=names))
+    for query, gallery in itertools.permutations(names, 2):
+        title = f"{query} → {gallery}"
+        assert f"{title}, in per cent" in text
+        assert f"CMC, {title}" in text
+        # A tile, figures, the legend of the validation, CMC, and ranked lists.
+        assert text.count(title) == 5
+    pictures = [a for a in reader.addresses if not a.startswith("#")]
+    assert len(pictures) == 6 * 4
 
 
 def test_every_section_can_be_reached_from_the_top(workdir, read):

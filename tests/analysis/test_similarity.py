@@ -1,5 +1,7 @@
 """The cosines of pairs, against loops, and the charts of them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -89,6 +91,38 @@ def test_equal_images_lie_at_one_and_within_the_chart():
         assert shares(pairs.different, edges)[0] == 100
 
 
+def test_of_three_modalities_every_pair_has_its_chart():
+    identity, modality = np.repeat(np.arange(4), 6), np.tile([0, 1, 2], 8)
+    of = dataclasses.replace(
+        records(identity, modality, modality), modalities=("visible", "nir", "thermal")
+    )
+    features = RNG.normal(size=(len(of), 5))
+    expected = {}
+    for i in range(len(of)):
+        for j in range(i + 1, len(of)):
+            a, b = sorted([of.modality[i], of.modality[j]])
+            kind = f"Across {of.modalities[a]} and {of.modalities[b]}"
+            if a == b:
+                kind = "One modality, one camera"
+            cosine = features[i] @ features[j]
+            cosine /= np.linalg.norm(features[i]) * np.linalg.norm(features[j])
+            alike = "same" if of.identity[i] == of.identity[j] else "different"
+            expected.setdefault((kind, alike), []).append(cosine)
+    found = similarities(features, of)
+    assert [pairs.kind for pairs in found] == [
+        "Across visible and nir",
+        "Across visible and thermal",
+        "Across nir and thermal",
+        "One modality, one camera",
+    ]
+    for pairs in found:
+        for alike in ("same", "different"):
+            values = np.sort(getattr(pairs, alike))
+            wanted = np.sort(expected[pairs.kind, alike])
+            np.testing.assert_allclose(values, wanted, atol=1e-6)
+    assert "Across nir and thermal, AUC" in similarity_section(features, of).charts[2]
+
+
 def test_the_bins_hold_all_pairs():
     of = embedded()
     found = similarities(RNG.normal(size=(len(of), 3)), of)
@@ -121,7 +155,7 @@ def test_one_camera_for_each_modality_gives_no_chart_of_two_cameras():
     assert len(found[1].same) == 0
     _, one_camera = similarity_section(RNG.normal(size=(4, 3)), of).charts
     assert "AUC" not in one_camera
-    assert "one person: 0 pairs" in one_camera
+    assert "one identity: 0 pairs" in one_camera
 
 
 def test_of_many_images_some_are_drawn_always_the_same_and_the_page_says_so(
@@ -144,5 +178,5 @@ def test_the_charts_say_what_the_hills_are():
     assert len(charts) == 3
     assert all("AUC 1.00" in chart for chart in charts)
     across = charts[0]
-    assert "one person: 32 pairs" in across
-    assert "two people: 96 pairs" in across
+    assert "one identity: 32 pairs" in across
+    assert "two identities: 96 pairs" in across
