@@ -12,6 +12,7 @@ import cv2
 
 from mbn_jax.data.manifest import Manifest, Row
 from mbn_jax.data.sources.source import Source
+from mbn_jax.data.synthetic_vireid.camera import Camera
 from mbn_jax.data.synthetic_vireid.config import (
     DEFAULT_CONFIGS,
     SIZED,
@@ -33,9 +34,9 @@ def make(dataset: str) -> Manifest:
         InputError: the name is of no known form, or a size is out of range.
     """
     config = config_from_name(dataset.partition("/")[2])
-    what = {}
+    what: dict[Row, tuple[int, Camera, int]] = {}
     for split in ("train", "val", "test"):
-        of_split = {}
+        of_split: dict[Row, tuple[int, Camera, int]] = {}
         for identity in config.identities(split):
             for camera in config.cameras:
                 for image in range(1, config.images + 1):
@@ -66,5 +67,9 @@ SOURCE = Source(
     folders=(),
     make=make,
     validation="val",
-    images_per_modality={f"{_NAME}/nir": 3_600, f"{_NAME}/thermal": 2_400},
+    images_per_modality={
+        f"{_NAME}/nir": 3_600,
+        f"{_NAME}/thermal": 2_400,
+        f"{_NAME}/three": 1_800,
+    },
 )

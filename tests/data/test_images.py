@@ -1,0 +1,174 @@
+"""Images as cameras give them, decoded to three channels of eight bits."""
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+
+from mbn_jax.data.findings import Findings
+from mbn_jax.data.images import SUFFIXES, check_images, decode, unchanged
+from mbn_jax.errors import InputError
+
+SIZE = (6, 4)
+rng = np.random.default_rng(0)
+COLOR = rng.integers(0, 256, (*SIZE, 3), np.uint8)
+GRAY = rng.integers(0, 256, SIZE, np.uint8)
+FORMATS = (".png", ".bmp", ".tiff")  # without loss
+
+
+def file_of(pixels, suffix=".png", *options):
+    """An image file of RGB(A) or gray pixels."""
+    stored = pixels
+    if pixels.ndim == 3:
+        stored = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+    return cv2.imencode(suffix, stored, options)[1].tobytes()
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_color_is_red_green_blue(suffix):
+    np.testing.assert_array_equal(decode(file_of(COLOR, suffix), SIZE, "x"), COLOR)
+
+
+def test_webp_without_loss_and_jpeg_nearly_are_the_pixels():
+    webp = file_of(COLOR, ".webp", cv2.IMWRITE_WEBP_QUALITY, 101)
+    np.testing.assert_array_equal(decode(webp, SIZE, "x"), COLOR)
+    flat = np.full((*SIZE, 3), (200, 100, 30), np.uint8)
+    jpeg = decode(file_of(flat, ".jpg"), SIZE, "x")
+    assert np.abs(jpeg.astype(int) - flat).max() <= 3
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_gray_has_three_equal_channels(suffix):
+    decoded = decode(file_of(GRAY, suffix), SIZE, "x")
+    np.testing.assert_array_equal(decoded, np.repeat(GRAY[..., None], 3, 2))
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_transparency_is_dropped(suffix):
+    pixels = np.concatenate([COLOR, GRAY[..., None]], 2)
+    np.testing.assert_array_equal(decode(file_of(pixels, suffix), SIZE, "x"), COLOR)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_gray_image_of_sixteen_bits_is_stretched(suffix):
+    counts = np.arange(7000, 7000 + 101 * 20, 20, dtype=np.uint16)[:, None]
+    decoded = decode(file_of(counts, suffix), counts.shape, "x")
+    low, high = 7020, 8980  # the 1st and the 99th percentile
+    expected = np.round(
+        255 * np.clip((counts.astype(float) - low) / (high - low), 0, 1)
+    )
+    np.testing.assert_array_equal(decoded[..., 0], expected)
+    np.testing.assert_array_equal(decoded[..., 0], decoded[..., 2])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_color_of_sixteen_bits_is_divided(suffix, channels):
+    pixels = COLOR.astype(np.uint16) * 257
+    if channels == 4:
+        pixels = np.concatenate([pixels, pixels[..., :1]], 2)
+    np.testing.assert_array_equal(decode(file_of(pixels, suffix), SIZE, "x"), COLOR)
+
+
+def test_constant_image_of_sixteen_bits_is_black():
+    assert not decode(file_of(np.full(SIZE, 7000, np.uint16)), SIZE, "x").any()
+
+
+def with_orientation(encoded, orientation):
+    """The file with an EXIF note that it is to be turned."""
+    tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0" + bytes([orientation])
+    tiff += bytes(6)
+    if encoded.startswith(b"\xff\xd8"):
+        note = b"Exif\0\0" + tiff
+        segment = b"\xff\xe1" + struct.pack(">H", len(note) + 2) + note
+        return encoded[:2] + segment + encoded[2:]
+    after_header = 8 + 25
+    chunk = b"eXIf" + tiff
+    chunk = struct.pack(">I", len(tiff)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return encoded[:after_header] + chunk + encoded[after_header:]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_orientation_that_the_camera_noted_is_applied(suffix):
+    # The left half is white; turned by a quarter to the right it is the upper half.
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:, :16] = 255
+    decoded = decode(with_orientation(file_of(pixels, suffix), 6), (32, 16), "x")
+    assert decoded[:14].min() > 240
+    assert decoded[18:].max() < 15
+
+
+NO_IMAGES = {
+    "nothing": b"",
+    "text": b"page not found",
+    "floats": cv2.imencode(".tiff", GRAY.astype(np.float32))[1].tobytes(),
+    "half a PNG": file_of(COLOR)[:60],
+    "half a WebP": file_of(COLOR, ".webp")[:40],
+    "half a TIFF": file_of(COLOR, ".tiff")[:40],
+}
+
+
+@pytest.mark.parametrize("case", NO_IMAGES)
+def test_what_is_no_image_is_refused_with_its_name(case):
+    with pytest.raises(InputError, match=r"The image some name \(\d+ bytes\) cann"):
+        decode(NO_IMAGES[case], SIZE, "some name")
+
+
+def check(root, names, **options):
+    findings = Findings()
+    checked = check_images(root, names, findings, title="mine", **options)
+    return checked, findings
+
+
+def test_every_bad_image_is_named_with_its_place_and_what_to_do(tmp_path):
+    (tmp_path / "good.png").write_bytes(file_of(COLOR))
+    for i, content in enumerate(NO_IMAGES.values()):
+        (tmp_path / f"{i}.png").write_bytes(content)
+    names = ["good.png", *(f"{i}.png" for i in range(len(NO_IMAGES))), "absent.png"]
+    checked, findings = check(
+        tmp_path, names, place=lambda name: f"line {name[0]}: ", remedy="replace it"
+    )
+    sentences = [finding.sentence for finding in findings.problems]
+    assert sentences[0] == f"line 0: The image {tmp_path}/0.png is empty; replace it."
+    assert "line 1: The image" in sentences[1]
+    assert "(14 bytes) cannot be decoded; replace it." in sentences[1]
+    assert "absent.png cannot be read (No such file" in sentences[-1]
+    assert len(sentences) == len(NO_IMAGES) + 1
+    assert list(checked.digests) == ["good.png"]
+
+
+def test_truncated_jpeg_is_found_though_opencv_would_fill_it(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    encoded = file_of(noise, ".jpg")
+    (tmp_path / "a.jpg").write_bytes(encoded[: len(encoded) // 2])
+    _, findings = check(tmp_path, ["a.jpg"])
+    assert "ends too early, after" in findings.problems[0].sentence
+
+
+def test_images_of_sixteen_bits_are_counted(tmp_path):
+    for name, pixels in (("a", GRAY), ("b", GRAY.astype(np.uint16))):
+        (tmp_path / f"{name}.png").write_bytes(file_of(pixels))
+    checked, _ = check(tmp_path, ["a.png", "b.png"])
+    assert checked.num_sixteen_bits == 1
+    sizes = [path.stat().st_size for path in tmp_path.iterdir()]
+    assert checked.num_bytes == sum(sizes)
+
+
+def test_file_that_changes_after_the_check_is_noticed(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(file_of(COLOR))
+    checked, _ = check(tmp_path, ["a.png"])
+    assert unchanged(path, checked.digests["a.png"]) == path
+    path.write_bytes(file_of(GRAY))
+    with pytest.raises(InputError, match=f"^The image {path} has changed since"):
+        unchanged(path, checked.digests["a.png"])
+    path.unlink()
+    with pytest.raises(InputError, match=f"^The image {path} was checked, but now"):
+        unchanged(path, checked.digests["a.png"])
+
+
+def test_all_formats_that_are_promised_can_be_read():
+    for suffix in SUFFIXES:
+        assert decode(file_of(COLOR, suffix), SIZE, suffix).shape == (*SIZE, 3)
