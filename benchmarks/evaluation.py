@@ -24,12 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from machine import machine_line  # type: ignore[import-not-found]
 
-from mbn_jax.evaluation import (
-    INFRARED_TO_VISIBLE,
-    feature_metrics,
-    retrieval_metrics,
-    sysu_mm01,
-)
+from mbn_jax.data.sources import sysu_mm01
+from mbn_jax.evaluation import every_pair, feature_metrics, retrieval_metrics
 
 NUM_TRIALS = 10
 NUM_IDENTITIES = 96
@@ -103,7 +99,7 @@ def compare(shots: int, rounds: int) -> None:
     shape = len(labels.query_ids), len(labels.gallery_ids)
     rng = np.random.default_rng(1)
     trials = [rng.random(shape, np.float32) for _ in range(NUM_TRIALS)]
-    protocol = sysu_mm01("all", shots)
+    protocol = sysu_mm01.protocol("all", shots)
 
     def ours(distances: np.ndarray) -> dict[str, Any]:
         return retrieval_metrics(distances, *labels, protocol=protocol)
@@ -160,7 +156,7 @@ def evaluate_random_features(num_queries: int, gallery_size: int) -> dict[str, f
             gallery_ids,
             np.zeros(num_queries, int),
             np.ones(gallery_size, int),
-            protocol=INFRARED_TO_VISIBLE,
+            protocol=every_pair()[0],
         )
 
     # Kilobytes on Linux, bytes on macOS.

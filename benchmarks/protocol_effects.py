@@ -16,12 +16,8 @@ import numpy as np
 import scipy.io
 from machine import machine_line  # type: ignore[import-not-found]
 
-from mbn_jax.evaluation import (
-    Protocol,
-    evaluate,
-    read_permutations,
-    sysu_mm01,
-)
+from mbn_jax.data.sources import sysu_mm01
+from mbn_jax.evaluation import Protocol, evaluate
 from mbn_jax.evaluation.distances import Distance
 from mbn_jax.evaluation.records import Records
 from mbn_jax.evaluation.table import COLUMNS, cells
@@ -31,7 +27,7 @@ DIMENSIONS = 64
 
 def test_records(exp: Path) -> Records:
     """Every image of the test identities of SYSU-MM01."""
-    permutations = read_permutations(exp / "rand_perm_cam.mat")
+    permutations = sysu_mm01.read_permutations(exp / "rand_perm_cam.mat")
     identities = scipy.io.loadmat(exp / "test_id.mat")["id"][0].tolist()
     rows = [
         (identity, camera, f"cam{camera}/{identity:04d}/{image:04d}.jpg")
@@ -72,9 +68,9 @@ def main() -> None:
     flags = parser.parse_args()
     print(machine_line("numpy"))
     records = test_records(flags.exp)
-    permutations = read_permutations(flags.exp / "rand_perm_cam.mat")
-    usual = sysu_mm01()
-    official = sysu_mm01("all", 1, "official", permutations)
+    permutations = sysu_mm01.read_permutations(flags.exp / "rand_perm_cam.mat")
+    usual = sysu_mm01.protocol()
+    official = sysu_mm01.protocol("all", 1, "official", permutations)
     forms: dict[str, tuple[Protocol, Distance]] = {
         "all-search, single-shot, AGW's galleries, cosine": (usual, "cosine"),
         "… but the CMC counts images": (
@@ -87,12 +83,12 @@ def main() -> None:
             dataclasses.replace(usual, removed_cameras=()),
             "cosine",
         ),
-        "… but ten shots": (sysu_mm01("all", 10), "cosine"),
+        "… but ten shots": (sysu_mm01.protocol("all", 10), "cosine"),
         "… but ten shots, and the CMC counts images": (
-            dataclasses.replace(sysu_mm01("all", 10), cmc="images"),
+            dataclasses.replace(sysu_mm01.protocol("all", 10), cmc="images"),
             "cosine",
         ),
-        "… but indoor-search": (sysu_mm01("indoor"), "cosine"),
+        "… but indoor-search": (sysu_mm01.protocol("indoor"), "cosine"),
     }
     features = made_up_features(records)
     print("\n| made-up features | rank-1 | rank-5 | rank-10 | rank-20 | mAP | mINP |")
@@ -100,7 +96,7 @@ def main() -> None:
     for name, (protocol, distance) in forms.items():
         figures = evaluate(features, records, [protocol], distance=distance)
         print(f"| {name} | {' | '.join(cells(figures[protocol.name]))} |", flush=True)
-    indoor = sysu_mm01("indoor")
+    indoor = sysu_mm01.protocol("indoor")
     found = evaluate(features, records, [indoor])[indoor.name]
     share = found["num_valid_queries"] / found["num_queries"]
     zeros = [f"{100 * share * found[key]:.1f}" for key in COLUMNS]

@@ -7,18 +7,8 @@ from mbn_jax.evaluation.distances import (
     l2_normalise,
 )
 from mbn_jax.evaluation.features import batch_rows, embed, extract
-from mbn_jax.evaluation.galleries import read_permutations
 from mbn_jax.evaluation.metrics import feature_metrics, retrieval_metrics
-from mbn_jax.evaluation.protocols import (
-    EMBEDDED_PROTOCOLS,
-    INFRARED_TO_VISIBLE,
-    VISIBLE_TO_INFRARED,
-    embedded,
-    llcm,
-    regdb,
-    standard_protocols,
-    sysu_mm01,
-)
+from mbn_jax.evaluation.protocols import every_pair
 from mbn_jax.evaluation.ranking import Ranking, ranked_list
 from mbn_jax.evaluation.results import (
     average_precisions,
@@ -31,9 +21,6 @@ from mbn_jax.evaluation.rules import Protocol, Trial
 from mbn_jax.evaluation.table import format_table
 
 __all__ = [
-    "EMBEDDED_PROTOCOLS",
-    "INFRARED_TO_VISIBLE",
-    "VISIBLE_TO_INFRARED",
     "Protocol",
     "Ranking",
     "Trial",
@@ -42,21 +29,16 @@ __all__ = [
     "chance_level",
     "cosine_distances",
     "embed",
-    "embedded",
     "euclidean_distances",
     "evaluate",
     "evaluate_chance",
+    "every_pair",
     "extract",
     "feature_metrics",
     "format_table",
     "l2_normalise",
-    "llcm",
     "make_results",
     "mean_over_trials",
     "ranked_list",
-    "read_permutations",
-    "regdb",
     "retrieval_metrics",
-    "standard_protocols",
-    "sysu_mm01",
 ]

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,53 +10,39 @@ import numpy as np
 
 from mbn_jax.evaluation.distances import DISTANCE_TITLES, Distance
 from mbn_jax.evaluation.feature_file import read_features
-from mbn_jax.evaluation.galleries import read_permutations
-from mbn_jax.evaluation.labels import check_labels
-from mbn_jax.evaluation.protocols import make_protocol
+from mbn_jax.evaluation.labels import Labels, check_labels
 from mbn_jax.evaluation.records import Records
 from mbn_jax.evaluation.results import evaluate, size_note
 from mbn_jax.evaluation.rules import Protocol
 from mbn_jax.evaluation.table import counts, format_block
 
 
-def protocol_of(dataset: str, options: Mapping[str, Any]) -> Protocol:
-    """The protocol of a data set with options as they stand on a command line.
-
-    Args:
-        dataset: for example "regdb/split3".
-        options: of `make_protocol`; and ``rand_perm_cam``, the path of a file, instead
-            of ``permutations``.
-
-    Raises:
-        InputError: an option is not one of the protocol's, or the file cannot be read.
-    """
-    options = dict(options)
-    path = options.pop("rand_perm_cam", None)
-    if path is not None:
-        options["permutations"] = read_permutations(path)
-    return make_protocol(dataset.partition("/")[0], **options)
-
-
 def evaluate_file(
-    path: str | Path, family: str, options: Mapping[str, Any], distance: Distance
+    path: str | Path,
+    protocol: Protocol | Callable[[Records], Protocol],
+    *,
+    labels: Labels | None = None,
+    distance: Distance = "cosine",
 ) -> dict[str, Any]:
     """Evaluates features of any framework.
 
     Args:
         path: of an ``.npz``, see `read_features`.
-        family: of the protocol: "sysu_mm01", "regdb", "llcm", "synthetic_vireid".
-        options: as for `protocol_of`.
+        protocol: who is query, who is gallery; or what makes it of the file's records,
+            where it depends on the names of their modalities.
+        labels: what is known of the labels and paths of the data set, or None.
         distance: "cosine", "euclidean" or "k_reciprocal".
 
     Returns:
         As `evaluation`.
 
     Raises:
-        InputError: as `read_features`, `check_labels`, `protocol_of` and `evaluate` do.
+        InputError: as `read_features`, `check_labels` and `evaluate` do.
     """
-    protocol = protocol_of(family, options)
     features, records, of = read_features(path)
-    warning = check_labels(family, records)
+    if not isinstance(protocol, Protocol):
+        protocol = protocol(records)
+    warning = check_labels(records, labels)
     if warning:
         print(f"warning: {path}: {warning}", file=sys.stderr)
     source = f"{path} ({of})" if of else str(path)

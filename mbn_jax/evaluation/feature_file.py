@@ -5,6 +5,7 @@ docs/feature-files.md describes the format.
 
 import io
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +14,11 @@ import numpy as np
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.records import Records
 from mbn_jax.files import write_atomically
+from mbn_jax.modalities import DEFAULT
 
 _LABELS = ("identity", "camera", "modality", "name")
+_OPTIONAL = ("modalities", "role", "source")
+_ROLES = ("query and gallery", "query only", "gallery only")
 _LARGEST = np.iinfo(np.int32).max
 
 
@@ -48,6 +52,9 @@ def write_features(
     """
     buffer = io.BytesIO()
     labels = {label: getattr(records, label) for label in _LABELS}
+    labels["modalities"] = np.array(records.modalities)
+    if records.role is not None:
+        labels["role"] = records.role
     np.savez(buffer, features=features, source=np.array(source), **labels)
     try:
         write_atomically(Path(path), buffer.getvalue())
@@ -63,8 +70,10 @@ def read_features(path: str | Path) -> FeatureFile:
 
     Args:
         path: an ``.npz`` of ``features`` (N, D) floating, ``identity``, ``camera`` and
-            ``modality`` (0 visible, 1 infrared), each (N,) integer, and ``name`` (N,),
-            the paths in the data set's tree. ``source``, a string, may be there.
+            ``modality``, each (N,) integer, and ``name`` (N,), the paths in the data
+            set's folder. These may be there: ``modalities`` (M,), the names of the
+            modalities by index, visible and infrared if it is not; ``role`` (N,)
+            integer, see `Records`; ``source``, a string.
 
     Returns:
         The features and the records.
@@ -83,7 +92,7 @@ def read_features(path: str | Path) -> FeatureFile:
     count = len(features)
     if features.size == 0:
         raise InputError(f"features of {path} is empty; write one row for each image.")
-    for label in _LABELS:
+    for label in (*_LABELS, "role") if "role" in arrays else _LABELS:
         if arrays[label].shape != (count,):
             raise InputError(
                 f"{label} of {path} has shape {arrays[label].shape}, but features has "
@@ -97,8 +106,12 @@ def read_features(path: str | Path) -> FeatureFile:
             f"features of {path} holds NaN, infinity or a number beyond float32 in "
             f"row {row} ({_text(arrays['name'])[row]}); look at what wrote them."
         )
-    for label in ("identity", "camera", "modality"):
-        _check_integers(path, label, arrays[label])
+    modalities = _modalities(path, arrays.get("modalities"))
+    _check_integers(path, "identity", arrays["identity"])
+    _check_integers(path, "camera", arrays["camera"])
+    _check_integers(path, "modality", arrays["modality"], modalities)
+    if "role" in arrays:
+        _check_integers(path, "role", arrays["role"], _ROLES)
     name = _text(arrays["name"])
     names, times = np.unique(name, return_counts=True)
     if names.size < count:
@@ -112,6 +125,8 @@ def read_features(path: str | Path) -> FeatureFile:
         camera=arrays["camera"].astype(np.int32),
         modality=arrays["modality"].astype(np.int32),
         name=name,
+        modalities=modalities,
+        role=arrays["role"].astype(np.int32) if "role" in arrays else None,
     )
     return FeatureFile(features, records, str(arrays.get("source", "")))
 
@@ -126,7 +141,7 @@ def _read_arrays(path: str | Path) -> dict[str, np.ndarray]:
             if not zipfile.is_zipfile(file):
                 raise ValueError("it is no archive of arrays")
             loaded = np.load(file, allow_pickle=False)
-            for reading in set(loaded) & {*wanted, "source"}:
+            for reading in set(loaded) & {*wanted, *_OPTIONAL}:
                 arrays[reading] = loaded[reading]
     except FileNotFoundError as error:
         raise InputError(
@@ -148,19 +163,34 @@ def _read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _check_integers(path: str | Path, label: str, values: np.ndarray) -> None:
+def _modalities(path: str | Path, names: np.ndarray | None) -> tuple[str, ...]:
+    if names is None:
+        return DEFAULT
+    found = tuple(names.tolist()) if names.ndim == 1 and names.dtype.kind == "U" else ()
+    if len(found) < 2 or len(set(found)) < len(found) or not all(found):
+        raise InputError(
+            f"modalities of {path} is {names.dtype} of shape {names.shape}, but two or "
+            "more different names are expected; write them as numpy.array(names, str)."
+        )
+    return found
+
+
+def _check_integers(
+    path: str | Path, label: str, values: np.ndarray, meanings: Sequence[str] = ()
+) -> None:
+    """Raises `InputError` unless values are integers from 0 on, each with a meaning."""
     if not np.issubdtype(values.dtype, np.integer):
         raise InputError(
             f"{label} of {path} is {values.dtype}, but integers are expected; convert "
             "it with astype(int)."
         )
-    allowed = (0, 1) if label == "modality" else (0, _LARGEST)
-    outside = np.unique(values[(values < allowed[0]) | (values > allowed[1])])
+    largest = len(meanings) - 1 if meanings else _LARGEST
+    outside = np.unique(values[(values < 0) | (values > largest)])
     if outside.size:
+        known = ", ".join(f"{i} {meaning}" for i, meaning in enumerate(meanings))
         raise InputError(
-            f"{label} of {path} holds {outside[0]}, but it must lie in "
-            f"{allowed[0]}..{allowed[1]}"
-            + (" (0 visible, 1 infrared)." if label == "modality" else ".")
+            f"{label} of {path} holds {outside[0]}, but it must lie in 0..{largest}"
+            + (f" ({known})." if meanings else ".")
         )
 
 

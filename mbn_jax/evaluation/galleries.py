@@ -1,33 +1,20 @@
 """Which images make up a gallery where a protocol does not take all of them.
 
-Published figures depend on it: one image of each identity in each camera is drawn, ten
-times over, and every code base draws its own. Two draws are in use, and both are here.
+Published metrics depend on it: one image of each identity in each camera is drawn, ten
+times, and every code base draws its own. The draw that most papers use is here; a data
+set with galleries of its own draws them in its file in `mbn_jax.data.sources`.
 """
 
 import dataclasses
 import random
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 from typing import Protocol
 
 import numpy as np
 
-from mbn_jax.data.sysu_mm01.permutations import (
-    NUM_TRIALS,
-    Permutations,
-    read_permutations,
-)
-from mbn_jax.errors import InputError
 from mbn_jax.evaluation.records import Records
 
-__all__ = [
-    "NUM_TRIALS",
-    "Draw",
-    "OfficialDraw",
-    "Permutations",
-    "SeededDraw",
-    "read_permutations",
-]
+NUM_TRIALS = 10
 
 
 class Draw(Protocol):
@@ -56,7 +43,7 @@ class SeededDraw:
     def __call__(self, records: Records, indices: np.ndarray) -> list[np.ndarray]:
         """Returns the drawn indices, one array for each trial."""
         groups = [
-            group.tolist() for _, group in _by_identity_and_camera(records, indices)
+            group.tolist() for _, group in by_identity_and_camera(records, indices)
         ]
         galleries = []
         for seed in range(NUM_TRIALS):
@@ -70,48 +57,7 @@ class SeededDraw:
         return galleries
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class OfficialDraw:
-    """The galleries of the authors of SYSU-MM01, from their ``rand_perm_cam.mat``.
-
-    Attributes:
-        shots: images of an identity in a camera; all of them where there are fewer.
-        permutations: from `read_permutations`.
-    """
-
-    shots: int
-    permutations: Permutations
-
-    def __call__(self, records: Records, indices: np.ndarray) -> list[np.ndarray]:
-        """Returns the drawn indices, one array for each trial.
-
-        Raises:
-            InputError: an image that the permutations ask for is not there.
-        """
-        galleries: list[list[int]] = [[] for _ in range(NUM_TRIALS)]
-        for (identity, camera), group in _by_identity_and_camera(records, indices):
-            orders = self.permutations.get((camera, identity))
-            if orders is None:
-                raise InputError(
-                    f"rand_perm_cam.mat has no image of identity {identity} in camera "
-                    f"{camera}, but {records.name[group[0]]} is there; give the file "
-                    "that belongs to this data set, or leave that identity out."
-                )
-            by_number = {_image_number(records.name[i]): i for i in group}
-            for gallery, order in zip(galleries, orders, strict=True):
-                for number in order[: self.shots].tolist():
-                    if number not in by_number:
-                        raise InputError(
-                            f"The official gallery holds image {number} of identity "
-                            f"{identity} in camera {camera} "
-                            f"(cam{camera}/{identity:04d}/{number:04d}.jpg), which is "
-                            "missing; give the features of all test images."
-                        )
-                    gallery.append(by_number[number])
-        return [np.array(gallery, np.int64) for gallery in galleries]
-
-
-def _by_identity_and_camera(
+def by_identity_and_camera(
     records: Records, indices: np.ndarray
 ) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
     """Groups by ascending identity, then camera; in each, sorted by name."""
@@ -123,15 +69,3 @@ def _by_identity_and_camera(
         if group.size:
             first = group[0]
             yield (int(records.identity[first]), int(records.camera[first])), group
-
-
-def _image_number(name: str) -> int:
-    """17 of cam1/0006/0017.jpg."""
-    stem = PurePosixPath(name).stem
-    if not stem.isdecimal():
-        raise InputError(
-            f"The image name {str(name)!r} does not end in a number, as in "
-            "cam1/0006/0017.jpg, by which the official galleries name their images; "
-            "give the names of the files on disk."
-        )
-    return int(stem)

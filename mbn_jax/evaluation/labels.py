@@ -1,7 +1,8 @@
 """Whether the labels beside features can be those of a data set."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -10,97 +11,78 @@ from mbn_jax.errors import InputError
 from mbn_jax.evaluation.records import Records
 
 
-class _DataSet(NamedTuple):
-    """What is known of every test image.
+class Labels(NamedTuple):
+    """What the paths and labels of a data set's test images are.
 
     Attributes:
-        path: what its path says of it.
+        dataset: its name, to say in a sentence.
+        path: pattern with groups named identity, camera and modality, where the path
+            says them; the text of a modality group is a key of ``modality_of``.
         example: such a path.
-        cameras: by modality, the numbers there are.
+        cameras: the numbers of the cameras by the index of their modality.
+        modality_of: index of the modality by the text in the path.
     """
 
+    dataset: str
     path: str
     example: str
-    cameras: Mapping[int, tuple[int, ...]]
+    cameras: Mapping[int, Sequence[int]]
+    modality_of: Mapping[str, int] = MappingProxyType({})
 
 
-_NINE = tuple(range(1, 10))
-_DATA_SETS = {
-    "sysu_mm01": _DataSet(
-        r"(?:^|/)cam(?P<camera>[1-6])/(?P<identity>\d{4})/\d+\.jpg$",
-        "cam3/0006/0001.jpg",
-        {0: (1, 2, 4, 5), 1: (3, 6)},
-    ),
-    "regdb": _DataSet(
-        r"(?:^|/)(?P<modality>Visible|Thermal)/(?P<identity>\d+)/[^/]+\.bmp$",
-        "Thermal/285/male_back_t_05528_285.bmp",
-        {0: (1,), 1: (2,)},
-    ),
-    "llcm": _DataSet(
-        r"(?:^|/)test_(?P<modality>vis|nir)/cam(?P<camera>[1-9])/(?P<identity>\d{4})"
-        r"/[^/]+\.jpg$",
-        "test_nir/cam1/0003/….jpg",
-        {0: _NINE, 1: _NINE},
-    ),
-}
-_INFRARED = ("Thermal", "nir")
-_MODALITIES = ("visible", "infrared")
-
-
-def check_labels(family: str, records: Records) -> str | None:
+def check_labels(records: Records, labels: Labels | None) -> str | None:
     """Compares labels with each other and with the paths beside them.
 
     Args:
-        family: of data sets, for example "sysu_mm01".
         records: of a feature file.
+        labels: those of the data set; None if nothing is known of them.
 
     Returns:
-        A sentence to warn by where names are no paths of the data set, since then
+        A sentence to warn by where names are not paths of the data set, since then
         seeded galleries may be others and the labels cannot be checked; or None.
 
     Raises:
         InputError: a modality is missing, a camera cannot have the modality, or a path
             contradicts the labels; says in how many rows.
     """
-    sizes = np.bincount(records.modality, minlength=2)
+    names = records.modalities
+    sizes = np.bincount(records.modality, minlength=len(names))
     if not sizes.all():
-        raise InputError(
-            f"The file holds {sizes[0]} visible and {sizes[1]} infrared images; write "
-            "the test images of both modalities (modality is 0 for visible, 1 for "
-            "infrared)."
+        found = " and ".join(
+            f"{n} {name}" for n, name in zip(sizes, names, strict=True)
         )
-    known = _DATA_SETS.get(family)
-    if known is None:
+        numbers = ", ".join(f"{i} for {name}" for i, name in enumerate(names))
+        raise InputError(
+            f"The file holds {found} images; write the test images of all modalities "
+            f"(modality is {numbers})."
+        )
+    if labels is None:
         return None
-    for modality, cameras in known.cameras.items():
+    for modality, cameras in labels.cameras.items():
         there = np.unique(records.camera[records.modality == modality])
         wrong = np.setdiff1d(there, cameras)
         if wrong.size:
             raise InputError(
-                f"The file has {_MODALITIES[modality]} images of camera {wrong[0]}, "
-                f"but in {family} the {_MODALITIES[modality]} cameras are "
+                f"The file has {names[modality]} images of camera {wrong[0]}, but in "
+                f"{labels.dataset} the {names[modality]} cameras are "
                 f"{', '.join(map(str, cameras))}; write the data set's own numbers, "
-                "and modality 0 for visible, 1 for infrared."
+                f"and modality {modality} for {names[modality]}."
             )
-    return _check_paths(family, known, records)
+    return _check_paths(records, labels)
 
 
-def _check_paths(family: str, known: _DataSet, records: Records) -> str | None:
+def _check_paths(records: Records, labels: Labels) -> str | None:
     wrong: list[tuple[int, str, int]] = []
     other: list[str] = []
     for row, name in enumerate(records.name.tolist()):
-        path = re.search(known.path, name)
+        path = re.search(labels.path, name)
         if path is None:
             other.append(name)
             continue
-        said = path.groupdict()
-        if "modality" in said:
-            said["modality"] = str(int(said["modality"] in _INFRARED))
-        wrong += [
-            (row, label, int(number))
-            for label, number in said.items()
-            if int(number) != getattr(records, label)[row]
-        ]
+        for label, text in path.groupdict().items():
+            number = labels.modality_of[text] if label == "modality" else int(text)
+            if number != getattr(records, label)[row]:
+                wrong.append((row, label, number))
     if wrong:
         row, label, number = wrong[0]
         rows = len({row for row, _, _ in wrong})
@@ -112,8 +94,9 @@ def _check_paths(family: str, known: _DataSet, records: Records) -> str | None:
         )
     if other:
         return (
-            f"{len(other)} of {len(records)} names, {other[0]!r} for example, are no "
-            f"paths of {family} ({known.example}): seeded galleries, which are drawn "
-            "from sorted names, may be others, and the labels cannot be checked."
+            f"{len(other)} of {len(records)} names, {other[0]!r} for example, are not "
+            f"paths of {labels.dataset} ({labels.example}): seeded galleries, which "
+            "are drawn from sorted names, may be others, and the labels cannot be "
+            "checked."
         )
     return None

@@ -199,7 +199,7 @@ def _by_query(
     if not isinstance(protocol, Protocol):
         raise InputError(
             f"The protocol is {protocol!r}, but a Protocol is expected, for example "
-            "mbn_jax.evaluation.sysu_mm01()."
+            "mbn_jax.evaluation.every_pair()[0]."
         )
     search = Search(*map(np.asarray, labels), protocol=protocol)
     if 0 in search.shape:

@@ -180,6 +180,7 @@ def make_results(
     *,
     dataset: str,
     split: str,
+    task: str,
     selection: str,
     protocols: Sequence[Protocol],
     figures: Mapping[str, Mapping[str, Any]],
@@ -189,6 +190,7 @@ def make_results(
     Args:
         dataset: name of the data set.
         split: the split on which all the figures were measured.
+        task: what is searched for, for example "person re-identification".
         selection: what the network was trained on and how its step was chosen.
         protocols: by which `figures` were measured.
         figures: by the name of a row ("last", "best", "untrained", "chance"): its
@@ -197,6 +199,7 @@ def make_results(
     return {
         "dataset": dataset,
         "split": split,
+        "task": task,
         "selection": selection,
         "protocols": {
             protocol.name: {

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from mbn_jax.evaluation.galleries import Draw
-from mbn_jax.evaluation.records import Records
+from mbn_jax.evaluation.records import GALLERY_ONLY, QUERY_ONLY, Records
 
 
 class Trial(NamedTuple):
@@ -30,8 +30,8 @@ class Protocol:
         name: key in ``results.json``.
         title: the same for a person to read.
         description: the rules in a few clauses; printed with every figure.
-        query_modality: modality of the query images, 0 visible or 1 infrared.
-        gallery_modality: modality of the gallery images.
+        query_modality: index of the modality of the query images.
+        gallery_modality: index of the modality of the gallery images.
         gallery_cameras: the only cameras that the gallery is taken from; None for all.
         draw: draws the gallery of every trial; None for one trial with all images.
         queries_are_drawn: what `draw` gives from the other side's images is the query
@@ -64,11 +64,16 @@ class Protocol:
     def trials(self, records: Records) -> list[Trial]:
         """The queries and the galleries among the records of a test set.
 
+        An image whose role is query only is in no gallery, and the other way round.
+
         Raises:
             InputError: an official gallery asks for an image that is not there.
         """
-        query = np.flatnonzero(records.modality == self.query_modality)
-        in_gallery = records.modality == self.gallery_modality
+        role = np.zeros(len(records)) if records.role is None else records.role
+        query = np.flatnonzero(
+            (records.modality == self.query_modality) & (role != GALLERY_ONLY)
+        )
+        in_gallery = (records.modality == self.gallery_modality) & (role != QUERY_ONLY)
         if self.gallery_cameras is not None:
             in_gallery &= np.isin(records.camera, self.gallery_cameras)
         gallery = np.flatnonzero(in_gallery)

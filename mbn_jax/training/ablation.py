@@ -14,7 +14,8 @@ from typing import Any
 
 from mbn_jax.analysis.ablation import Result, as_csv, as_markdown, draw
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation import average_precisions, standard_protocols
+from mbn_jax.data.sources import protocols_of
+from mbn_jax.evaluation import average_precisions
 from mbn_jax.evaluation.feature_file import read_features
 from mbn_jax.files import read_json, write_atomically, write_json
 from mbn_jax.training.config import as_json
@@ -188,7 +189,7 @@ def _results(run: Run) -> Iterator[Result]:
         for name, value in run.values.items()
         if name not in (PAIRED, REPEATED)
     )
-    for protocol in standard_protocols(run.config.data.dataset):
+    for protocol in protocols_of(run.config.data.dataset, records.modalities):
         yield Result(
             setting,
             run.config.model.norm,

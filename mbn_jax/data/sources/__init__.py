@@ -4,8 +4,13 @@ A new data set is a file that defines ``SOURCE`` and a line in `MODULES`.
 """
 
 import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from mbn_jax.data.sources.source import Source
+from mbn_jax.data.sources.source import Option, Source, check_choice
+from mbn_jax.errors import InputError
+from mbn_jax.evaluation.protocols import every_pair
+from mbn_jax.evaluation.rules import Protocol
 
 MODULES = {
     "synthetic_vireid": "mbn_jax.data.sources.synthetic_vireid",
@@ -14,6 +19,11 @@ MODULES = {
     "regdb": "mbn_jax.data.sources.regdb",
     "llcm": "mbn_jax.data.sources.llcm",
 }
+
+# Of the protocols of every data set without protocols of its own.
+DIRECTION = Option(
+    "direction", str, "Which modality is searched in which: infrared_to_visible."
+)
 
 
 def source_of(dataset: str) -> Source | None:
@@ -29,3 +39,52 @@ def source_of(dataset: str) -> Source | None:
 def all_sources() -> list[Source]:
     """Returns every source, in the order of `MODULES`."""
     return [importlib.import_module(module).SOURCE for module in MODULES.values()]
+
+
+def task_of(dataset: str) -> str:
+    """Returns what is searched for in a data set, in a phrase."""
+    source = source_of(dataset)
+    return source.task if source else "re-identification"
+
+
+def protocols_of(dataset: str, modalities: Sequence[str]) -> tuple[Protocol, ...]:
+    """Returns the protocols that a data set is reported by, the usual one first.
+
+    Args:
+        dataset: its name.
+        modalities: the names of its modalities, by index.
+    """
+    source = source_of(dataset)
+    if source and source.protocols:
+        return source.protocols()
+    return every_pair(modalities)
+
+
+def protocol_of(
+    dataset: str, modalities: Sequence[str], options: Mapping[str, Any]
+) -> Protocol:
+    """Returns the protocol of a data set with options as on a command line.
+
+    Args:
+        dataset: its name.
+        modalities: the names of its modalities, by index.
+        options: those of the source; of data without a protocol function `DIRECTION`.
+            What is left out has its default.
+
+    Raises:
+        InputError: the data set has no such option, or refuses its value.
+    """
+    source = source_of(dataset)
+    make = source.protocol if source else None
+    known = [o.name for o in source.options] if source and make else [DIRECTION.name]
+    for option in options:
+        if option not in known:
+            raise InputError(
+                f"The protocol {dataset} has no option {option!r}; it has"
+                f" {', '.join(known)}."
+            )
+    if make:
+        return make(**options)
+    pairs = {protocol.name: protocol for protocol in every_pair(modalities)}
+    direction = options.get(DIRECTION.name, next(iter(pairs)))
+    return pairs[check_choice("direction", direction, tuple(pairs))]

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from mbn_jax.data.findings import Findings
 from mbn_jax.data.manifest import Manifest
+from mbn_jax.errors import InputError
+from mbn_jax.evaluation.labels import Labels
 from mbn_jax.evaluation.rules import Protocol
 
 # By the name of a flag, the folders that it gives: one, or several.
@@ -46,21 +48,18 @@ class Option(NamedTuple):
     help: str
 
 
-class Labels(NamedTuple):
-    """What the paths and labels of test images are, to check those of feature files.
+class SplitRuns(NamedTuple):
+    """The data sets over whose runs the published result is a mean.
 
     Attributes:
-        path: pattern with groups named identity, camera and modality, where the path
-            says them; the text of a modality group is a key of ``modality_of``.
-        example: such a path.
-        cameras: the numbers of the cameras by the index of their modality.
-        modality_of: index of the modality by the text in the path.
+        pattern: their names, for example "regdb/split{split}".
+        numbers: what stands in the place of ``{split}``.
+        word: how many they are, for example "ten".
     """
 
-    path: str
-    example: str
-    cameras: Mapping[int, Sequence[int]]
-    modality_of: Mapping[str, int] = {}
+    pattern: str
+    numbers: tuple[int, ...]
+    word: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,9 +90,8 @@ class Source:
         labels: of feature files; None if nothing is known of them.
         images_per_modality: training images of the larger modality by data set name,
             from which recipes count their epochs; empty if a prepared copy is asked.
-        split_runs: pattern over whose runs the published result is a mean, with the
-            numbers that stand in its place: ("regdb/split{split}", (1, …, 10)); None
-            where one run is the result.
+        split_runs: over whose runs the published result is a mean; None where one run
+            is the result.
     """
 
     name: str
@@ -112,10 +110,23 @@ class Source:
     options: tuple[Option, ...] = ()
     labels: Labels | None = None
     images_per_modality: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    split_runs: tuple[str, tuple[int, ...]] | None = None
+    split_runs: SplitRuns | None = None
 
     def knows(self, dataset: str) -> bool:
         """Returns whether it has a data set of that whole name."""
         return dataset in self.datasets or bool(
             self.pattern and re.fullmatch(self.pattern, dataset)
         )
+
+
+def check_choice(option: str, value: str, choices: Sequence[str]) -> str:
+    """Returns the value of an option of a protocol.
+
+    Raises:
+        InputError: it is not one of the choices.
+    """
+    if value not in choices:
+        raise InputError(
+            f"{option} is {value!r}, but one of {', '.join(choices)} is expected."
+        )
+    return value
