@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mbn_jax.data.datasets import load_split
+from mbn_jax.data.dataset import load_split
 from mbn_jax.errors import InputError
 
 from .data import trees
@@ -17,20 +17,20 @@ ROOT = Path(__file__).parents[1]
 # The script, ended by a signal when it converts the 40th image.
 ENDED = """
 import os, runpy, signal, sys
-from mbn_jax.data import tree_builder
+from mbn_jax.data import prepare
 
 # A program that a shell has started in the background would ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-check, seen = tree_builder.check_unchanged, []
+unchanged, seen = prepare.unchanged, []
 
-def check_unchanged(tree, name):
-    seen.append(name)
+def ending(path, digest):
+    seen.append(path)
     if len(seen) == 40:
         os.kill(os.getpid(), signal.{signal})
-    return check(tree, name)
+    return unchanged(path, digest)
 
-tree_builder.check_unchanged = check_unchanged
+prepare.unchanged = ending
 sys.argv = ["prepare_data.py", *sys.argv[1:]]
 runpy.run_path("experiments/prepare_data.py", run_name="__main__")
 """
@@ -78,12 +78,12 @@ def test_killed_and_started_again_it_prepares_the_data(whole, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "train: 72 images of 4 identities, 48 visible and 24 infrared" in done.stderr
     assert done.stdout.splitlines() == [
-        f"sysu_mm01 is prepared in {tmp_path}/sysu_mm01/1.0.0.",
+        f"sysu_mm01 is prepared in {tmp_path}/sysu_mm01/2.0.0.",
         "Next: python experiments/train.py --workdir=runs/sysu_mm01"
         " --config=experiments/configs/agw_mbn.py:sysu_mm01"
         f" --config.data.data_dir={tmp_path}",
     ]
-    assert [path.name for path in (tmp_path / "sysu_mm01").iterdir()] == ["1.0.0"]
+    assert [path.name for path in (tmp_path / "sysu_mm01").iterdir()] == ["2.0.0"]
     assert len(load_split("sysu_mm01", "train+val", tmp_path)) == 72 + 18
 
 

@@ -5,9 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from mbn_jax.data.datasets import (
-    DATASETS,
-    REAL_DATASETS,
+from mbn_jax.data.dataset import (
+    VERSION,
     Split,
     load_split,
     prepare,
@@ -17,6 +16,7 @@ from mbn_jax.data.datasets import (
 from mbn_jax.data.pipeline import damaged_images, load_images
 from mbn_jax.errors import InputError
 
+REAL_DATASETS = ("sysu_mm01", "regdb/split1", "regdb/split10", "llcm")
 TINY = "synthetic_vireid/thermal-3-1-2-x2"
 
 
@@ -82,7 +82,9 @@ def test_loading_prepares_the_embedded_set(tmp_path):
     "name", ["market1501", "synthetic_vireid", "synthetic_vireid/x"]
 )
 def test_unknown_data_set_is_answered_with_the_known_ones(tmp_path, name):
-    with pytest.raises(InputError, match=f"{name}.*{DATASETS[0]}, {DATASETS[1]}"):
+    with pytest.raises(
+        InputError, match=f"{name}.*synthetic_vireid/nir, synth"
+    ):
         prepare(name, tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -117,16 +119,17 @@ def test_real_data_set_that_is_not_there_is_answered_with_the_command(tmp_path, 
 
 
 def test_what_is_trained_and_validated_on():
-    assert (training_split(TINY), validation_split(TINY)) == ("train", "val")
+    assert training_split(TINY) == "train"
+    assert validation_split(TINY, "data") == "val"
     assert training_split("sysu_mm01") == "train+val"
-    assert all(validation_split(name) is None for name in REAL_DATASETS)
+    assert all(validation_split(name, "data") is None for name in REAL_DATASETS)
 
 
 def test_leftovers_of_a_killed_preparation_are_removed(tmp_path):
     name = "synthetic_vireid/thermal-1-1-1-x1"
-    (tmp_path / name / "incomplete.ABCDEF_1.0.0").mkdir(parents=True)
+    (tmp_path / name / "incomplete.ABCDEF_2.0.0").mkdir(parents=True)
     prepare(name, tmp_path)
-    assert [path.name for path in (tmp_path / name).iterdir()] == ["1.0.0"]
+    assert [path.name for path in (tmp_path / name).iterdir()] == [VERSION]
 
 
 def test_data_directory_below_a_file_is_an_error(tmp_path):
@@ -147,7 +150,7 @@ def test_read_only_data_directory_is_an_error_before_anything_is_written(
 
 
 def test_failing_disk_is_an_input_error_and_leaves_no_data_set(tmp_path, monkeypatch):
-    from mbn_jax.data.synthetic_vireid import synthetic_vireid_dataset_builder as module
+    from mbn_jax.data.sources import synthetic_vireid as module
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -177,7 +180,7 @@ def test_reading_data_never_imports_tensorflow(data_dir):
 import sys
 import mbn_jax.data
 assert not {{"tensorflow_datasets", "grain", "cv2"}} & set(sys.modules), "heavy"
-from mbn_jax.data.datasets import load_split
+from mbn_jax.data.dataset import load_split
 from mbn_jax.data.pipeline import load_images
 split = load_split({TINY!r}, "val", {str(data_dir)!r})
 load_images(split, range(len(split)), (16, 8))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from mbn_jax.data.source import open_source
+from mbn_jax.data.examples import open_examples
 
 COUNTS = {"train": 601, "test": 7}
 COUNT, SHARDS = COUNTS["train"], 3
@@ -75,35 +75,35 @@ def reference(builder):
 
 
 def test_records_are_those_that_tfds_reads(builder, reference):
-    source, _, _ = open_source(builder, "train")
+    source, _, _ = open_examples(builder.data_path, "train")
     assert len(source) == COUNT
     for ours, theirs in zip(source, reference, strict=True):
         assert ours == {**theirs, "name": theirs["name"].decode()}
 
 
 def test_labels_are_those_of_the_records_in_their_order(builder, reference):
-    _, records, damaged = open_source(builder, "train")
-    assert len(records) == COUNT
+    _, records, damaged = open_examples(builder.data_path, "train")
+    assert len(records["name"]) == COUNT
     assert not damaged
     for label in ("identity", "camera", "modality"):
-        values = getattr(records, label)
+        values = records[label]
         assert values.dtype == np.int32
         np.testing.assert_array_equal(values, [record[label] for record in reference])
-    assert records.name.dtype.kind == "U"
-    assert records.name.tolist() == [record["name"].decode() for record in reference]
+    assert records["name"].dtype.kind == "U"
+    assert records["name"].tolist() == [record["name"].decode() for record in reference]
 
 
 def test_every_split_has_its_own_records(builder):
-    source, records, _ = open_source(builder, "test")
-    assert len(source) == len(records) == COUNTS["test"]
+    source, records, _ = open_examples(builder.data_path, "test")
+    assert len(source) == len(records["name"]) == COUNTS["test"]
 
 
 def test_a_sum_of_splits_has_the_records_of_both_in_this_order(builder):
-    source, records, _ = open_source(builder, "test+train")
-    parts = [open_source(builder, split) for split in ("test", "train")]
+    source, records, _ = open_examples(builder.data_path, "test+train")
+    parts = [open_examples(builder.data_path, split) for split in ("test", "train")]
     assert list(source) == [record for part, _, _ in parts for record in part]
     np.testing.assert_array_equal(
-        records.name, np.concatenate([labels.name for _, labels, _ in parts])
+        records["name"], np.concatenate([labels["name"] for _, labels, _ in parts])
     )
 
 
@@ -111,20 +111,20 @@ def test_a_sum_of_splits_has_the_records_of_both_in_this_order(builder):
     "part", [slice(0), slice(3), slice(195, 405), slice(-2, None), slice(9, 0, -3)]
 )
 def test_a_slice_is_the_list_of_its_records(builder, part):
-    source, _, _ = open_source(builder, "train")
+    source, _, _ = open_examples(builder.data_path, "train")
     assert source[part] == [source[i] for i in range(COUNT)[part]]
 
 
 @pytest.mark.parametrize("index", [COUNT, -COUNT - 1])
 def test_an_index_beyond_the_end_is_refused(builder, index):
-    source, _, _ = open_source(builder, "train")
+    source, _, _ = open_examples(builder.data_path, "train")
     assert source[-1] == source[COUNT - 1]
     with pytest.raises(IndexError):
         source[index]
 
 
 def test_threads_read_at_once_what_one_reads_alone(builder, reference):
-    source, _, _ = open_source(builder, "train")
+    source, _, _ = open_examples(builder.data_path, "train")
     order = np.random.default_rng(0).integers(0, COUNT, 3000)
     with ThreadPoolExecutor(8) as pool:
         for index, record in zip(
@@ -134,10 +134,11 @@ def test_threads_read_at_once_what_one_reads_alone(builder, reference):
 
 
 def test_opening_keeps_no_images(builder):
-    open_source(builder, "train")  # what is imported and opened once does not count
+    # What is imported and opened once does not count.
+    open_examples(builder.data_path, "train")
     tracemalloc.start()
     try:
-        source, _, _ = open_source(builder, "train")
+        source, _, _ = open_examples(builder.data_path, "train")
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

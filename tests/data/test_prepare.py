@@ -1,6 +1,7 @@
 """Checking and converting: everything is said, and nothing is written by half."""
 
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
@@ -8,14 +9,16 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from mbn_jax.data import image_check, prepared, tree_builder
-from mbn_jax.data.datasets import REAL_DATASETS, load_split
-from mbn_jax.data.preparation import prepare_data
+from mbn_jax.data import prepare
+from mbn_jax.data.dataset import VERSION, info, load_split, path_of
+from mbn_jax.data.manifest import Row, write_manifest
+from mbn_jax.data.prepare import fingerprint
 from mbn_jax.errors import InputError
 
-from . import trees
+from . import own_images, trees
 
 
 @pytest.fixture(scope="module")
@@ -34,22 +37,27 @@ def data_dir(tmp_path):
     return tmp_path / "data"
 
 
+def prepare_data(dataset, root, data_dir, **options):
+    """Of a published data set, from its folder."""
+    prepare.prepare_data(dataset, data_dir, folders={"manual_dir": [root]}, **options)
+
+
 def images_of(data_dir, dataset="sysu_mm01"):
     return len(load_split(dataset, "test", data_dir))
 
 
 def fail_after(monkeypatch, count, error):
     """The conversion of the image of that number fails."""
-    check = tree_builder.check_unchanged
+    unchanged = prepare.unchanged
     seen = []
 
-    def failing(tree, name):
-        seen.append(name)
+    def failing(path, digest):
+        seen.append(path)
         if len(seen) == count:
             raise error
-        return check(tree, name)
+        return unchanged(path, digest)
 
-    monkeypatch.setattr(tree_builder, "check_unchanged", failing)
+    monkeypatch.setattr(prepare, "unchanged", failing)
 
 
 BAD_IMAGES = {
@@ -167,11 +175,11 @@ def test_interrupted_conversion_leaves_nothing_that_loads(
 
 
 def test_leftovers_of_a_killed_conversion_are_removed(whole, data_dir):
-    left = data_dir / "sysu_mm01/incomplete.ABCDEF_1.0.0"
+    left = data_dir / "sysu_mm01/incomplete.ABCDEF_2.0.0"
     left.mkdir(parents=True)
     (left / "sysu_mm01-train.array_record-00000-of-00001").write_bytes(b"half")
     prepare_data("sysu_mm01", whole, data_dir)
-    assert [p.name for p in (data_dir / "sysu_mm01").iterdir()] == ["1.0.0"]
+    assert [p.name for p in (data_dir / "sysu_mm01").iterdir()] == [VERSION]
     assert images_of(data_dir) == 3 * 6 * 3
 
 
@@ -183,13 +191,13 @@ def test_interrupted_regdb_goes_on_with_the_missing_splits(
         fail_after(patch, 64 * 4 + 10, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             prepare_data("regdb", root, data_dir)
-    first = [(data_dir / f"regdb/split{n}/1.0.0").exists() for n in range(1, 11)]
+    first = [path_of(f"regdb/split{n}", data_dir).exists() for n in range(1, 11)]
     assert first == [True] * 4 + [False] * 6
     capsys.readouterr()
     prepare_data("regdb", root, data_dir)
     out = capsys.readouterr().out
     assert out.count("already") == 4
-    for name in REAL_DATASETS[1:11]:
+    for name in (f"regdb/split{n}" for n in range(1, 11)):
         assert images_of(data_dir, name) == 32
 
 
@@ -197,16 +205,12 @@ def test_file_that_changes_after_the_check_is_named(
     root, data_dir, monkeypatch, capsys
 ):
     path = root / "cam6/0010/0002.jpg"
-    check_room = prepared.check_room
-
-    def change(directory, num_bytes):
-        path.write_bytes(trees.encode("another"))
-        check_room(directory, num_bytes)
-
-    monkeypatch.setattr("mbn_jax.data.preparation.check_room", change)
+    monkeypatch.setattr(
+        prepare, "_check_room", lambda *_: path.write_bytes(trees.encode("another"))
+    )
     with pytest.raises(InputError, match=f"^The image {path} has changed since"):
         prepare_data("sysu_mm01", root, data_dir)
-    monkeypatch.setattr("mbn_jax.data.preparation.check_room", lambda *_: path.unlink())
+    monkeypatch.setattr(prepare, "_check_room", lambda *_: path.unlink())
     with pytest.raises(InputError, match=f"^The image {path} was checked, but now"):
         prepare_data("sysu_mm01", root, data_dir)
     assert not list((data_dir / "sysu_mm01").iterdir())
@@ -264,7 +268,7 @@ def test_file_system_without_locks_will_do(whole, data_dir, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", no_lock)
     # It may belong to a process that is at work.
-    left = data_dir / "sysu_mm01/incomplete.ABCDEF_1.0.0"
+    left = data_dir / "sysu_mm01/incomplete.ABCDEF_2.0.0"
     left.mkdir(parents=True)
     prepare_data("sysu_mm01", whole, data_dir)
     assert images_of(data_dir) == 3 * 6 * 3
@@ -282,29 +286,8 @@ def test_embedded_data_need_no_preparation(whole, data_dir):
         prepare_data("synthetic_vireid/nir", whole, data_dir)
 
 
-def test_tfds_alone_checks_too(root, data_dir):
-    import tensorflow_datasets as tfds
-
-    from mbn_jax.data.sysu_mm01.sysu_mm01_dataset_builder import Builder
-
-    def prepare():
-        Builder(data_dir=data_dir).download_and_prepare(
-            file_format="array_record",
-            download_config=tfds.download.DownloadConfig(manual_dir=root),
-        )
-
-    path = root / "cam6/0010/0002.jpg"
-    content = path.read_bytes()
-    path.write_bytes(b"")
-    with pytest.raises(InputError, match=f"{path} is empty"):
-        prepare()
-    path.write_bytes(content)
-    prepare()
-    assert images_of(data_dir) == 3 * 6 * 3
-
-
 def test_many_shards_are_one_split_in_order(whole, data_dir, monkeypatch):
-    monkeypatch.setattr(tree_builder, "_IMAGES_PER_SHARD", 7)
+    monkeypatch.setattr(prepare, "_IMAGES_PER_SHARD", 7)
     prepare_data("sysu_mm01", whole, data_dir)
     split = load_split("sysu_mm01", "test", data_dir)
     assert len(list(data_dir.glob("*/*/*-test.array_record*"))) == 8  # of 54 images
@@ -312,42 +295,155 @@ def test_many_shards_are_one_split_in_order(whole, data_dir, monkeypatch):
         assert split.encoded_image(i) == (whole / name).read_bytes()
 
 
-def test_checksums_are_kept_of_every_image(whole):
-    from mbn_jax.data.sysu_mm01.tree import scan
-
-    tree = image_check.check_images(scan(whole), "sysu_mm01")
-    assert set(tree.checksums) == set(tree.names)
-    assert tree.num_bytes == sum((whole / n).stat().st_size for n in tree.names)
-
-
-def test_images_in_no_split_are_decoded_but_not_counted(root, capsys):
-    from mbn_jax.data.sysu_mm01.tree import scan
-
-    whole = image_check.check_images(scan(root), "sysu_mm01")
-    trees.add_image(root, "cam1/0500/0001.jpg")
-    trees.truncate(trees.add_image(root, "cam1/0500/0002.jpg"))
-    capsys.readouterr()
-    tree = image_check.check_images(scan(root), "sysu_mm01")
-    assert tree.checksums == whole.checksums
-    assert tree.num_bytes == whole.num_bytes
-    assert not tree.problems
-    assert [w.kind for w in tree.warnings] == [
-        "unlisted identities",
-        "unreadable images",
-    ]
-    images = len(tree.names) + 2
-    assert capsys.readouterr().err.splitlines() == [
-        f"Checking {images} images of sysu_mm01",
-        f"Checked {images} images of sysu_mm01",
-    ]
-
-
 def test_preparation_never_imports_tensorflow(whole, data_dir):
     program = f"""
 import sys
-from mbn_jax.data.preparation import prepare_data
-prepare_data("sysu_mm01", {str(whole)!r}, {str(data_dir)!r})
+from pathlib import Path
+from mbn_jax.data.prepare import prepare_data
+prepare_data("sysu_mm01", {str(data_dir)!r}, folders={{"manual_dir": [Path({str(whole)!r})]}})
 assert "tensorflow" not in sys.modules, "tensorflow"
 """
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A manifest of a person's own images in three modalities."""
+    names = "visible", "thermal", "nir"
+    rows = []
+    for i, who in enumerate(("anna", "Börje", "cem", "d, d")):
+        for m, modality in enumerate(names):
+            path = tmp_path / "photos" / modality / f"{who}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(
+                own_images.encode(
+                    [i, m], channels=3 if m == 0 else 1, bits=8 * (1 + m % 2)
+                )
+            )
+            row = Row(f"{modality}/{path.name}", who, f"{m}", modality, "train")
+            rows.append(row._replace(split="train" if i < 2 else "test"))
+    write_manifest(tmp_path / "mine.csv", rows)
+    return tmp_path / "mine.csv", rows
+
+
+def prepare_own(own, data_dir, name="mine", **options):
+    images = own[0].parent / "photos"
+    prepare.prepare_data(name, data_dir, manifest=own[0], images=images, **options)
+
+
+def test_own_images_become_a_data_set_like_any_other(own, data_dir, capsys):
+    prepare_own(own, data_dir)
+    out, err = capsys.readouterr()
+    assert "test: 6 images of 2 identities, 2 visible, 2 nir and 2 thermal" in err
+    assert f"--config.data.dataset=mine --config.data.data_dir={data_dir}" in out
+    split = load_split("mine", "test", data_dir)
+    assert split.modalities == ("visible", "nir", "thermal")
+    assert split.name.tolist() == [row.path for row in own[1] if row.split == "test"]
+    for i, name in enumerate(split.name):
+        assert split.encoded_image(i) == (own[0].parent / "photos" / name).read_bytes()
+        assert split.modalities[split.modality[i]] == name.split("/")[0]
+    assert split.identity_names.tolist() == ["cem"] * 3 + ["d, d"] * 3
+    assert split.camera_names.tolist() == split.camera.astype(str).tolist()
+
+
+def test_metadata_hold_what_is_known_of_the_whole(own, data_dir):
+    prepare_own(own, data_dir)
+    known = info("mine", data_dir)
+    assert known.counts["train"] == {"visible": 2, "nir": 2, "thermal": 2}
+    assert known.task == "person re-identification"
+    assert known.sixteen_bits["images"] == 4
+    assert "1st to the 99th percentile" in known.sixteen_bits["rule"]
+    digests = {
+        row.path: hashlib.sha256(
+            (own[0].parent / "photos" / row.path).read_bytes()
+        ).digest()
+        for row in own[1]
+    }
+    assert known.fingerprint == fingerprint(own[1], digests)
+
+
+def test_every_row_and_every_byte_is_in_the_fingerprint(own, data_dir):
+    path, rows = own
+    prepare_own(own, data_dir)
+    prints = {info("mine", data_dir).fingerprint}
+    for name, change in (("identity", "anne"), ("camera", "9")):
+        write_manifest(path, [rows[0]._replace(**{name: change}), *rows[1:]])
+        prepare_own(own, data_dir, name)
+        prints.add(info(name, data_dir).fingerprint)
+    write_manifest(path, [rows[1], rows[0], *rows[2:]])
+    prepare_own(own, data_dir, "order")
+    prints.add(info("order", data_dir).fingerprint)
+    write_manifest(path, rows)
+    image = path.parent / "photos" / rows[-1].path
+    image.write_bytes(image.read_bytes() + b"\0")
+    prepare_own(own, data_dir, "byte")
+    prints.add(info("byte", data_dir).fingerprint)
+    assert len(prints) == 5
+
+
+def test_all_that_is_wrong_with_own_images_is_told_at_once(own, data_dir, capsys):
+    path, rows = own
+    (path.parent / "photos" / rows[0].path).write_bytes(b"")
+    (path.parent / "photos" / rows[4].path).write_bytes(b"no image")
+    write_manifest(
+        path,
+        [*rows, rows[0]._replace(path="gone.png"), rows[1]._replace(identity="cem")],
+    )
+    with pytest.raises(InputError, match=r"problems above: 4\), and nothing was"):
+        prepare_own(own, data_dir)
+    told = capsys.readouterr().err
+    for words in (
+        f"{path}, line 2: The image",
+        "is empty; replace it or remove its row from the manifest.",
+        f"{path}, line 6: The image",
+        "(8 bytes) cannot be decoded; replace",
+        f"{path}, line 14: there is no image",
+        f"{path}, line 15: the image thermal/anna.png has other labels in line 3",
+    ):
+        assert words in told
+    assert not data_dir.exists()
+
+
+def test_query_and_gallery_images_keep_to_their_roles(own, data_dir):
+    path, rows = own
+    write_manifest(
+        path,
+        [
+            row
+            if row.split == "train"
+            else row._replace(split="query" if row.modality == "nir" else "gallery")
+            for row in rows
+        ],
+    )
+    prepare_own(own, data_dir)
+    split = load_split("mine", "test", data_dir)
+    assert (split.role == 1).tolist() == (split.modality == 1).tolist()
+    assert set(split.role.tolist()) == {1, 2}
+    assert split.select(np.array([0, 5])).role.tolist() == split.role[[0, 5]].tolist()
+
+
+@pytest.mark.parametrize("name", ["sysu_mm01", "a/b", "-x", "", "regdb/split3"])
+def test_name_that_own_images_cannot_have_is_refused(own, data_dir, name):
+    with pytest.raises(InputError, match="give your data set a name of its own"):
+        prepare_own(own, data_dir, name)
+
+
+def test_flags_of_another_source_are_refused(whole, data_dir):
+    folders = {"manual_dir": [whole], "visible": [whole]}
+    with pytest.raises(InputError, match="--visible does not go with --dataset=sysu"):
+        prepare.prepare_data("sysu_mm01", data_dir, folders=folders)
+    with pytest.raises(InputError, match="is made from folders; give --manual_dir=DIR"):
+        prepare.prepare_data("sysu_mm01", data_dir)
+
+
+def test_interrupted_preparation_of_made_images_leaves_nothing(data_dir, monkeypatch):
+    from mbn_jax.data.sources import synthetic_vireid
+
+    name = "synthetic_vireid/three-1-1-1-x2"
+    with monkeypatch.context() as patch:
+        patch.setattr(synthetic_vireid, "render", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            load_split(name, "test", data_dir)
+    assert not path_of(name, data_dir).exists()
+    assert len(load_split(name, "test", data_dir)) == 8

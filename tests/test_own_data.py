@@ -1,0 +1,171 @@
+"""A person's own images, from folders to ranked lists, by the commands of the page."""
+
+import csv
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from .data import own_images
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "own-data.md").read_text()
+# The network of the page would take minutes here.
+TINY = (
+    "--config.num_steps=3 --config.model.width=0.0625 --config.data.image_size=(32,16)"
+    " --config.batch.num_identities=2 --config.batch.num_images=2"
+    " --config.gap_batches=2 --config.log_every=1"
+)
+
+
+def run(command, folder):
+    """Runs a command of the page in a folder, as a person types it in a clone."""
+    program, script, *flags = shlex.split(command)
+    assert program == "python"
+    if script == "experiments/train.py":
+        flags += TINY.split()
+    return subprocess.run(
+        [sys.executable, ROOT / script, *flags],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def run_well(command, folder):
+    done = run(command, folder)
+    assert done.returncode == 0, f"{command}\n{done.stderr}"
+    return done
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("clone")
+
+
+def test_the_page_leads_from_folders_to_ranked_lists(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (making,) = blocks("python")
+    making = making.replace("nir-48-1-12-x3", "nir-6-1-4-x2")
+    exec(making, {})
+    commands = [
+        command
+        for block in blocks("sh")
+        for command in block.replace("\\\n", "").strip().splitlines()
+    ]
+    scripts = [command.split()[1].partition("/")[2] for command in commands]
+    assert scripts == [
+        "make_manifest.py",
+        "prepare_data.py",
+        "train.py",
+        "evaluate.py",
+        "evaluate.py",
+        "gap.py",
+        "embed.py",
+    ]
+    outputs = [run_well(command, folder) for command in commands]
+
+    with open("photos/manifest.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["modality"] for row in rows} == {"visible", "infrared"}
+    assert {row["camera"] for row in rows} == {f"cam{c}" for c in range(1, 7)}
+    assert len(rows) == len(list(Path("photos").rglob("*.jpg")))
+    results = json.loads(Path("runs/mine/results.json").read_text())
+    assert list(results["protocols"]) == ["infrared_to_visible", "visible_to_infrared"]
+    of_last = results["figures"]["last"]["visible_to_infrared"]
+    assert f"{of_last['num_queries']} queries" in outputs[4].stdout
+    for path in ("gaps/gap.png", "runs/mine/report/index.html", "found.png"):
+        assert Path(path).stat().st_size > 1000
+    with np.load("features.npz") as features:
+        assert len(features["name"]) == len(
+            list(Path("photos/infrared").rglob("*.jpg"))
+        )
+
+
+def prepare(folder):
+    """Prepares the data set again, as if nothing were there."""
+    import shutil
+
+    shutil.rmtree(folder / "data/mine")
+    manifest = "--dataset=mine --manifest=photos/manifest.csv"
+    run_well(f"python experiments/prepare_data.py {manifest}", folder)
+
+
+def test_run_is_not_resumed_on_other_data_and_evaluation_says_so(folder):
+    """Goes on with the run of the page."""
+    train = "python experiments/train.py --workdir=runs/mine --config.data.dataset=mine"
+    evaluate = "python experiments/evaluate.py --workdir=runs/mine"
+    assert "other data" not in run_well(evaluate, folder).stderr
+    prepare(folder)  # the same images and rows: the same data
+    assert "other data" not in run_well(evaluate, folder).stderr
+
+    image = next((folder / "photos/visible").rglob("*.jpg"))
+    image.write_bytes(image.read_bytes() + b"\0")  # decodes to the same pixels
+    prepare(folder)
+    told = run_well(evaluate, folder)
+    assert "was trained on other data of the name mine" in told.stderr
+    refused = run(train, folder)
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1].startswith("error: runs/mine was trained on")
+    assert "choose another --workdir" in refused.stderr
+
+
+def test_three_modalities_lead_to_six_searches(tmp_path):
+    """One identity lacks a modality, and one image of each identity a camera folder."""
+    modalities = ("visible", "nir", "thermal")
+    own_images.write_folders(tmp_path / "photos", modalities=modalities)
+    for image in (tmp_path / "photos/nir/person 5").iterdir():
+        image.unlink()
+    flags = " ".join(f"--folder={name}=photos/{name}" for name in modalities)
+    run_well(
+        f"python experiments/make_manifest.py {flags} --output=photos/manifest.csv"
+        " --seed=1",
+        tmp_path,
+    )
+    prepared = run_well(
+        "python experiments/prepare_data.py --dataset=mine"
+        " --manifest=photos/manifest.csv",
+        tmp_path,
+    )
+    assert "train: 22 images of 4 identities, 8 visible, 6 nir and 8" in prepared.stderr
+    trained = run_well(
+        "python experiments/train.py --workdir=runs/mine --config.data.dataset=mine"
+        " --config.model.stem=separate --config.loss.hetero_centre=0.1",
+        tmp_path,
+    )
+    assert "1 identities lack a modality" in trained.stderr
+    results = json.loads((tmp_path / "runs/mine/results.json").read_text())
+    assert list(results["protocols"]) == [
+        "thermal_to_visible",
+        "thermal_to_nir",
+        "nir_to_visible",
+        "nir_to_thermal",
+        "visible_to_nir",
+        "visible_to_thermal",
+    ]
+    page = (tmp_path / "runs/mine/report/index.html").read_text()
+    for words in ("thermal → visible", "nir → thermal", "person 1"):
+        assert words in page
+    run_well(
+        "python experiments/evaluate.py --workdir=runs/mine --direction=nir_to_thermal",
+        tmp_path,
+    )
+    run_well("python experiments/gap.py runs/mine --num_batches=2", tmp_path)
+    run_well(
+        "python experiments/embed.py --workdir=runs/mine --images=photos/nir"
+        " --modality=nir --output=f.npz --gallery=photos/thermal"
+        " --gallery_modality=thermal --ranked_list=found.png",
+        tmp_path,
+    )
+    with np.load(tmp_path / "f.npz") as features:
+        assert features["features"].shape[0] == 10
