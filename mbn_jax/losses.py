@@ -182,24 +182,28 @@ def hetero_centre(
     *,
     axis_name: str | None = None,
 ) -> jax.Array:
-    r"""Squared distance between the two modality centres of an identity.
+    r"""Mean squared distance between the modality centers of an identity.
 
     .. math::
-      L = \frac{1}{|Y|} \sum_{y \in Y} \lVert c_{y0} - c_{y1} \rVert_2^2, \qquad
+      L = \frac{1}{|Y|} \sum_{y \in Y} \frac{2}{|M_y| (|M_y| - 1)}
+          \sum_{\{m, m'\} \subseteq M_y} \lVert c_{ym} - c_{ym'} \rVert_2^2, \qquad
       c_{ym} = \frac{1}{|S_{ym}|} \sum_{i \in S_{ym}} f_i
 
-    where :math:`S_{ym}` are the samples of identity y in modality m, and :math:`Y` the
-    identities of the batch that have both modalities. The authors add up over the
-    identities; the mean keeps the loss independent of their number.
+    where :math:`S_{ym}` are the samples of identity y in modality m, :math:`M_y` the
+    modalities in which y has samples in the batch, and :math:`Y` the identities that
+    have two modalities or more. The inner sum is over the unordered pairs of different
+    modalities. With two modalities it has one term, and the loss is that of the
+    authors, except that they add up over the identities: the mean keeps the loss
+    independent of their number.
 
     Args:
         features: :math:`f`, (B, D) floating; not normalised here.
         identity: :math:`y`, (B,) integers.
-        modality: (B,) integers, 0 visible and 1 infrared.
+        modality: (B,) integers.
         axis_name: mapped axis under pmap and shard_map, over which the batch is cut.
 
     Returns:
-        A float32 scalar; 0 if no identity has both modalities.
+        A float32 scalar; 0 if no identity has two modalities.
 
     References:
         Zhu et al., `Hetero-Center Loss for Cross-Modality Person Re-Identification
@@ -213,9 +217,17 @@ def hetero_centre(
     """
     _check_shapes(features, identity, modality)
     groups = _Groups.of(features, identity, modality, axis_name)
-    distance = jnp.sum((groups.own_centre - groups.other_centre) ** 2, axis=1)
+    # Let n be the number of centers of an identity, c one of them, c' the mean of the
+    # others, and c* the mean of all. The sum over pairs is n times the sum of
+    # |c - c*|^2 over centers, and c - c* = (n - 1) / n (c - c'). So the mean over pairs
+    # is the mean of 2 (n - 1) / n |c - c'|^2 over centers.
+    distance = jnp.sum((groups.own_centre - groups.mean_of_others) ** 2, axis=1)
+    num_centres = groups.num_others + 1.0
     return _mean_over_anchors(
-        distance, groups.size_of_other > 0, axis_name, 1.0 / groups.size_of_own
+        2.0 * (groups.num_others / num_centres) * distance,
+        groups.num_others > 0,
+        axis_name,
+        1.0 / (groups.size_of_own * num_centres),
     )
 
 
@@ -227,22 +239,23 @@ def hetero_centre_triplet(
     *,
     axis_name: str | None = None,
 ) -> jax.Array:
-    r"""Triplet loss between the centres of identities in the two modalities.
+    r"""Triplet loss between the centers of identities in the modalities.
 
     .. math::
       L = \frac{1}{|A|} \sum_{(y, m) \in A} \max\Big(0,\; \rho
-          + \lVert c_{ym} - c_{y\bar{m}} \rVert_2
+          + \max_{m' \ne m} \lVert c_{ym} - c_{ym'} \rVert_2
           - \min_{y' \ne y,\, m'} \lVert c_{ym} - c_{y'm'} \rVert_2\Big)
 
-    with the centres of `hetero_centre`, :math:`\bar{m}` the other modality, and
-    :math:`A` the centres whose identity has both modalities and is not the only one.
-    The authors add up over the centres; the mean keeps the loss independent of their
-    number.
+    with the centers of `hetero_centre`, and :math:`A` the centers whose identity has
+    another modality and is not the only identity. The positive is the farthest center
+    of the same identity; with two modalities it is that of the other modality, as the
+    authors have it. They add up over the centers; the mean keeps the loss independent
+    of their number.
 
     Args:
         features: :math:`f`, (B, D) floating; not normalised here.
         identity: :math:`y`, (B,) integers.
-        modality: (B,) integers, 0 visible and 1 infrared.
+        modality: (B,) integers.
         margin: :math:`\rho`.
         axis_name: mapped axis under pmap and shard_map, over which the batch is cut.
 
@@ -262,15 +275,16 @@ def hetero_centre_triplet(
     """
     _check_shapes(features, identity, modality)
     groups = _Groups.of(features, identity, modality, axis_name)
-    # Every sample stands for its centre: the smallest distance is the same.
+    # Every sample stands for its center: largest and smallest distances are the same.
     centres = _everyone(groups.own_centre, axis_name)
     distance = _distances(groups.own_centre, centres)
     negative = identity[:, None] != _everyone(identity, axis_name)[None, :]
     nearest_negative = jnp.min(distance, axis=1, where=negative, initial=jnp.inf)
-    loss = jax.nn.relu(
-        margin + _lengths(groups.own_centre - groups.other_centre) - nearest_negative
-    )
-    valid = (groups.size_of_other > 0) & jnp.any(negative, axis=1)
+    farthest = jnp.argmax(jnp.where(groups.positive, distance, -1.0), axis=1)
+    # By subtraction, which loses no digits where the centers of an identity are close.
+    hardest_positive = _lengths(groups.own_centre - centres[farthest])
+    loss = jax.nn.relu(margin + hardest_positive - nearest_negative)
+    valid = (groups.num_others > 0) & jnp.any(negative, axis=1)
     return _mean_over_anchors(loss, valid, axis_name, 1.0 / groups.size_of_own)
 
 
@@ -332,19 +346,22 @@ def circle(
 
 
 class _Groups(NamedTuple):
-    """The centres of each sample's identity, in its own modality and in the other.
+    """The centers of each sample's identity, in its own modality and in the others.
 
     Attributes:
         own_centre: (b, D) float32, minus the mean of the batch.
-        other_centre: (b, D); without such a sample, the mean of the batch.
         size_of_own: (b,) float32, samples that `own_centre` is the mean of.
-        size_of_other: (b,) float32.
+        mean_of_others: (b, D), the mean of the centers of the identity's other
+            modalities; without such a sample, the mean of the batch.
+        num_others: (b,) float32, centers that `mean_of_others` is the mean of.
+        positive: (b, B) bool, which samples are of the identity in another modality.
     """
 
     own_centre: jax.Array
-    other_centre: jax.Array
     size_of_own: jax.Array
-    size_of_other: jax.Array
+    mean_of_others: jax.Array
+    num_others: jax.Array
+    positive: jax.Array
 
     @classmethod
     def of(
@@ -359,16 +376,22 @@ class _Groups(NamedTuple):
         same = identity[:, None] == _everyone(identity, axis_name)[None, :]
         alike = modality[:, None] == _everyone(modality, axis_name)[None, :]
 
-        def centre(members: jax.Array) -> tuple[jax.Array, jax.Array]:
-            members = members.astype(jnp.float32)
-            size = jnp.sum(members, axis=1)
-            total = jnp.matmul(members, everyone, precision=jax.lax.Precision.HIGHEST)
-            return total / jnp.maximum(size, 1)[:, None], size
+        def total(weights: jax.Array) -> jax.Array:
+            return jnp.matmul(weights, everyone, precision=jax.lax.Precision.HIGHEST)
 
-        (own, size_of_own), (other, size_of_other) = map(
-            centre, (same & alike, same & ~alike)
+        own = (same & alike).astype(jnp.float32)
+        size_of_own = jnp.sum(own, axis=1)
+        # A sample counts as one over the samples of its center: a center counts as one.
+        share = 1.0 / _everyone(size_of_own, axis_name)
+        others = jnp.where(same & ~alike, share[None, :], 0.0)
+        num_others = jnp.round(jnp.sum(others, axis=1))
+        return cls(
+            total(own) / size_of_own[:, None],
+            size_of_own,
+            total(others) / jnp.maximum(num_others, 1.0)[:, None],
+            num_others,
+            same & ~alike,
         )
-        return cls(own, other, size_of_own, size_of_other)
 
 
 def _everyone(rows: jax.Array, axis_name: str | None) -> jax.Array:

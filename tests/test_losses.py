@@ -1,4 +1,5 @@
 import doctest
+import itertools
 from functools import partial
 
 import jax
@@ -117,11 +118,12 @@ def centres_by_loops(features, identity, modality):
 def hetero_centre_by_loops(features, identity, modality=None):
     modality = MODALITY[: len(identity)] if modality is None else modality
     centres = centres_by_loops(features, identity, modality)
-    values = [
-        np.sum((centre - centres[y, 1]) ** 2)
-        for (y, m), centre in centres.items()
-        if m == 0 and (y, 1) in centres
-    ]
+    values = []
+    for identity in {y for y, _ in centres}:
+        of_identity = [centre for (y, _), centre in centres.items() if y == identity]
+        pairs = list(itertools.combinations(of_identity, 2))
+        if pairs:
+            values.append(np.mean([np.sum((a - b) ** 2) for a, b in pairs]))
     return np.mean(values) if values else 0.0
 
 
@@ -134,9 +136,10 @@ def hetero_centre_triplet_by_loops(features, identity, modality=None, margin=0.3
             key: np.sqrt(np.sum((centre - other) ** 2))
             for key, other in centres.items()
         }
-        negatives = [distance for (z, _), distance in distances.items() if z != y]
-        if (y, 1 - m) in centres and negatives:
-            values.append(max(0.0, margin + distances[y, 1 - m] - min(negatives)))
+        positives = [d for (z, n), d in distances.items() if z == y and n != m]
+        negatives = [d for (z, _), d in distances.items() if z != y]
+        if positives and negatives:
+            values.append(max(0.0, margin + max(positives) - min(negatives)))
     return np.mean(values) if values else 0.0
 
 
@@ -239,22 +242,91 @@ def test_the_weights_of_the_circle_loss_are_constant_to_the_gradient():
     np.testing.assert_allclose(jax.grad(loss)(angle), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_centres_of_unequal_groups_weigh_alike(seed):
-    """Any mix of modalities, with identities that lack one."""
+OF_CENTRES = {
+    hetero_centre: hetero_centre_by_loops,
+    hetero_centre_triplet: hetero_centre_triplet_by_loops,
+}
+
+
+def uneven_batch(num_modalities, size=16, seed=0):
+    """Any mix of modalities; identity 2 lacks the first one, and 3 has one alone."""
     rng = np.random.default_rng(seed)
-    features = rng.normal(size=(15, 4)).astype(np.float32)
-    identity, modality = rng.integers(0, 4, 15), rng.integers(0, 2, 15)
+    features = rng.normal(size=(size, 4)).astype(np.float32)
+    identity = rng.integers(0, 4, size)
+    modality = rng.integers(0, num_modalities, size)
+    modality[(identity == 2) & (modality == 0)] = 1
     modality[identity == 3] = 1
-    for loss, by_loops in (
-        (hetero_centre, hetero_centre_by_loops),
-        (hetero_centre_triplet, hetero_centre_triplet_by_loops),
-    ):
-        np.testing.assert_allclose(
-            loss(jnp.asarray(features), jnp.asarray(identity), jnp.asarray(modality)),
-            by_loops(features, identity, modality),
-            rtol=1e-5,
-        )
+    return jnp.asarray(features), jnp.asarray(identity), jnp.asarray(modality)
+
+
+@pytest.mark.parametrize("loss", OF_CENTRES)
+@pytest.mark.parametrize("num_modalities", [1, 2, 3, 5])
+@pytest.mark.parametrize("seed", range(3))
+def test_centres_of_unequal_groups_weigh_alike(loss, num_modalities, seed):
+    labeled = uneven_batch(num_modalities, seed=seed)
+    expected = OF_CENTRES[loss](*labeled)
+    assert (expected > 0) == (num_modalities > 1)
+    np.testing.assert_allclose(loss(*labeled), expected, rtol=1e-5)
+
+
+def test_two_centres_are_compared_by_their_squared_distance():
+    features = jnp.array([[0.0, 1.0], [2.0, 1.0], [4.0, 5.0]])
+    identity, modality = jnp.array([7, 7, 7]), jnp.array([0, 0, 1])
+    loss, gradient = jax.value_and_grad(hetero_centre)(features, identity, modality)
+    assert loss == (4 - 1) ** 2 + (5 - 1) ** 2
+    np.testing.assert_array_equal(gradient, [[-3.0, -4.0], [-3.0, -4.0], [6.0, 8.0]])
+
+
+def test_three_centres_are_compared_by_their_mean_squared_distance():
+    features = jnp.array([[0.0], [1.0], [3.0]])
+    identity = jnp.zeros(3, int)
+    loss = hetero_centre(features, identity, jnp.arange(3))
+    np.testing.assert_allclose(loss, (1 + 4 + 9) / 3, rtol=1e-6)
+
+
+def test_the_farthest_centre_of_the_identity_is_the_positive():
+    """Centers 0, 1, 3 of one identity; the nearest negative is at -4."""
+    features = jnp.array([[0.0], [1.0], [3.0], [-4.0]])
+    identity, modality = jnp.array([0, 0, 0, 1]), jnp.array([0, 1, 2, 0])
+    loss = hetero_centre_triplet(features, identity, modality, 2.0)
+    expected = [2 + 3 - 4, max(0, 2 + 2 - 5), max(0, 2 + 3 - 7)]
+    np.testing.assert_allclose(loss, np.mean(expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", OF_CENTRES)
+def test_gradient_of_three_modalities_agrees_with_finite_differences(loss):
+    features, identity, modality = uneven_batch(3)
+    check_grads(
+        lambda f: loss(f, identity, modality),
+        (features,),
+        order=1,
+        modes=["rev"],
+        rtol=2e-2,
+    )
+
+
+@pytest.mark.parametrize("loss", OF_CENTRES)
+def test_the_order_of_the_modalities_makes_no_difference(loss):
+    features, identity, modality = uneven_batch(3)
+    renamed = jnp.array([2, 0, 1])[modality]
+    np.testing.assert_allclose(
+        loss(features, identity, renamed),
+        loss(features, identity, modality),
+        rtol=1e-6,
+    )
+
+
+def test_an_identity_of_one_modality_has_no_hetero_centre_loss():
+    features, identity, modality = uneven_batch(3)
+    others = identity != 3
+    assert not np.all(others)
+    np.testing.assert_allclose(
+        hetero_centre(features, identity, modality),
+        hetero_centre(features[others], identity[others], modality[others]),
+        rtol=1e-6,
+    )
+    gradient = jax.grad(hetero_centre)(features, identity, modality)
+    np.testing.assert_array_equal(gradient[~others], 0.0)
 
 
 @pytest.mark.parametrize("loss", [hetero_centre, hetero_centre_triplet])
@@ -378,7 +450,16 @@ OF_SAMPLES = {
 @pytest.mark.parametrize("loss", OF_SAMPLES.values(), ids=OF_SAMPLES)
 def test_on_a_mapped_axis_every_device_has_the_loss_of_the_global_batch(loss):
     features, identity = batch(num_identities=8, num_images=2, dimension=8)
-    whole = features, identity, jnp.asarray(MODALITY)
+    assert_same_on_a_mapped_axis(loss, (features, identity, jnp.asarray(MODALITY)))
+
+
+@pytest.mark.parametrize("loss", OF_CENTRES)
+def test_on_a_mapped_axis_three_modalities_are_those_of_the_global_batch(loss):
+    assert_same_on_a_mapped_axis(loss, uneven_batch(3))
+
+
+def assert_same_on_a_mapped_axis(loss, whole):
+    """Value and gradient over eight devices are those of the whole batch."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     of_device = jax.value_and_grad(lambda *rows: loss(*rows, axis_name="data"))
     on_data = PartitionSpec("data")

@@ -32,7 +32,6 @@ _ERASE_ATTEMPTS = 10
 _CHANNEL_FILL = (0.4914, 0.4822, 0.4465)
 # Of red, green, blue in the luminance (ITU-R BT.601), in thousandths.
 _LUMINANCE = (299, 587, 114)
-_INFRARED = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,15 +50,16 @@ class Augmentation:
         jitter: strength s of the colour jitter: s is the largest change of brightness,
             in units of the full range, and of the factors of contrast and saturation
             from 1. A grey image stays grey.
-        exchange: probability that a visible image has one of its channels, drawn at
-            random, in all three (Ye et al., "Channel Augmented Joint Learning for
-            Visible-Infrared Recognition", CAJ, ICCV 2021, which trains on both, the
-            image and one so changed).
-        gray: probability that a visible image turns gray.
-        infrared_gray: probability that an infrared image has one of its channels, or
-            half as often their weighted sum, in all three (CAJ's channel-adaptive
-            gray). As the exchange, and as in CAJ's code, it is of the normalised image,
-            in which the channels of a gray picture are three different ones.
+        exchange: probability that an image of a modality with color has one of its
+            channels, drawn at random, in all three (Ye et al., "Channel Augmented
+            Joint Learning for Visible-Infrared Recognition", CAJ, ICCV 2021, which
+            trains on both, the image and one so changed).
+        gray: probability that an image of a modality with color turns gray.
+        infrared_gray: probability that an image of a modality without color, such as
+            infrared, has one of its channels, or half as often their weighted sum, in
+            all three (CAJ's channel-adaptive gray). As the exchange, and as in CAJ's
+            code, it is of the normalised image, in which the channels of a gray picture
+            are three different ones.
         channel_erase: as ``erase``, but every channel of the rectangle is filled with a
             value of its own (CAJ's channel random erasing).
 
@@ -95,6 +95,7 @@ def augment(
     modality: jax.Array,
     augmentation: Augmentation,
     *,
+    color: tuple[bool, ...] = (True, False),
     axis_name: str | None = None,
 ) -> jax.Array:
     """Augments and normalises a batch of training images.
@@ -102,8 +103,12 @@ def augment(
     Args:
         key: the key of the step.
         images: (B, H, W, 3) uint8.
-        modality: (B,) integers, 0 visible and 1 infrared.
+        modality: (B,) integers, indices into ``color``.
         augmentation: what to do; static under ``jax.jit``.
+        color: for each modality, whether its images have color, as
+            `mbn_jax.modalities.has_color` says by name; static under ``jax.jit``. To
+            those that do, ``exchange`` and ``gray`` apply, and to the others
+            ``infrared_gray``. The default is that of visible and infrared.
         axis_name: mapped axis under pmap and shard_map, over which the batch is cut.
 
     Returns:
@@ -120,7 +125,12 @@ def augment(
             lambda all_rows: jax.lax.dynamic_slice_in_dim(all_rows, first, batch),
             everyone,
         )
-    return jax.vmap(partial(_augment_image, augmentation))(draws, images, modality)
+    # By comparison: a table looked up by sharded indices might be communicated.
+    in_color = jnp.zeros(batch, bool)
+    for index, has_color in enumerate(color):
+        if has_color:
+            in_color |= modality == index
+    return jax.vmap(partial(_augment_image, augmentation))(draws, images, in_color)
 
 
 def normalise(images: jax.Array) -> jax.Array:
@@ -163,7 +173,7 @@ def _draw(key: jax.Array, batch: int) -> _Draws:
 
 
 def _augment_image(
-    augmentation: Augmentation, draws: _Draws, image: jax.Array, modality: jax.Array
+    augmentation: Augmentation, draws: _Draws, image: jax.Array, in_color: jax.Array
 ) -> jax.Array:
     """One image (H, W, 3), uint8 -> float32. The switches are Python's: static."""
     if augmentation.pad:
@@ -174,9 +184,8 @@ def _augment_image(
     if augmentation.flip:
         flipped = draws.flip[0] < augmentation.flip
         image = jnp.where(flipped, pix.flip_left_right(image), image)
-    infrared = modality == _INFRARED
     if augmentation.gray:
-        gray = ~infrared & (draws.gray[0] < augmentation.gray)
+        gray = in_color & (draws.gray[0] < augmentation.gray)
         image = jnp.where(gray, _luminance(image), image)
     if augmentation.jitter:
         colours = _jitter(draws, image, augmentation.jitter)
@@ -193,7 +202,7 @@ def _augment_image(
             colour = jnp.array(fill).reshape(1, 1, 3)
             result = jnp.where(erased[:, :, None], colour, result)
     if augmentation.exchange or augmentation.infrared_gray:
-        result = _exchanged(augmentation, draws, result, infrared)
+        result = _exchanged(augmentation, draws, result, in_color)
     return result
 
 
@@ -204,7 +213,7 @@ def _luminance(image: jax.Array) -> jax.Array:
 
 
 def _exchanged(
-    augmentation: Augmentation, draws: _Draws, image: jax.Array, infrared: jax.Array
+    augmentation: Augmentation, draws: _Draws, image: jax.Array, in_color: jax.Array
 ) -> jax.Array:
     """The image with one channel in all three, or as it is, by modality."""
     red, green, blue = (image[:, :, i : i + 1] for i in range(3))
@@ -212,10 +221,10 @@ def _exchanged(
         w / 1000 * c for w, c in zip(_LUMINANCE, (red, green, blue), strict=True)
     )
     choices = jnp.stack([red, green, blue, gray])
-    probability = jnp.where(infrared, augmentation.infrared_gray, augmentation.exchange)
+    probability = jnp.where(in_color, augmentation.exchange, augmentation.infrared_gray)
     # Of seven equal parts, two for each channel and one for gray.
     channel = jnp.where(
-        infrared, _below(7, draws.exchange[1]) // 2, _below(3, draws.exchange[1])
+        in_color, _below(3, draws.exchange[1]), _below(7, draws.exchange[1]) // 2
     )
     chosen = choices[channel]
     return jnp.where(draws.exchange[0] < probability, chosen, image)

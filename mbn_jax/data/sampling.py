@@ -119,11 +119,11 @@ class BalancedSampler(Sampler):
             num_identities: P, the identities in a batch.
             num_images: K, the images of an identity in each modality.
             seed: not negative.
-            num_modalities: 2 for visible and infrared.
+            num_modalities: M, the modalities that an identity must have.
 
         Raises:
-            InputError: a size or a label is out of range, or P is larger than the
-                number of identities that have every modality.
+            InputError: a size or a label is out of range, no identity has every
+                modality, or P is larger than the number of identities that do.
         """
         identity, modality = np.asarray(identity), np.asarray(modality)
         _check(identity, modality, num_identities, num_images, seed, num_modalities)
@@ -154,9 +154,23 @@ class BalancedSampler(Sampler):
         )
         if self.left_out.size:
             logging.warning(
-                "%d of %d identities have no image in some modality and are left out.",
+                "%d of %d identities have no image in some of the %d modalities and"
+                " are left out.",
                 self.left_out.size,
                 self.left_out.size + self.classes.size,
+                num_modalities,
+            )
+        if not self.classes.size:
+            by_modality = (
+                f"modality {m}: {np.unique(identity[modality == m]).size}"
+                for m in range(num_modalities)
+            )
+            raise InputError(
+                f"None of the {self.left_out.size} identities has an image in all"
+                f" {num_modalities} modalities (identities with images in"
+                f" {', '.join(by_modality)}), so that no balanced batch can be drawn;"
+                " add images of the missing modalities, or set the sampler to"
+                ' "agnostic" or "natural".'
             )
         if num_identities > self.classes.size:
             raise InputError(
@@ -226,32 +240,32 @@ def make_sampler(
     num_identities: int,
     num_images: int,
     seed: int,
+    num_modalities: int = 2,
 ) -> Sampler:
-    """A sampler of batches of 2 * P * K images by its name.
+    """Returns a sampler of batches of P * K * M images by its name.
 
     Args:
-        name: "balanced": P identities with K images in each modality; "agnostic": P
-            identities with 2 * K images each, whatever their modality, as MCJA draws
-            them; "natural": in proportion to the data. But for the first, the share of
-            a modality varies from batch to batch.
+        name: "balanced": P identities with K images in each of the M modalities;
+            "agnostic": P identities with M * K images each, whatever their modality, as
+            MCJA draws them; "natural": in proportion to the data. The share of a
+            modality varies from batch to batch with all samplers but the first.
         identity: the identity of each record, (N,) integers.
-        modality: the modality of each record, (N,) integers, 0 or 1.
+        modality: the modality of each record, (N,) integers below ``num_modalities``.
         num_identities: P.
         num_images: K.
         seed: not negative.
+        num_modalities: M.
 
     Raises:
         InputError: as `BalancedSampler`; natural batches can always be drawn.
     """
     if name == "natural":
-        batch_size = 2 * num_identities * num_images
+        batch_size = num_modalities * num_identities * num_images
         return NaturalSampler(identity, batch_size=batch_size, seed=seed)
     if name == "agnostic":
         # As if all images were of one modality.
+        num_images = num_modalities * num_images
         modality, num_modalities = np.zeros_like(modality), 1
-        num_images = 2 * num_images
-    else:
-        num_modalities = 2
     return BalancedSampler(
         identity,
         modality,

@@ -22,7 +22,7 @@ HEIGHT, WIDTH = 24, 12
 # Two programs may fuse multiplications and additions in different places.
 ROUNDING = 1e-6
 
-compiled_augment = jax.jit(augment, static_argnames="augmentation")
+compiled_augment = jax.jit(augment, static_argnames=("augmentation", "color"))
 normalise_jit = jax.jit(normalise)
 
 
@@ -195,6 +195,34 @@ def test_infrared_gray_shows_a_channel_or_their_sum_of_the_normalised_image():
     )
     np.testing.assert_array_equal(visible, [1, 0, 0, 0, 0])
     np.testing.assert_allclose(infrared, [0.3, 0.2, 0.2, 0.2, 0.1], atol=0.1)
+
+
+def test_which_rules_apply_is_a_matter_of_color_and_not_of_the_index():
+    images = noise(12)
+    key = jax.random.key(8)
+    straight = np.asarray(normalise_jit(images))
+    nothing = dict(pad=0, flip=0.0, erase=0.0)
+    of_color = Augmentation(exchange=1.0, **nothing)
+    of_others = Augmentation(infrared_gray=1.0, **nothing)
+    modality = np.arange(12) % 3
+    for color in ((True, False, False), (False, True, True)):
+        in_color = np.array(color)[modality]
+        for augmentation, changes in ((of_color, in_color), (of_others, ~in_color)):
+            result = compiled_augment(
+                key, images, modality, augmentation=augmentation, color=color
+            )
+            difference = np.abs(np.asarray(result) - straight).max((1, 2, 3))
+            np.testing.assert_array_equal(difference > 1e-3, changes)
+
+
+def test_modalities_may_change_places():
+    images, modality = noise(16), np.arange(16) % 2
+    key = jax.random.key(10)
+    arguments = dict(augmentation=EVERYTHING)
+    np.testing.assert_array_equal(
+        compiled_augment(key, images, modality, **arguments, color=(True, False)),
+        compiled_augment(key, images, 1 - modality, **arguments, color=(False, True)),
+    )
 
 
 def test_channel_erasing_fills_a_rectangle_with_a_value_for_each_channel():

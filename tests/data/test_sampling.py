@@ -11,25 +11,28 @@ NUM_VISIBLE = {10: 3, 20: 4, 30: 5, 40: 6, 50: 7}
 NUM_INFRARED = 3
 
 
-def records(num_visible=NUM_VISIBLE, num_infrared=NUM_INFRARED, order_seed=0):
+def records(num_visible=NUM_VISIBLE, num_others=(NUM_INFRARED,), order_seed=0):
     """Labels of a small data set, in random order."""
     rows = [
         (identity, modality)
         for identity, visible in num_visible.items()
-        for modality, count in enumerate((visible, num_infrared))
+        for modality, count in enumerate((visible, *num_others))
         for _ in range(count)
     ]
     rows = np.random.default_rng(order_seed).permutation(rows)
     return rows[:, 0], rows[:, 1]
 
 
-def sampler_of(identity, modality, num_identities=2, num_images=2, seed=0):
+def sampler_of(
+    identity, modality, num_identities=2, num_images=2, seed=0, num_modalities=2
+):
     return BalancedSampler(
         identity,
         modality,
         num_identities=num_identities,
         num_images=num_images,
         seed=seed,
+        num_modalities=num_modalities,
     )
 
 
@@ -99,7 +102,7 @@ def test_every_identity_is_visited_evenly_in_every_epoch(num_identities):
 @pytest.mark.parametrize("num_images", [1, 2, 3, 4])
 def test_images_of_an_identity_take_turns(num_images):
     num_visible = dict.fromkeys((1, 2, 3), 40)
-    identity, modality = records(num_visible, num_infrared=5)
+    identity, modality = records(num_visible, num_others=(5,))
     sampler = sampler_of(identity, modality, num_identities=2, num_images=num_images)
     drawn = np.bincount(epoch_of(sampler, 2).ravel(), minlength=identity.size)
     for one in num_visible:
@@ -132,7 +135,7 @@ def test_identity_without_a_modality_is_left_out_and_the_number_is_logged(caplog
         sampler = sampler_of(identity, modality)
     np.testing.assert_array_equal(sampler.left_out, [30])
     np.testing.assert_array_equal(sampler.classes, [10, 20, 40, 50])
-    assert "1 of 5 identities" in caplog.text
+    assert "1 of 5 identities have no image in some of the 2" in caplog.text
     assert not np.any(identity[epoch_of(sampler, 0)] == 30)
 
 
@@ -200,9 +203,44 @@ def test_labels_of_different_lengths_are_an_error():
         sampler_of(identity, modality[1:])
 
 
+def test_batch_holds_k_images_of_every_identity_in_each_of_three_modalities():
+    identity, modality = records(num_others=(3, 4))
+    lacks = (identity == 30) & (modality == 2)
+    identity, modality = identity[~lacks], modality[~lacks]
+    sampler = sampler_of(identity, modality, num_identities=3, num_modalities=3)
+    assert sampler.left_out.tolist() == [30]
+    assert sampler.classes.tolist() == [10, 20, 40, 50]
+    for i in range(20):
+        batch = sampler.batch(i)
+        assert batch.shape == (sampler.batch_size,) == (18,)
+        blocks = identity[batch].reshape(3, 6)
+        assert np.all(blocks == blocks[:, :1])
+        np.testing.assert_array_equal(modality[batch], np.tile([0, 0, 1, 1, 2, 2], 3))
+        assert np.unique(batch).size == 18
+
+
+def test_without_an_identity_that_has_all_modalities_the_counts_are_named():
+    identity, modality = np.array([1, 1, 2, 2, 3]), np.array([0, 1, 1, 2, 0])
+    with pytest.raises(
+        InputError,
+        match=r"None of the 3 identities .* all 3 modalities .*0: 2, .*1: 2, .*2: 1\)",
+    ):
+        sampler_of(identity, modality, num_identities=1, num_modalities=3)
+
+
 def drawn_by(name, labels, seed=0, **sizes):
     sizes = {"num_identities": 3, "num_images": 2} | sizes
     return make_sampler(name, *labels, seed=seed, **sizes)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("num_modalities", [1, 2, 3])
+def test_every_sampler_draws_k_images_for_each_of_p_identities_and_m_modalities(
+    name, num_modalities
+):
+    labels = records(num_others=(3, 4)[: num_modalities - 1])
+    sampler = drawn_by(name, labels, num_modalities=num_modalities)
+    assert sampler.batch(1).shape == (sampler.batch_size,) == (6 * num_modalities,)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
