@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from mbn_jax.errors import InputError
 from mbn_jax.files import check_writable, write_atomically, write_json
+from mbn_jax.modalities import DEFAULT
 from mbn_jax.models.reid import ReID
 
 WEIGHTS, NETWORK = "model.safetensors", "model.json"
@@ -105,6 +106,9 @@ def _read_network(path: Path) -> ReID:
         ) from error
     known = {field.name for field in dataclasses.fields(ReID)} - set(_LEFT_OUT)
     fields = written.get("network") if isinstance(written, dict) else None
+    if isinstance(fields, dict):
+        # Networks from before modalities had names were of these two.
+        fields = {"modalities": DEFAULT, **fields}
     if (
         not isinstance(fields, dict)
         or fields.keys() != known

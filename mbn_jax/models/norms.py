@@ -91,6 +91,7 @@ def norm_factory(
     momentum: float = 0.9,
     dtype: Dtype | None = None,
     axis_name: str | None = None,
+    num_modalities: int = 2,
 ) -> NormFactory:
     """What makes a network's normalisations, by name.
 
@@ -101,6 +102,7 @@ def norm_factory(
       momentum: decay of the running statistics; 0.9 is PyTorch's 0.1.
       dtype: of the results.
       axis_name: mapped axis under pmap and shard_map.
+      num_modalities: of `ModalityBatchNorm`.
 
     Raises:
       ValueError: for another name.
@@ -109,7 +111,12 @@ def norm_factory(
         momentum=momentum, dtype=dtype, axis_name=axis_name
     )
     if norm == "mbn":
-        return partial(ModalityBatchNorm, share_affine=share_affine, **arguments)
+        return partial(
+            ModalityBatchNorm,
+            num_modalities=num_modalities,
+            share_affine=share_affine,
+            **arguments,
+        )
     if norm == "bn":
         return partial(MixedBatchNorm, **arguments)
     if norm == "none":
@@ -135,4 +142,5 @@ def norm_at(module: Any, place: str, *, keep: bool = False) -> NormFactory:
         momentum=module.momentum,
         dtype=module.dtype,
         axis_name=module.axis_name,
+        num_modalities=len(module.modalities),
     )

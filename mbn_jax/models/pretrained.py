@@ -57,8 +57,8 @@ def load_backbone(
 ) -> tuple[dict[str, Any], str]:
     """Fills the backbone of a network with ImageNet weights.
 
-    Statistics enter normalisations by modality through `convert.from_batch_norm`, alike
-    in both modalities, and a stem of either modality gets the same weights. Every array
+    Statistics enter normalizations by modality through `convert.from_batch_norm`, alike
+    in all modalities, and the stem of every modality gets the same weights. Every array
     of the source must be used and every parameter of the backbone be found; what
     ImageNet does not know (non-local blocks, pooling, neck, the classifier of
     identities) stays as it was, and ImageNet's classifier is left out where the network
@@ -249,9 +249,9 @@ def _torch_name(part: str) -> str:
     """A module of ours by torchvision's name, timm's or IBN-Net's."""
     if block := re.fullmatch(r"stage(\d)_block(\d+)", part):
         return f"layer{block[1]}.{int(block[2]) - 1}"
+    if part.startswith("conv1_"):  # of a modality
+        return "conv1"
     names = {
-        "conv1_visible": "conv1",
-        "conv1_infrared": "conv1",
         "shortcut_conv": "downsample.0",
         "shortcut_norm": "downsample.1",
         "squeeze_excitation": "se",

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
 
+from mbn_jax import modalities as names
 from mbn_jax.models.layers import GeneralisedMean
 from mbn_jax.models.norms import PLACES, norm_at
 from mbn_jax.models.resnet import ResNet
@@ -48,7 +49,7 @@ class ReID(nn.Module):
         makes of the variables: what convolutions cannot take over, such as the neck, is
         a plain batch normalisation.
       depth, variant, stem, non_local, mbn_at, width, last_stride, share_affine,
-        momentum, dtype, axis_name, remat, stride_in_1x1: see `ResNet`.
+        momentum, dtype, axis_name, remat, stride_in_1x1, modalities: see `ResNet`.
     """
 
     num_identities: int
@@ -69,6 +70,7 @@ class ReID(nn.Module):
     axis_name: str | None = None
     remat: bool = False
     stride_in_1x1: bool = False
+    modalities: tuple[str, ...] = names.DEFAULT
 
     @nn.compact
     def __call__(
@@ -78,7 +80,7 @@ class ReID(nn.Module):
 
         Args:
           images: `(B, H, W, 3)`, floating point, normalised by the ImageNet moments.
-          modality: `(B,)`, integer, 0 visible and 1 infrared.
+          modality: `(B,)`, integer, indices into `modalities`.
           train: use and update the statistics of the batch.
 
         Raises:

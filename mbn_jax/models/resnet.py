@@ -6,12 +6,14 @@ stride of a bottleneck sits in its 3×3 convolution, as in torchvision, or in it
 
 from collections.abc import Sequence
 from functools import partial
+from urllib.parse import quote
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
 
+from mbn_jax import modalities as names
 from mbn_jax.models.layers import (
     ConvolutionFactory,
     NonLocal,
@@ -30,6 +32,17 @@ from mbn_jax.models.norms import (
 
 VARIANTS = ("resnet", "se_resnet", "resnet_ibn_a")
 STEMS = ("shared", "separate")
+
+
+def stem_name(modality: str) -> str:
+    """Returns the name of the first convolution of a modality, of separate stems.
+
+    Letters and digits of ASCII, "_", "-" and "~" stay, so that "visible" gives
+    "conv1_visible". Everything else is percent-encoded as in a URL, and "." as well:
+    names of parameters are joined by "/" and "." in files, and different modalities
+    must not meet there. "cam/1" gives "conv1_cam%2F1".
+    """
+    return "conv1_" + quote(modality, safe="").replace(".", "%2E")
 
 
 class BasicBlock(nn.Module):
@@ -119,15 +132,15 @@ class ResNet(nn.Module):
         al., CVPR 2018); "resnet_ibn_a", where half the channels of the first
         normalisation of a block are normalised by image in stages 1 to 3 (Pan et al.,
         ECCV 2018).
-      stem: "shared", or "separate": a first convolution and normalisation for each of
-        the two modalities, as in AGW's two-stream form. Both are computed for all
-        images, and the one of the image's modality is taken.
+      stem: "shared", or "separate": a first convolution and normalization for each
+        modality, as in AGW's two-stream form. All of them are computed for all images,
+        and the one of the image's modality is taken.
       non_local: number of non-local blocks in each stage, after the last blocks of it;
         AGW has (0, 2, 3, 0).
       norm: "mbn" or "bn"; "none" is for inference: the convolutions have biases and no
         normalisation follows, which is what `mbn_jax.convert.fold` makes.
-      mbn_at: the `PLACES` where norm "mbn" is by modality; elsewhere it is "bn". (Those
-        of separate stems are two in any case.)
+      mbn_at: the `PLACES` where norm "mbn" is by modality; elsewhere it is "bn". (That
+        of separate stems is by modality in any case.)
       width: multiplies every number of features; 1 is the original.
       last_stride: of the last stage: 2 is the original, 1 keeps a finer map, as is
         common in re-identification.
@@ -139,6 +152,9 @@ class ResNet(nn.Module):
         backward pass: less memory, more time, the same result.
       stride_in_1x1: puts the stride of a bottleneck into its first convolution, where
         Caffe and Keras have it; for their weights.
+      modalities: the names of the modalities, in the order of their indices. There are
+        as many rows of statistics, and separate stems are called after them (see
+        `stem_name`).
     """
 
     depth: int = 50
@@ -155,6 +171,7 @@ class ResNet(nn.Module):
     axis_name: str | None = None
     remat: bool = False
     stride_in_1x1: bool = False
+    modalities: tuple[str, ...] = names.DEFAULT
 
     @nn.compact
     def __call__(
@@ -164,7 +181,7 @@ class ResNet(nn.Module):
 
         Args:
           images: `(B, H, W, 3)`, floating point, normalised.
-          modality: `(B,)`, integer.
+          modality: `(B,)`, integer, indices into `modalities`.
           train: normalise by the statistics of the batch and update the running ones.
 
         Returns:
@@ -172,8 +189,9 @@ class ResNet(nn.Module):
           1; features is 512, or 2048 from depth 50 on, times `width`.
 
         Raises:
-          ValueError: for a depth, a variant, a stem or a norm that does not exist, or
-            more non-local blocks than a stage has blocks.
+          ValueError: for a depth, a variant, a stem or a norm that does not exist,
+            modalities that are not distinct names, or more non-local blocks than a
+            stage has blocks.
         """
         for name, value, allowed in (
             ("depth", self.depth, tuple(STAGES)),
@@ -185,6 +203,16 @@ class ResNet(nn.Module):
                     f"ResNet {name} is {value!r}, expected one of "
                     f"{', '.join(map(str, allowed))}."
                 )
+        if (
+            not self.modalities
+            or isinstance(self.modalities, str)
+            or not all(isinstance(name, str) and name for name in self.modalities)
+            or len(set(self.modalities)) < len(self.modalities)
+        ):
+            raise ValueError(
+                f"ResNet modalities is {self.modalities!r}, expected a tuple of one or "
+                "more names, each once."
+            )
         block, repeats = STAGES[self.depth]
         if any(n > repeat for n, repeat in zip(self.non_local, repeats, strict=True)):
             raise ValueError(
@@ -229,17 +257,19 @@ class ResNet(nn.Module):
         if self.stem == "shared":
             x = convolve(features, 7, 2, name="conv1")(x)
             return nn.relu(norm_at(self, "stem")(name="norm1")(x, modality, not train))
-        visible, infrared = (
-            convolve(features, 7, 2, use_bias=False, name=f"conv1_{name}")(x)
-            for name in ("visible", "infrared")
+        *others, x = (
+            convolve(features, 7, 2, use_bias=False, name=stem_name(name))(x)
+            for name in self.modalities
         )
-        x = jnp.where((modality == 0)[:, None, None, None], visible, infrared)
-        # Two normalisations, one for each stem, whatever the others are.
+        for index, other in enumerate(others):
+            x = jnp.where((modality == index)[:, None, None, None], other, x)
+        # A normalization for each stem, whatever the others are.
         norm = norm_factory(
             "bn" if self.norm == "none" else "mbn",
             share_affine=False,
             momentum=self.momentum,
             dtype=self.dtype,
             axis_name=self.axis_name,
+            num_modalities=len(self.modalities),
         )
         return nn.relu(norm(name="norm1")(x, modality, not train))

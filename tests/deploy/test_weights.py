@@ -53,6 +53,27 @@ def test_other_frameworks_find_the_arrays_by_their_paths(network, folder):
     )
 
 
+def test_the_modalities_are_kept_by_name(tmp_path):
+    model = small(stem="separate", modalities=("visible", "nir", "cam/1"))
+    variables = filled(model)
+    mbn_jax.save_pretrained(tmp_path, model, variables)
+    again, its_variables = mbn_jax.load_pretrained(tmp_path)
+    assert again == model
+    assert again.modalities == ("visible", "nir", "cam/1")
+    jax.tree.map(np.testing.assert_array_equal, its_variables, variables)
+
+
+def test_a_folder_from_before_modalities_had_names_has_the_default_ones(
+    network, folder
+):
+    written = json.loads((folder / NETWORK).read_text())
+    assert written["network"].pop("modalities") == ["visible", "infrared"]
+    (folder / NETWORK).write_text(json.dumps(written))
+    model, variables = mbn_jax.load_pretrained(folder)
+    assert model == network[0]
+    jax.tree.map(np.testing.assert_array_equal, variables, network[1])
+
+
 def change(folder, **changes):
     written = json.loads((folder / NETWORK).read_text())
     written["network"] |= changes.pop("network", {})
@@ -67,6 +88,12 @@ def change(folder, **changes):
         (dict(network={"depth": 19}), "cannot be built .*19"),
         (dict(network={"width": "wide"}), "cannot be built"),
         (dict(network={"dtype": "float33"}), "is damaged"),
+        (dict(network={"modalities": ["nir", "nir"]}), "cannot be built .*each once"),
+        (dict(network={"modalities": "nir"}), "cannot be built .*each once"),
+        (
+            dict(network={"modalities": ["visible", "nir", "thermal"]}),
+            r"conv1_infrared/kernel is \[7, 7, 3, 4\] and not absent",
+        ),
         (
             dict(network={"num_identities": 7}),
             r"params/classifier/kernel is \[32, 5\] and not \[32, 7\]",

@@ -79,6 +79,7 @@ def test_what_imagenet_does_not_know_stays_and_is_named(weights):
         non_local=(0, 1, 0, 0),
         pooling="learnt_gem",
         share_affine=False,
+        modalities=("visible", "nir", "cam/1"),
     )
     before = jax.tree.map(
         lambda leaf: np.full(leaf.shape, 0.5, leaf.dtype), shapes_of(model)
@@ -95,12 +96,12 @@ def test_what_imagenet_does_not_know_stays_and_is_named(weights):
         assert leaf.shape == before[path].shape
         is_new = any(f"/{part}" in path for part in parts)
         assert np.all(leaf == before[path]) == is_new, path
-    for stem in ("visible", "infrared"):
+    for stem in ("conv1_visible", "conv1_nir", "conv1_cam%2F1"):
         np.testing.assert_array_equal(
-            after[f"params/backbone/conv1_{stem}/kernel"],
+            after[f"params/backbone/{stem}/kernel"],
             arrays["conv1.weight"].transpose(2, 3, 1, 0),
         )
-    for m in (0, 1):
+    for m in (0, 1, 2):
         np.testing.assert_array_equal(
             after["batch_stats/backbone/stage1_block1/norm1/mean"][m],
             arrays["layer1.0.bn1.running_mean"],

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from mbn_jax import InputError
 from mbn_jax.models.norms import NORMS
 from mbn_jax.models.reid import ReID
-from mbn_jax.models.resnet import ResNet
+from mbn_jax.models.resnet import ResNet, stem_name
 from mbn_jax.training.config import check, default_config
 
 # Parameters of torchvision's networks without their classifier (its documentation gives
@@ -23,6 +23,9 @@ TORCHVISION = {
     101: 44_549_160 - 2_049_000,
     152: 60_192_808 - 2_049_000,
 }
+
+
+THREE = ("visible", "nir", "cam/1")
 
 
 def shapes(model, height=64, width=32):
@@ -79,6 +82,39 @@ def test_both_norms_have_trees_of_the_same_names():
     assert names["mbn"] == names["bn"]
     statistics = flatten_dict(trees["mbn"]["batch_stats"])
     assert {leaf.shape[0] for leaf in statistics.values()} == {2}
+
+
+def test_every_normalization_has_a_row_for_each_modality():
+    for modalities in (("thermal",), THREE):
+        model = ReID(10, depth=18, variant="resnet_ibn_a", modalities=modalities)
+        statistics = flatten_dict(shapes(model)[1]["batch_stats"])
+        rows = {leaf.shape[0] for leaf in statistics.values() if leaf.ndim == 2}
+        assert rows == {len(modalities)}
+        assert all(leaf.ndim == 2 for leaf in statistics.values())
+
+
+def test_separate_stems_are_called_after_the_modalities():
+    for modalities, names in (
+        (("visible", "infrared"), {"conv1_visible", "conv1_infrared"}),
+        (THREE, {"conv1_visible", "conv1_nir", "conv1_cam%2F1"}),
+    ):
+        model = ResNet(depth=18, stem="separate", modalities=modalities)
+        params = shapes(model)[1]["params"]
+        assert {name for name in params if name.startswith("conv1")} == names
+        assert params["norm1"]["scale"].shape == (len(modalities), 64)
+
+
+def test_different_modalities_have_different_stem_names_that_files_can_hold():
+    names = ["a/b", "a.b", "a b", "a%2Fb", "a_b", "a-b", "ab", "é", "%C3%A9", "A/B"]
+    stems = [stem_name(name) for name in names]
+    assert len(set(stems)) == len(names)
+    assert not set("/. ") & set("".join(stems))
+
+
+@pytest.mark.parametrize("modalities", [(), ("nir", "nir"), ("nir", 1), ("",), "nir"])
+def test_modalities_that_are_not_distinct_names_are_refused(modalities):
+    with pytest.raises(ValueError, match=r"modalities is .* each once"):
+        shapes(ResNet(depth=18, modalities=modalities))
 
 
 def test_without_normalisations_every_convolution_has_a_bias_and_the_neck_stays():

@@ -1,5 +1,6 @@
 """What a ResNet can be made of beside its plain form."""
 
+import itertools
 from functools import partial
 
 import jax
@@ -9,12 +10,13 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mbn_jax import ModalityBatchNorm, convert
+from mbn_jax.modalities import DEFAULT
 from mbn_jax.models.layers import GeneralisedMean, NonLocal, convolution
 from mbn_jax.models.norms import PLACES, HalfInstanceNorm
 from mbn_jax.models.reid import POOLINGS, ReID
-from mbn_jax.models.resnet import STEMS, VARIANTS, ResNet
+from mbn_jax.models.resnet import STEMS, VARIANTS, ResNet, stem_name
 
-from .test_resnet import count, shapes
+from .test_resnet import THREE, count, shapes
 
 IMAGES = np.random.default_rng(0).normal(size=(6, 32, 16, 3)).astype(np.float32)
 MODALITY = np.array([0, 1, 0, 1, 1, 0])
@@ -31,6 +33,7 @@ FORMS = {
     "everything": EVERYTHING,
     "ibn": dict(variant="resnet_ibn_a"),
 }
+TO_FOLD = {**FORMS, "three modalities": dict(stem="separate", modalities=THREE)}
 
 
 def small(**fields):
@@ -106,10 +109,12 @@ def test_rematerialisation_knows_every_form():
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-@pytest.mark.parametrize("modality", [0, 1])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("form", "modality"),
+    [*itertools.product(FORMS, (0, 1)), ("three modalities", 2)],
+)
 def test_every_form_is_folded_to_the_same_outputs(form, modality):
-    model = small(**FORMS[form])
+    model = small(**TO_FOLD[form])
     inference = model.copy(norm="none")
     variables = filled(model)
     folded = convert.fold(variables, modality)
@@ -131,22 +136,25 @@ def test_mbn_is_where_it_is_said_to_be(places):
         assert leaf.ndim == (2 if place in places else 1), path
 
 
-def test_a_separate_stem_is_the_stem_of_the_image_s_modality():
-    model, plain = small(stem="separate"), small()
+@pytest.mark.parametrize("modalities", [DEFAULT, THREE])
+def test_a_separate_stem_is_the_stem_of_the_image_s_modality(modalities):
+    model = small(stem="separate", modalities=modalities)
+    plain = small(modalities=modalities)
     variables = filled(model)
-    output = evaluate(model, variables)
-    for modality, name in enumerate(("visible", "infrared")):
+    of_images = np.arange(len(IMAGES)) % len(modalities)
+    output = evaluate(model, variables, of_images)
+    for modality, name in enumerate(modalities):
         flat = flatten_dict(variables)
         kernels = {
-            n: flat.pop(("params", "backbone", f"conv1_{n}", "kernel"))
-            for n in ("visible", "infrared")
+            n: flat.pop(("params", "backbone", stem_name(n), "kernel"))
+            for n in modalities
         }
         flat["params", "backbone", "conv1", "kernel"] = kernels[name]
         for leaf in ("scale", "bias"):
             path = ("params", "backbone", "norm1", leaf)
             flat[path] = flat[path][modality]
-        alone = evaluate(plain, unflatten_dict(flat))
-        rows = modality == MODALITY
+        alone = evaluate(plain, unflatten_dict(flat), of_images)
+        rows = modality == of_images
         np.testing.assert_allclose(
             output.embedding[rows], alone.embedding[rows], rtol=1e-4, atol=1e-4
         )
