@@ -71,7 +71,7 @@ def process_rows(batch_size: int, mesh: Mesh, num_parts: int = 1) -> np.ndarray:
     if batch_size % (num_devices * num_parts):
         raise InputError(
             f"A batch of {batch_size} images (config.batch.num_identities × num_images "
-            "× 2 modalities) "
+            "× modalities of the data set) "
             + (f"in {num_parts} parts " if num_parts > 1 else "")
             + f"does not divide over {num_devices} devices; change the batch or give a "
             "config.num_devices that divides it."

@@ -129,8 +129,9 @@ def default_config() -> ConfigDict:
     config.batch = ConfigDict()
     config.batch.num_identities = 8  # P
     config.batch.num_images = 4  # K, of each modality
-    # "balanced": P identities with K images in each modality; "agnostic": P identities
-    # with 2 K images, whatever their modality; "natural": 2 P K images as they come.
+    # "balanced": P identities with K images in each of the M modalities; "agnostic": P
+    # identities with M K images, whatever their modality; "natural": M P K images as
+    # they come.
     config.batch.sampler = "balanced"
     # Parts that a batch is worked through in, one after the other, to save memory on an
     # accelerator. Each has statistics and pairs of its own: it is P / parts identities.
@@ -141,9 +142,12 @@ def default_config() -> ConfigDict:
     config.augmentation.flip = 0.5  # probability
     config.augmentation.erase = 0.0  # probability
     config.augmentation.jitter = 0.5  # strength of brightness, contrast, saturation
-    config.augmentation.exchange = 0.0  # probability; visible: one channel in all three
-    config.augmentation.gray = 0.0  # probability; visible
+    # Of modalities with color (mbn_jax.modalities.COLOR):
+    config.augmentation.exchange = 0.0  # probability; one channel in all three
+    config.augmentation.gray = 0.0  # probability
+    # Of the others:
     config.augmentation.infrared_gray = 0.0  # probability; one channel or gray
+    # Of all:
     config.augmentation.channel_erase = 0.0  # probability; fills channels differently
 
     config.model = ConfigDict()

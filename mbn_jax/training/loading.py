@@ -3,11 +3,43 @@
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict
+
 from mbn_jax.errors import InputError
+from mbn_jax.files import read_json
+from mbn_jax.modalities import DEFAULT
 from mbn_jax.models.reid import ReID
 from mbn_jax.training.checkpoint import Checkpoints
 from mbn_jax.training.config import read_config
 from mbn_jax.training.step import make_model
+
+DATASET = "dataset.json"
+
+
+def modalities_of(workdir: str | Path) -> tuple[str, ...]:
+    """Returns the names of the modalities that a run was trained on, by index.
+
+    They are in `dataset.json` of the work directory; a run from before there was such a
+    file has the default names.
+
+    Raises:
+      InputError: the file cannot be read, or names no modalities.
+    """
+    path = Path(workdir) / DATASET
+    if not path.exists():
+        return DEFAULT
+    names = read_json(path).get("modalities")
+    if (
+        not isinstance(names, list)
+        or not names
+        or not all(isinstance(name, str) and name for name in names)
+        or len(set(names)) < len(names)
+    ):
+        raise InputError(
+            f"{path} is damaged: its modalities are {names!r}, expected a list of "
+            "distinct names; restore the file from a copy of the run."
+        )
+    return tuple(names)
 
 
 def load_with_step(
@@ -24,7 +56,8 @@ def load_with_step(
       The model, its variables, and the step after which they were saved.
 
     Raises:
-      InputError: if it is not a work directory or holds no such checkpoint.
+      InputError: if it is not a work directory, holds no such checkpoint, or names
+        other modalities than the network has.
     """
     config = read_config(workdir)
     if not (Path(workdir) / "checkpoints").is_dir():
@@ -57,4 +90,21 @@ def load_with_step(
             )
         variables = checkpoints.restore_variables(step)
     num_identities = variables["params"]["classifier"]["kernel"].shape[1]
-    return make_model(config, num_identities), variables, int(step)
+    modalities = modalities_of(workdir)
+    _check_statistics(workdir, modalities, variables)
+    return make_model(config, num_identities, modalities), variables, int(step)
+
+
+def _check_statistics(
+    workdir: str | Path, modalities: tuple[str, ...], variables: dict[str, Any]
+) -> None:
+    """Compares the names with the statistics, which have a row for each modality."""
+    for path, leaf in flatten_dict(variables["batch_stats"], sep="/").items():
+        if leaf.ndim == 2 and len(leaf) != len(modalities):
+            is_there = (Path(workdir) / DATASET).exists()
+            raise InputError(
+                f"The network of {workdir} has statistics of {len(leaf)} modalities "
+                f"({path}), but {'by its' if is_there else 'without a'} {DATASET} the "
+                f"modalities are {', '.join(modalities)}; restore that file from a "
+                "copy of the run."
+            )

@@ -6,7 +6,7 @@ axis, or none where the program sees the global batch.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from mbn_jax import losses
 from mbn_jax.data.augment import Augmentation, augment, normalise
 from mbn_jax.evaluation.distances import unit_rows
 from mbn_jax.mesh import replicated
+from mbn_jax.modalities import DEFAULT, has_color
 from mbn_jax.models.pretrained import load_backbone
 from mbn_jax.models.reid import ReID, ReIDOutput
 from mbn_jax.training.optimizer import learning_rate
@@ -57,11 +58,20 @@ class ModelState:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def make_model(config: ConfigDict, num_identities: int) -> ReID:
-    """The network that a configuration describes."""
+def make_model(
+    config: ConfigDict, num_identities: int, modalities: Sequence[str] = DEFAULT
+) -> ReID:
+    """Returns the network that a configuration describes, for the data of a run.
+
+    Args:
+      config: of the run.
+      num_identities: classes of the classifier.
+      modalities: the names of the data set's modalities, in the order of their indices.
+    """
     fields = config.model.to_dict()
     del fields["pretrained"]
     fields["dtype"] = jnp.dtype(fields["dtype"])
+    fields["modalities"] = tuple(modalities)
     return ReID(num_identities, tuple(config.data.image_size), **fields)
 
 
@@ -71,8 +81,9 @@ def init_state(
     """The state before the first step, on every device of the mesh."""
 
     def init(key: jax.Array) -> ModelState:
-        images = jnp.zeros((2, *model.image_size, 3))
-        variables = model.init(key, images, jnp.arange(2), train=True)
+        modality = jnp.arange(len(model.modalities))
+        images = jnp.zeros((len(modality), *model.image_size, 3))
+        variables = model.init(key, images, modality, train=True)
         return ModelState(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
@@ -223,6 +234,7 @@ def _gradients(
       num_shards: devices whose rows the batch holds, one after the other.
     """
     augmentation = Augmentation(**config.augmentation.to_dict())
+    color = tuple(map(has_color, model.modalities))
     key = jax.random.key(config.seed + 1)  # not the stream of the weights
     key = jax.random.fold_in(key, state.step)
     num_parts = config.batch.accumulation_steps
@@ -235,6 +247,7 @@ def _gradients(
             part["image"],
             part["modality"],
             augmentation,
+            color=color,
             axis_name=model.axis_name,
         )
 
