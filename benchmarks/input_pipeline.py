@@ -3,17 +3,15 @@
     python benchmarks/input_pipeline.py
     python benchmarks/input_pipeline.py --images 1000 10000 --rounds=3
 
-Makes photograph-like JPEG files of 128×64 to 300×150 pixels, lays them out as a tree of
-SYSU-MM01, prepares it as `experiments/prepare_data.py` does, and reads it as training
-does: batches of 64 images in the order of a sampler, decoded and resized to 288×144.
-The peers read the same images in the same order from the tree. The memory is that of
-fresh processes which do nothing but open a data set and read from it. Prints Markdown
+Makes photograph-like JPEG files of 128×64 to 300×150 pixels with a manifest, prepares
+them as `experiments/prepare_data.py` does, and reads them as training does: batches of
+64 images in the order of a sampler, decoded and resized to 288×144. The peers read the
+same images in the same order from the files. Time and memory of preparing are those of
+a fresh process; so are those of opening a data set and reading from it. Prints Markdown
 tables; docs/benchmarks.md keeps those that we measured.
 """
 
 import argparse
-import contextlib
-import io
 import json
 import os
 import statistics
@@ -27,23 +25,24 @@ from pathlib import Path
 
 import numpy as np
 from machine import machine_line  # type: ignore[import-not-found]
+from photographs import (  # type: ignore[import-not-found]
+    IMAGES_PER_IDENTITY,
+    MANIFEST,
+    jpeg,
+    write_photographs,
+)
 from PIL import Image
 from rich.progress import track
-from sysu_tree import (  # type: ignore[import-not-found]
-    IMAGES_PER_IDENTITY,
-    jpeg,
-    write_tree,
-)
 
-from mbn_jax.data.datasets import Split, builder_of, load_split
+from mbn_jax.data.dataset import Split, load_split
 from mbn_jax.data.pipeline import train_batches
-from mbn_jax.data.preparation import prepare_data
+from mbn_jax.data.prepare import prepare_data
 from mbn_jax.data.sampling import BalancedSampler
 
-DATASET = "sysu_mm01"
+DATASET = "photographs"
 IMAGE_SIZE = (288, 144)
 BATCH = 64
-# Different files; a tree of more images has copies of them.
+# Different files; a data set of more images has copies of them.
 DIFFERENT = 2000
 OURS = "`train_batches`"
 # Re-identification in PyTorch resizes in one of these ways: the first is that of the
@@ -54,16 +53,22 @@ PEERS = {
 }
 
 
-def prepare_silently(manual_dir: Path, data_dir: Path) -> float:
-    """Prepares a tree, and gives the seconds that it took."""
+def prepare_once(root: Path, data_dir: Path) -> dict[str, float]:
+    """Prepares a data set; time without imports, and the peak of memory."""
     start = time.perf_counter()
-    # It would report that the counts are not those of the published data set.
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        prepare_data(DATASET, manual_dir, data_dir)
-    return time.perf_counter() - start
+    prepare_data(DATASET, data_dir, manifest=root / MANIFEST)
+    return {"preparing": time.perf_counter() - start, "peak": resident("VmHWM")}
+
+
+def in_fresh_process(*flags: str) -> dict[str, float]:
+    """What another process of this program prints in its last line."""
+    done = subprocess.run(
+        [sys.executable, __file__, *flags],
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def training_data(data_dir: Path) -> tuple[Split, BalancedSampler]:
@@ -153,7 +158,8 @@ def resident(field: str) -> float:
 
 def read_once(data_dir: Path, batches: int, threads: int) -> dict[str, float]:
     """Time and memory of opening a data set and of reading from it."""
-    builder_of(DATASET, data_dir)  # imports TFDS, which is not the opening
+    import tensorflow_datasets  # noqa: F401  (which is not the opening)
+
     before = resident("VmRSS")
     start = time.perf_counter()
     split, sampler = training_data(data_dir)
@@ -186,12 +192,15 @@ def print_rates(rates: dict[str, list[float]]) -> None:
         print(f"| {name} | {spread(values, 0)} | {spread(ratios, 2)} |")
 
 
-def print_growth(sets: dict[int, Path], prepared: dict[int, float], args: list) -> None:
+def print_growth(
+    sets: dict[int, Path], prepared: dict[int, dict[str, float]], args: list
+) -> None:
     """Prints what opening and reading costs, for data sets of different size."""
     columns = (
         "images",
         "files, MB",
         "preparing, s",
+        "its peak, MB",
         "opening, s",
         "resident before, MB",
         "when open, MB",
@@ -200,22 +209,14 @@ def print_growth(sets: dict[int, Path], prepared: dict[int, float], args: list) 
     )
     print(f"\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for count, data_dir in sets.items():
-        runs = [
-            json.loads(
-                subprocess.run(
-                    [sys.executable, __file__, f"--read={data_dir}", *args],
-                    check=True,
-                    capture_output=True,
-                ).stdout
-            )
-            for _ in range(3)
-        ]
+        runs = [in_fresh_process(f"--read={data_dir}", *args) for _ in range(3)]
         middle = {k: statistics.median(run[k] for run in runs) for k in runs[0]}
         size = sum(path.stat().st_size for path in data_dir.rglob("*array_record*"))
         figures = [
             f"{count:,}",
             f"{size / 1e6:,.0f}",
-            f"{prepared[count]:.1f}",
+            f"{prepared[count]['preparing']:.1f}",
+            f"{prepared[count]['peak']:.0f}",
             f"{middle['opening']:.2f}",
             f"{middle['before']:.0f}",
             f"{middle['opened']:.0f}",
@@ -245,6 +246,7 @@ def main() -> None:
         "--threads", type=int, default=2, help="and as many cores (default 2)"
     )
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--prepare", type=Path, nargs=2, help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if min(flags.images) < 8 * IMAGES_PER_IDENTITY:
         parser.error(f"--images needs at least {8 * IMAGES_PER_IDENTITY}: 8 persons")
@@ -252,6 +254,9 @@ def main() -> None:
         parser.error("--rounds, --batches and --threads must be at least 1")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: flags.threads])
+    if flags.prepare:
+        print(json.dumps(prepare_once(*flags.prepare)))
+        return
     if flags.read:
         print(json.dumps(read_once(flags.read, flags.batches, flags.threads)))
         return
@@ -268,11 +273,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         sets, prepared = {}, {}
         for count in flags.images:
-            root = Path(directory, f"tree{count}")
+            root = Path(directory, f"photographs{count}")
             sets[count] = Path(directory, f"data{count}")
-            write_tree(root, files, count)
-            prepared[count] = prepare_silently(root, sets[count])
-        # The trees of `root` and `count` are the last ones.
+            write_photographs(root, files, count)
+            prepared[count] = in_fresh_process("--prepare", str(root), str(sets[count]))
+        # `root` and `count` are the last ones.
         print_rates(
             compare(root, sets[count], flags.rounds, flags.batches, flags.threads)
         )

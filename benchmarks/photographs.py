@@ -1,13 +1,17 @@
-"""A folder laid out as SYSU-MM01, of any size, with photograph-like images."""
+"""Photograph-like images with a manifest, as many as one wants."""
 
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from mbn_jax.data.manifest import Row, write_manifest
+
 # SYSU-MM01 has about as many.
 IMAGES_PER_IDENTITY = 90
 _CAMERAS = range(1, 7)
+_INFRARED = (3, 6)
+MANIFEST = "manifest.csv"
 
 
 def jpeg(rng: np.random.Generator) -> bytes:
@@ -34,22 +38,26 @@ def jpeg(rng: np.random.Generator) -> bytes:
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
 
 
-def write_tree(root: Path, files: list[bytes], count: int) -> None:
-    """Writes a tree of SYSU-MM01 with ``count`` training images."""
+def write_photographs(root: Path, files: list[bytes], count: int) -> None:
+    """Writes ``count`` training images in two modalities, some others, and a table."""
     identities = -(-count // IMAGES_PER_IDENTITY)
-    # One person more each for val and test, which must be there and are not read.
-    persons = {"train": range(1, identities + 1)}
-    persons |= {"val": range(identities + 1, identities + 2)}
-    persons |= {"test": range(identities + 2, identities + 3)}
-    (root / "exp").mkdir(parents=True)
-    for split, numbers in persons.items():
-        line = ",".join(map(str, numbers)) + "\n"
-        (root / "exp" / f"{split}_id.txt").write_text(line)
-    for i in range((identities + 2) * IMAGES_PER_IDENTITY):
-        person, image = divmod(i, IMAGES_PER_IDENTITY)
+    rows = []
+    # One identity more for the test, which must be there and is not read.
+    for i in range((identities + 1) * IMAGES_PER_IDENTITY):
+        identity, image = divmod(i, IMAGES_PER_IDENTITY)
         if count <= i < identities * IMAGES_PER_IDENTITY:
             continue
         camera = _CAMERAS[image % len(_CAMERAS)]
-        folder = root / f"cam{camera}" / f"{person + 1:04d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{image + 1:04d}.jpg").write_bytes(files[i % len(files)])
+        path = root / f"cam{camera}" / f"{identity:04d}" / f"{image:04d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(files[i % len(files)])
+        rows.append(
+            Row(
+                path.relative_to(root).as_posix(),
+                str(identity),
+                str(camera),
+                "infrared" if camera in _INFRARED else "visible",
+                "train" if identity < identities else "test",
+            )
+        )
+    write_manifest(root / MANIFEST, rows)
