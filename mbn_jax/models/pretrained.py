@@ -1,9 +1,9 @@
-"""ImageNet weights for the backbones.
+"""ImageNet weights for the backbones, and networks to start from.
 
 From a safetensors file with torchvision's names (timm's and IBN-Net's add the arrays of
-their blocks), from such a file on the Hugging Face hub, or from Keras Applications'
-ResNet-50 as TensorFlow.js keeps it. Nothing is unpickled, and nothing is downloaded
-without saying so.
+their blocks), from such a file on the Hugging Face hub, from Keras Applications'
+ResNet-50 as TensorFlow.js keeps it, or from a folder that `mbn_jax.save_pretrained`
+wrote. Nothing is unpickled, and nothing is downloaded without saying so.
 """
 
 import hashlib
@@ -28,7 +28,8 @@ from mbn_jax.models.reid import ReID
 from mbn_jax.models.resnet import ResNet
 
 HUB = "hf:"
-_HUB_FILE = "model.safetensors"
+_HUB_FILE = SHARED = "model.safetensors"
+_CLASSIFIER = "params/classifier/"
 _STATISTICS = {"mean": "running_mean", "var": "running_var"}
 _AFFINE = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
@@ -68,7 +69,9 @@ def load_backbone(
       source: path of a `.safetensors` file; `hf:owner/name`, optionally with
         `@revision`, for `model.safetensors` of a model on the Hugging Face hub, such as
         `hf:timm/resnet50.tv_in1k`; or a folder with the `model.json` of Keras
-        Applications' ResNet-50, for which `model.stride_in_1x1` must be set.
+        Applications' ResNet-50, for which `model.stride_in_1x1` must be set; or a
+        folder that `mbn_jax.save_pretrained` wrote, of which everything is taken over
+        but the classifier.
       model: the network.
       variables: of the network; arrays, or shapes of them.
 
@@ -85,6 +88,8 @@ def load_backbone(
             f"There are no weights at {source}, expected a .safetensors file, a folder "
             "with a model.json, or hf:owner/name."
         )
+    if (Path(source) / SHARED).is_file():
+        return _load_shared(Path(source) / SHARED, variables)
     is_keras = (Path(source) / "model.json").is_file()
     backbone: Any = getattr(model, "backbone", model)
     if backbone.stride_in_1x1 != is_keras:
@@ -156,6 +161,39 @@ def load_backbone(
     return unflatten_dict(flat), note
 
 
+def _load_shared(
+    path: Path, variables: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """Takes over a network of this project, which other identities had trained.
+
+    Where the network has a row for each modality and the source has one for all, every
+    modality gets that row.
+    """
+    arrays = _read_safetensors(path)
+    flat = flatten_dict(variables, sep="/")
+    wanted = {name for name in flat if not name.startswith(_CLASSIFIER)}
+    given = {name for name in arrays if not name.startswith(_CLASSIFIER)}
+    misfits = [
+        f"{name} has the shape {list(arrays[name].shape)} and not "
+        f"{list(flat[name].shape)}"
+        for name in sorted(wanted & given)
+        if arrays[name].shape not in (flat[name].shape, flat[name].shape[1:])
+    ]
+    if wanted != given or misfits:
+        differing = sorted(wanted ^ given)
+        raise InputError(
+            f"{path} does not fit the network ("
+            + "; ".join([*differing[:3], *misfits[:3]])
+            + "); give config.model the settings of the network that it is of, and as "
+            "many modalities."
+        )
+    for name in wanted:
+        leaf = flat[name]
+        flat[name] = np.broadcast_to(arrays[name], leaf.shape).astype(leaf.dtype)
+    note = f"{len(wanted)} arrays of {path}; not pretrained: classifier"
+    return unflatten_dict(flat, sep="/"), note
+
+
 def _groups(flat: Mapping[Path_, Any]) -> list[list[Path_]]:
     """Paths of all leaves, those of a normalisation or a layer side by side."""
     groups: dict[Path_, list[Path_]] = {}
@@ -190,6 +228,10 @@ def _read_torch(source: str) -> Arrays:
         raise InputError(
             f"{source} is a folder without a model.json of Keras's weights."
         )
+    return _read_safetensors(path)
+
+
+def _read_safetensors(path: Path) -> Arrays:
     try:
         return safetensors.numpy.load_file(path)
     except (SafetensorError, OSError, ValueError) as error:

@@ -151,8 +151,9 @@ def default_config() -> ConfigDict:
     config.augmentation.channel_erase = 0.0  # probability; fills channels differently
 
     config.model = ConfigDict()
-    # ImageNet weights: a .safetensors file with torchvision's names, hf:owner/name, or
-    # a folder of Keras's ResNet-50 for TensorFlow.js, with model.stride_in_1x1.
+    # Weights to start from. ImageNet's: a .safetensors file with torchvision's names,
+    # hf:owner/name, or a folder of Keras's ResNet-50 for TensorFlow.js, with
+    # model.stride_in_1x1. Or a folder of shared weights (mbn_jax.save_pretrained).
     config.model.pretrained = ""
     config.model.depth = 18
     config.model.variant = "resnet"  # or "se_resnet", "resnet_ibn_a"

@@ -1,8 +1,10 @@
 """A network in a folder of two files is the same to the bit."""
 
+import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -11,6 +13,7 @@ from flax.traverse_util import flatten_dict
 import mbn_jax
 from mbn_jax.deploy.weights import NETWORK, WEIGHTS
 from mbn_jax.errors import InputError
+from mbn_jax.models.pretrained import load_backbone
 from mbn_jax.models.reid import ReID
 
 from ..models.test_variants import EVERYTHING, filled, small
@@ -147,3 +150,37 @@ def test_every_field_of_a_network_is_described(folder):
     described = json.loads((folder / NETWORK).read_text())["network"].keys()
     fields = ReID.__dataclass_fields__.keys()
     assert described == fields - {"parent", "name", "axis_name"}
+
+
+@pytest.mark.parametrize("norm", ["mbn", "bn"])
+def test_training_can_start_from_a_shared_network_of_other_identities(tmp_path, norm):
+    """A shared network with common statistics gives them to every modality."""
+    shared = small(norm=norm)
+    theirs = filled(shared)
+    mbn_jax.save_pretrained(tmp_path / "shared", shared, theirs)
+    ours = small(norm="mbn").copy(num_identities=shared.num_identities + 2)
+    before = jax.tree.map(np.zeros_like, filled(ours))
+    loaded, note = load_backbone(str(tmp_path / "shared"), ours, before)
+    assert note.endswith("not pretrained: classifier")
+    jax.tree.map(
+        lambda was, now: np.testing.assert_array_equal(was.shape, now.shape),
+        before,
+        loaded,
+    )
+    for name, leaf in flatten_dict(loaded, sep="/").items():
+        source = before if "classifier" in name else theirs
+        expected = flatten_dict(source, sep="/")[name]
+        np.testing.assert_array_equal(*np.broadcast_arrays(leaf, expected))
+
+
+def test_a_shared_network_of_another_width_is_no_start(network, folder):
+    model, _ = network
+    wider = model.copy(width=2 * model.width)
+    shapes = jax.eval_shape(
+        functools.partial(wider.init, train=False),
+        jax.random.key(0),
+        jnp.zeros((2, *model.image_size, 3)),
+        jnp.arange(2),
+    )
+    with pytest.raises(InputError, match=r"does not fit the network .*has the shape"):
+        load_backbone(str(folder), wider, shapes)
