@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mbn_jax.analysis.ablation import Result, as_csv, as_markdown, draw
-from mbn_jax.errors import InputError
 from mbn_jax.data.sources import protocols_of
+from mbn_jax.errors import InputError
 from mbn_jax.evaluation import average_precisions
 from mbn_jax.evaluation.feature_file import read_features
 from mbn_jax.files import read_json, write_atomically, write_json

@@ -1,7 +1,8 @@
-"""Trained networks by a protocol: one work directory, or RegDB's ten."""
+"""Trained networks by a protocol: one work directory, or one for each split."""
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,22 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mbn_jax.data.datasets import Split, load_split
+from mbn_jax.data.dataset import Split, load_split
 from mbn_jax.data.pipeline import image_batches
 from mbn_jax.data.progress import progress
-from mbn_jax.data.regdb.tree import NUMBERS
+from mbn_jax.data.sources import all_sources, protocol_of, source_of
+from mbn_jax.data.sources.source import SplitRuns
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation import batch_rows, extract, mean_over_trials
 from mbn_jax.evaluation.distances import Distance
-from mbn_jax.evaluation.evaluation import evaluation, protocol_of
+from mbn_jax.evaluation.evaluation import evaluation
 from mbn_jax.evaluation.feature_file import write_features
 from mbn_jax.files import read_json
 from mbn_jax.mesh import make_mesh, replicated
 from mbn_jax.training.config import MACHINE_KEYS, flatten, read_config
 from mbn_jax.training.loading import load_with_step
 from mbn_jax.training.step import make_feature_fn
+from mbn_jax.training.workdir import differing_data
 
 _PLACE = "{split}"
 _BATCH = 64
@@ -74,22 +77,37 @@ def split_features(
     return extract(embedding, batches(), split.modality, batch_size=_BATCH, mesh=mesh)
 
 
-def test_features(
-    workdir: str | Path, network: Network
-) -> tuple[np.ndarray, Split, str]:
-    """Features of the test split of the run's data set.
+def test_split(workdir: str | Path, network: Network) -> Split:
+    """Opens the test split of the run's data set.
 
-    Returns:
-      `(N, D)` float32 embeddings, the split, and a label that says what they are of.
+    Says on standard error where the data are not those that the run was trained on.
 
     Raises:
-      InputError: not a work directory, no such checkpoint, or the data are not there.
+      InputError: not a work directory, or the data are not there.
     """
     config = read_config(workdir)
-    model, variables, step = load_with_step(workdir, network.checkpoint)
     split = load_split(
         config.data.dataset, "test", network.data_dir or config.data.data_dir
     )
+    differing = differing_data(Path(workdir), split.info)
+    if differing:
+        print(f"warning: {differing}.", file=sys.stderr)
+    return split
+
+
+def test_features(
+    workdir: str | Path, network: Network, split: Split
+) -> tuple[np.ndarray, str]:
+    """Features of a split by the network of a run.
+
+    Returns:
+      `(N, D)` float32 embeddings, and a label that says what they are of.
+
+    Raises:
+      InputError: not a work directory, or no such checkpoint.
+    """
+    config = read_config(workdir)
+    model, variables, step = load_with_step(workdir, network.checkpoint)
     mesh = make_mesh()
     variables = jax.device_put(variables, replicated(mesh))
     embedding = make_feature_fn(model, flip_average=network.flip_average)
@@ -104,7 +122,7 @@ def test_features(
         )
     label = f"{workdir}, step {step} of {config.num_steps}"
     label += ", best on validation" * (network.checkpoint == "best")
-    return features, split, label + ", flip-averaged" * network.flip_average
+    return features, label + ", flip-averaged" * network.flip_average
 
 
 def save_test_features(workdir: str, network: Network, path: str | Path) -> str:
@@ -118,7 +136,8 @@ def save_test_features(workdir: str, network: Network, path: str | Path) -> str:
             f"The features of {workdir} are those of several test sets; give one work "
             "directory at a time to save them."
         )
-    features, split, label = test_features(workdir, network)
+    split = test_split(workdir, network)
+    features, label = test_features(workdir, network, split)
     write_features(path, features, split, label)
     return f"{path}: features {features.shape} of {split.dataset}, {label}"
 
@@ -126,44 +145,52 @@ def save_test_features(workdir: str, network: Network, path: str | Path) -> str:
 def evaluate_workdir(
     workdir: str, network: Network, options: Mapping[str, Any], distance: Distance
 ) -> dict[str, Any]:
-    """Evaluates the network of a work directory, or those of RegDB's ten splits.
+    """Evaluates the network of a work directory, or those of several splits.
 
     Args:
-      workdir: of a run; with "{split}" in it, a run for each of RegDB's splits 1 to 10.
+      workdir: of a run; with "{split}" in it, a run for each of the splits over which
+        the published result is a mean.
       network: which of its features.
-      options: of the protocol, as for `mbn_jax.evaluation.make_protocol`.
+      options: of the protocol, as for `mbn_jax.data.sources.protocol_of`.
       distance: "cosine", "euclidean" or "k_reciprocal".
 
     Returns:
       As `mbn_jax.evaluation.evaluation.evaluation`.
 
     Raises:
-      InputError: as `test_features` does; no run of the ten is finished, or the runs
-        are not of one recipe.
+      InputError: as `test_split` and `test_features` do; no run of the splits is
+        finished, or the runs are not of one recipe.
     """
     if _PLACE in workdir:
         return _evaluate_splits(workdir, network, options, distance)
-    protocol = protocol_of(read_config(workdir).data.dataset, options)
-    features, split, label = test_features(workdir, network)
+    split = test_split(workdir, network)
+    protocol = protocol_of(split.dataset, split.modalities, options)
+    features, label = test_features(workdir, network, split)
     result = evaluation(features, split, protocol, distance=distance, source=label)
-    family, _, part = split.dataset.partition("/")
-    if family == "regdb":
-        result["title"] += f", {part} alone"
+    if _split_runs(split.dataset):
+        result["title"] += f", {split.dataset.partition('/')[2]} alone"
     return result
+
+
+def _split_runs(dataset: str) -> SplitRuns | None:
+    source = source_of(dataset)
+    return source.split_runs if source else None
 
 
 def _evaluate_splits(
     pattern: str, network: Network, options: Mapping[str, Any], distance: Distance
 ) -> dict[str, Any]:
-    """The mean over the finished ones of ten runs, and what it is the mean of."""
-    workdirs = {split: pattern.replace(_PLACE, str(split)) for split in NUMBERS}
+    """The mean over the finished runs of the splits, and what it is the mean of."""
+    known = [source.split_runs for source in all_sources() if source.split_runs]
+    numbers = sorted({number for runs in known for number in runs.numbers})
+    workdirs = {number: pattern.replace(_PLACE, str(number)) for number in numbers}
     finished = {split: path for split, path in workdirs.items() if _is_finished(path)}
     if not finished:
         raise InputError(
-            f"None of {workdirs[1]} … {workdirs[NUMBERS[-1]]} holds a finished run; "
-            "train each of them on its split of RegDB first."
+            f"None of {workdirs[numbers[0]]} … {workdirs[numbers[-1]]} holds a finished"
+            " run; train each of them on its split of the data set first."
         )
-    _check_one_recipe(finished)
+    runs = _check_one_recipe(finished)
     of_splits = {
         split: evaluate_workdir(path, network, options, distance)
         for split, path in finished.items()
@@ -178,14 +205,14 @@ def _evaluate_splits(
     )
     for split, trial in zip(of_splits, mean["trials"], strict=True):
         trial["split"] = split
-    if len(finished) == len(NUMBERS):
-        name, title = "ten_splits", "mean of the ten splits"
+    if len(finished) == len(runs.numbers):
+        name, title = f"{runs.word}_splits", f"mean of the {runs.word} splits"
     else:
         listed = [str(split) for split in finished]
         name = "_".join(["splits", *listed])
         title = (
-            f"ONLY {len(finished)} of the ten splits ({', '.join(listed)}), which is "
-            "not the ten-split result"
+            f"ONLY {len(finished)} of the {runs.word} splits ({', '.join(listed)}), "
+            f"which is not the {runs.word}-split result"
         )
     label = f"{pattern}, checkpoint {network.checkpoint}"
     return (
@@ -208,17 +235,29 @@ def _is_finished(workdir: str) -> bool:
     return last == read_config(workdir).num_steps
 
 
-def _check_one_recipe(workdirs: Mapping[int, str]) -> None:
-    """Raises `InputError` unless the runs differ in their split (and seed) alone."""
+def _check_one_recipe(workdirs: Mapping[int, str]) -> SplitRuns:
+    """Returns the splits that the runs are of.
+
+    Raises:
+      InputError: the runs differ in more than their split and seed.
+    """
     configs = {split: read_config(path).to_dict() for split, path in workdirs.items()}
+    first, *others = configs
+    dataset = configs[first]["data"]["dataset"]
+    runs = _split_runs(dataset)
+    if runs is None:
+        raise InputError(
+            f"{workdirs[first]} was trained on {dataset}, which has no splits to take a"
+            f" mean over; give one work directory, without {_PLACE}."
+        )
     for split, config in configs.items():
         dataset = config["data"]["dataset"]
-        if dataset != f"regdb/split{split}":
+        if dataset != runs.pattern.replace(_PLACE, str(split)):
             raise InputError(
-                f"{workdirs[split]} was trained on {dataset}, but its place in the "
-                f"pattern is that of regdb/split{split}; give each split its own run."
+                f"{workdirs[split]} was trained on {dataset}, but its place in the"
+                f" pattern is that of {runs.pattern.replace(_PLACE, str(split))}; give"
+                " each split its own run."
             )
-    first, *others = configs
     free = {*MACHINE_KEYS, "data.dataset", "seed"}
     expected = flatten(configs[first])
     for split in others:
@@ -229,3 +268,4 @@ def _check_one_recipe(workdirs: Mapping[int, str]) -> None:
                     f"has {expected[key]!r}; a mean over the splits is one of runs "
                     "with the same configuration."
                 )
+    return runs

@@ -2,21 +2,13 @@
 
 from ml_collections import ConfigDict
 
+from mbn_jax.data.dataset import info, known_datasets
+from mbn_jax.data.sources import source_of
 from mbn_jax.errors import InputError
 from mbn_jax.training.config import default_config
 
-# Training images of the larger modality // (8 * 4): the batches of an epoch, as AGW
-# counts them. Of RegDB it is each of the ten splits.
-BATCHES_PER_EPOCH = {
-    "sysu_mm01": 22_258 // 32,
-    "regdb": 2_060 // 32,
-    "llcm": 16_946 // 32,
-    "synthetic_vireid/nir": 3_600 // 32,
-    "synthetic_vireid/thermal": 2_400 // 32,
-}
 
-
-def agw(dataset: str, norm: str) -> ConfigDict:
+def agw(dataset: str, norm: str, data_dir: str = "data") -> ConfigDict:
     """AGW's training, with its batch normalisation or with MBN in its place.
 
     AGW (Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook",
@@ -31,18 +23,19 @@ def agw(dataset: str, norm: str) -> ConfigDict:
     code has one; an anchor is not among its own positives (`mbn_jax.losses`).
 
     Args:
-      dataset: its name, a key of `BATCHES_PER_EPOCH` or a split of RegDB.
-      norm: "bn" or "mbn"; each of the stems has its own normalisation with both.
+      dataset: its name; a data set of your own must be prepared.
+      norm: "bn" or "mbn"; each of the stems has its own normalization with both.
+      data_dir: the directory of prepared data sets.
 
     Raises:
       InputError: the data set has no recipe.
     """
-    batches = _batches_per_epoch(dataset)
+    batches = _batches_per_epoch(dataset, data_dir)
     config = default_config()
     config.num_steps = 81 * batches
     config.eval_every = 5 * batches
     config.log_every = 50
-    config.data.dataset = dataset
+    config.data.dataset, config.data.data_dir = dataset, data_dir
     config.data.image_size = (288, 144)
     config.data.num_threads = 4
 
@@ -77,7 +70,7 @@ def agw(dataset: str, norm: str) -> ConfigDict:
     return config
 
 
-def caj(dataset: str, norm: str) -> ConfigDict:
+def caj(dataset: str, norm: str, data_dir: str = "data") -> ConfigDict:
     """CAJ's training: AGW's network, its three augmentations, squared WRT, 100 epochs.
 
     CAJ (Ye et al., "Channel Augmented Joint Learning for Visible-Infrared Recognition",
@@ -91,12 +84,13 @@ def caj(dataset: str, norm: str) -> ConfigDict:
     Args:
       dataset: as for `agw`.
       norm: "bn" or "mbn".
+      data_dir: as for `agw`.
 
     Raises:
       InputError: the data set has no recipe.
     """
-    config = agw(dataset, norm)
-    config.num_steps = 100 * _batches_per_epoch(dataset)
+    config = agw(dataset, norm, data_dir)
+    config.num_steps = 100 * _batches_per_epoch(dataset, data_dir)
     config.augmentation.exchange = 0.5
     config.augmentation.channel_erase = 0.5
     # The authors draw a channel in three of four cases, and gray in half of the fourth.
@@ -106,13 +100,16 @@ def caj(dataset: str, norm: str) -> ConfigDict:
     return config
 
 
-def _batches_per_epoch(dataset: str) -> int:
-    family = "regdb" if dataset.startswith("regdb/split") else dataset
-    if family not in BATCHES_PER_EPOCH or dataset == "regdb":
-        known = [name for name in BATCHES_PER_EPOCH if name != "regdb"]
+def _batches_per_epoch(dataset: str, data_dir: str) -> int:
+    """Training images of the larger modality // (8 * 4), as AGW counts an epoch."""
+    source = source_of(dataset)
+    if source and not source.knows(dataset):
         raise InputError(
-            f"There is no recipe for the data set {dataset!r}, expected "
-            f"{', '.join(known)} or regdb/split1 to regdb/split10 after the colon of "
-            "--config=FILE:DATASET."
+            f"There is no recipe for the data set {dataset!r}, expected"
+            f" {known_datasets()} or a data set of your own after the colon of"
+            " --config=FILE:DATASET."
         )
-    return BATCHES_PER_EPOCH[family]
+    images = source.images_per_modality.get(dataset) if source else None
+    if images is None:
+        images = max(info(dataset, data_dir).counts["train"].values())
+    return max(1, images // 32)

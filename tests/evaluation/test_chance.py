@@ -3,12 +3,12 @@ import itertools
 import numpy as np
 import pytest
 
+from mbn_jax.data.sources.sysu_mm01 import protocol as sysu_mm01
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation import (
-    INFRARED_TO_VISIBLE,
     chance_level,
+    every_pair,
     retrieval_metrics,
-    sysu_mm01,
 )
 from mbn_jax.evaluation.chance import (
     expected_ap,
@@ -16,6 +16,8 @@ from mbn_jax.evaluation.chance import (
     expected_identity_cmc,
     expected_inp,
 )
+
+INFRARED_TO_VISIBLE, _ = every_pair()
 
 
 @pytest.mark.parametrize(

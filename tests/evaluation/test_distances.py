@@ -3,18 +3,20 @@
 import numpy as np
 import pytest
 
+from mbn_jax.data.sources.llcm import protocol as llcm
+from mbn_jax.data.sources.sysu_mm01 import protocol as sysu_mm01
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation import (
-    INFRARED_TO_VISIBLE,
     cosine_distances,
     euclidean_distances,
+    every_pair,
     feature_metrics,
     l2_normalise,
-    llcm,
     retrieval_metrics,
-    sysu_mm01,
 )
 from mbn_jax.evaluation.distances import distance_function
+
+INFRARED_TO_VISIBLE, _ = every_pair()
 
 
 def features(seed, *shape, offset=0.0):

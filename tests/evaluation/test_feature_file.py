@@ -34,7 +34,21 @@ def test_what_was_written_is_read(tmp_path):
     np.testing.assert_array_equal(features, GOOD["features"])
     for label, values in vars(records).items():
         np.testing.assert_array_equal(getattr(read, label), values)
+    assert read.modalities == ("visible", "infrared")
+    assert read.role is None
     assert read.identity.dtype == read.camera.dtype == read.modality.dtype == np.int32
+
+
+def test_modalities_and_roles_are_read(tmp_path):
+    labels = {key: GOOD[key] for key in GOOD if key != "features"}
+    labels |= {"modality": np.array([2, 1, 0]), "role": np.array([1, 2, 0])}
+    records = Records(**labels, modalities=("color", "nir", "thermal"))
+    write_features(tmp_path / "f.npz", GOOD["features"], records, "")
+    _, read, _ = read_features(tmp_path / "f.npz")
+    assert read.modalities == ("color", "nir", "thermal")
+    np.testing.assert_array_equal(read.modality, [2, 1, 0])
+    np.testing.assert_array_equal(read.role, [1, 2, 0])
+    assert read.role.dtype == np.int32
 
 
 def test_names_may_be_bytes_and_have_backslashes(tmp_path):
@@ -65,6 +79,14 @@ def test_half_precision_features_and_small_integers_are_read(tmp_path):
         ({"camera": np.array([1, -3, 1])}, "camera .* holds -3"),
         ({"identity": np.array([1, 2**40, 1])}, "identity .* holds 1099511627776"),
         ({"modality": np.array([0, 1, 2])}, r"modality .* holds 2.*\(0 visible"),
+        ({"modalities": np.array(["a", "a"])}, "two or more different names"),
+        ({"modalities": np.array([0, 1])}, r"modalities of .* is int64"),
+        (
+            {"modalities": np.array(["a", "b", "c"]), "modality": np.array([0, 3, 1])},
+            r"modality .* holds 3, .*0\.\.2 \(0 a, 1 b, 2 c\)",
+        ),
+        ({"role": np.array([0, 1, 3])}, r"role .* holds 3.* 2 gallery only\)"),
+        ({"role": np.array([0, 1])}, r"role .* shape \(2,\), but features has 3"),
         ({"name": np.array(["a", "b", "a"])}, "'a' 2 times"),
         (
             {"features": np.array([[0.0], [1e39], [1.0]])},

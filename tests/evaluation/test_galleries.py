@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import scipy.io
 
+from mbn_jax.data.sources.sysu_mm01 import protocol as sysu_mm01
+from mbn_jax.data.sources.sysu_mm01 import read_permutations
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation import read_permutations, sysu_mm01
 from mbn_jax.evaluation.records import Records
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mbn_jax.data.sources import source_of
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.labels import check_labels
 from mbn_jax.evaluation.records import Records
@@ -23,9 +24,10 @@ WHOLE = {
 }
 
 
-def records(rows):
+def records(rows, **others):
     name, identity, camera, modality = zip(*rows, strict=True)
     return Records(
+        **others,
         name=np.array(name),
         identity=np.array(identity),
         camera=np.array(camera),
@@ -33,9 +35,13 @@ def records(rows):
     )
 
 
+def check(family, found):
+    return check_labels(found, source_of(family).labels)
+
+
 @pytest.mark.parametrize("family", WHOLE)
 def test_what_agrees_is_accepted_without_a_word(family):
-    assert check_labels(family, records(WHOLE[family])) is None
+    assert check(family, records(WHOLE[family])) is None
 
 
 @pytest.mark.parametrize("family", WHOLE)
@@ -44,7 +50,7 @@ def test_another_identity_than_the_path_says_is_refused(family):
     with pytest.raises(
         InputError, match=r"In 2 of 2 rows .* identity of .* is 1, .*not"
     ):
-        check_labels(family, records(rows))
+        check(family, records(rows))
 
 
 @pytest.mark.parametrize(
@@ -62,27 +68,30 @@ def test_other_contradictions_are_refused(family, label, value, message):
     visible, infrared = WHOLE[family]
     infrared = (*infrared[:label], value, *infrared[label + 1 :])
     with pytest.raises(InputError, match=message):
-        check_labels(family, records([visible, infrared]))
+        check(family, records([visible, infrared]))
 
 
 def test_swapped_modalities_are_refused():
     rows = [(name, i, camera, 1 - m) for name, i, camera, m in WHOLE["llcm"]]
     with pytest.raises(InputError, match=r"modality of .* is 1, but its path says 0"):
-        check_labels("llcm", records(rows))
+        check("llcm", records(rows))
 
 
 @pytest.mark.parametrize("name", ["0006_c1_0001.jpg", "cam1/0006/0001", "1"])
 def test_names_that_are_no_paths_are_warned_of(name):
     rows = [(name, 6, 1, 0), WHOLE["sysu_mm01"][1]]
-    warning = check_labels("sysu_mm01", records(rows))
+    warning = check("sysu_mm01", records(rows))
     assert f"1 of 2 names, {name!r} for example" in warning
     assert "cam3/0006/0001.jpg" in warning
 
 
-def test_of_other_data_only_both_modalities_are_asked():
-    assert (
-        check_labels("synthetic_vireid", records([("a", 1, 9, 0), ("b", 1, 9, 1)]))
-        is None
-    )
+def test_of_other_data_only_all_modalities_are_asked():
+    rows = [("a", 1, 9, 0), ("b", 1, 9, 1)]
+    assert check_labels(records(rows), None) is None
     with pytest.raises(InputError, match="0 visible and 1 infrared"):
-        check_labels("synthetic_vireid", records([("b", 1, 9, 1)]))
+        check_labels(records(rows[1:]), None)
+    with pytest.raises(
+        InputError,
+        match=r"1 visible and 1 nir and 0 thermal images.* 1 for nir, 2 for thermal",
+    ):
+        check_labels(records(rows, modalities=("visible", "nir", "thermal")), None)

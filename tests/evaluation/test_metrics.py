@@ -5,15 +5,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies
 
+from mbn_jax.data.sources.sysu_mm01 import protocol as sysu_mm01
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation import (
-    INFRARED_TO_VISIBLE,
+    every_pair,
     feature_metrics,
     retrieval_metrics,
-    sysu_mm01,
 )
 
 from . import reference
+
+INFRARED_TO_VISIBLE, _ = every_pair()
 
 KEEP_SAME_CAMERA = dataclasses.replace(INFRARED_TO_VISIBLE, remove_same_camera=False)
 
@@ -197,7 +199,7 @@ def test_what_is_no_matrix_of_numbers_is_refused(distances, message):
 def test_something_else_than_a_protocol_is_refused():
     for wrong in ("sysu_mm01", sysu_mm01):
         with pytest.raises(
-            InputError, match=r"a Protocol is expected, .*sysu_mm01\(\)"
+            InputError, match=r"a Protocol is expected, .*every_pair\(\)\[0\]"
         ):
             retrieval_metrics([[0.1]], [1], [1], [0], [1], protocol=wrong)
 

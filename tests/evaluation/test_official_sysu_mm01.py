@@ -11,12 +11,9 @@ import numpy as np
 import pytest
 import scipy.io
 
-from mbn_jax.evaluation import (
-    evaluate_chance,
-    read_permutations,
-    retrieval_metrics,
-    sysu_mm01,
-)
+from mbn_jax.data.sources.sysu_mm01 import protocol as sysu_mm01
+from mbn_jax.data.sources.sysu_mm01 import read_permutations
+from mbn_jax.evaluation import evaluate_chance, retrieval_metrics
 from mbn_jax.evaluation.records import Records
 
 from . import reference

@@ -5,17 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 
+from mbn_jax.data.sources import protocol_of, protocols_of
+from mbn_jax.data.sources.llcm import protocol as llcm
+from mbn_jax.data.sources.regdb import protocol as regdb
+from mbn_jax.data.sources.sysu_mm01 import protocol as sysu_mm01
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation import (
-    EMBEDDED_PROTOCOLS,
     evaluate,
     evaluate_chance,
-    llcm,
+    every_pair,
     metrics,
-    regdb,
     retrieval_metrics,
-    standard_protocols,
-    sysu_mm01,
 )
 from mbn_jax.evaluation.records import Records
 from mbn_jax.evaluation.search import Search
@@ -136,7 +136,7 @@ CASES = [
             "images",
         )
         for records in (LLCM,)
-        for query_modality, protocol in zip((1, 0), EMBEDDED_PROTOCOLS, strict=True)
+        for query_modality, protocol in zip((1, 0), every_pair(), strict=True)
     ),
     *(
         Case(
@@ -377,13 +377,88 @@ def test_swapped_exchanges_who_looks_for_whom():
 
 
 def test_the_usual_protocol_of_a_data_set_comes_first():
-    assert standard_protocols("sysu_mm01")[0].name == "sysu_mm01_all_1shot_agw"
-    assert standard_protocols("regdb/split3")[0].name == "regdb_visible_to_infrared"
-    assert standard_protocols("synthetic_vireid/nir") == EMBEDDED_PROTOCOLS
-    assert {p.name for p in standard_protocols("llcm")} == {
+    def names(dataset, modalities=("visible", "infrared")):
+        return [protocol.name for protocol in protocols_of(dataset, modalities)]
+
+    assert names("sysu_mm01") == [
+        "sysu_mm01_all_1shot_agw",
+        "sysu_mm01_indoor_1shot_agw",
+    ]
+    assert names("regdb/split3") == [
+        "regdb_visible_to_infrared",
+        "regdb_infrared_to_visible",
+    ]
+    assert names("llcm") == [
         "llcm_visible_to_infrared_plain",
         "llcm_infrared_to_visible_plain",
-    }
+    ]
+    for dataset in ("synthetic_vireid/nir", "my_cameras"):
+        assert names(dataset) == ["infrared_to_visible", "visible_to_infrared"]
+
+
+THREE = ("visible", "nir", "thermal")
+
+
+def test_three_modalities_have_six_pairs_from_the_last_to_the_first():
+    protocols = every_pair(THREE)
+    assert [protocol.title for protocol in protocols] == [
+        "thermal → visible",
+        "thermal → nir",
+        "nir → visible",
+        "nir → thermal",
+        "visible → nir",
+        "visible → thermal",
+    ]
+    for protocol in protocols:
+        assert protocol.name == protocol.title.replace(" → ", "_to_")
+        query, gallery = protocol.title.split(" → ")
+        assert THREE[protocol.query_modality] == query
+        assert THREE[protocol.gallery_modality] == gallery
+
+
+def test_a_pair_of_three_looks_at_its_two_modalities_alone():
+    modality = np.arange(12) % 3
+    records = Records(
+        identity=np.arange(12) // 6,
+        camera=modality,
+        modality=modality,
+        name=np.arange(12).astype(str),
+        modalities=THREE,
+    )
+    for protocol in every_pair(THREE):
+        ((query, gallery),) = protocol.trials(records)
+        assert set(modality[query]) == {protocol.query_modality}
+        assert set(modality[gallery]) == {protocol.gallery_modality}
+        assert len(query) == len(gallery) == 4
+
+
+@pytest.mark.parametrize("case", CASES, ids=repr)
+def test_an_image_of_one_role_is_on_that_side_alone(case):
+    rng = np.random.default_rng(0)
+    role = rng.integers(0, 3, len(case.records)).astype(np.int32)
+    if "official" in case.protocol.name:  # asks for every image of its galleries
+        role[case.records.modality == 0] = 0
+    records = dataclasses.replace(case.records, role=role)
+    for query, gallery in case.protocol.trials(records):
+        assert not np.any(role[query] == 2)
+        assert not np.any(role[gallery] == 1)
+    # All are either, which is what no role says.
+    neither = dataclasses.replace(records, role=np.zeros_like(role))
+    for one, other in zip(
+        case.protocol.trials(neither), case.protocol.trials(case.records), strict=True
+    ):
+        np.testing.assert_array_equal(one.query, other.query)
+        np.testing.assert_array_equal(one.gallery, other.gallery)
+
+
+def test_options_of_a_command_line_make_a_protocol():
+    options = {"search": "indoor", "shots": 2}
+    assert protocol_of("sysu_mm01", (), options).name == "sysu_mm01_indoor_2shot_agw"
+    back = {"direction": "infrared_to_visible"}
+    assert protocol_of("regdb/split3", (), back).name == "regdb_infrared_to_visible"
+    assert protocol_of("mine", THREE, {}).name == "thermal_to_visible"
+    nir = {"direction": "visible_to_nir"}
+    assert protocol_of("mine", THREE, nir) == every_pair(THREE)[4]
 
 
 @pytest.mark.parametrize(
@@ -393,10 +468,27 @@ def test_the_usual_protocol_of_a_data_set_comes_first():
         (lambda: sysu_mm01(gallery="mine"), "gallery is 'mine'"),
         (lambda: sysu_mm01(shots=0), "shots is 0"),
         (lambda: sysu_mm01(gallery="official"), "need the authors' rand_perm_cam"),
-        (lambda: sysu_mm01(permutations={}), "do not use it: leave it out"),
+        (lambda: sysu_mm01(rand_perm_cam={}), "do not use it: leave it out"),
         (lambda: regdb("thermal"), "direction is 'thermal'"),
         (lambda: llcm(variant="other"), "variant is 'other'"),
-        (lambda: standard_protocols("market"), "no protocol for the data set 'market'"),
+        (
+            lambda: protocol_of("regdb/split1", (), {"shots": 1}),
+            "regdb/split1 has no option 'shots'; it has direction",
+        ),
+        (
+            lambda: protocol_of("mine", THREE, {"search": "all"}),
+            "mine has no option 'search'; it has direction",
+        ),
+        (
+            lambda: protocol_of("mine", THREE, {"direction": "infrared_to_visible"}),
+            "direction is 'infrared_to_visible', but one of thermal_to_visible, ",
+        ),
+        (
+            lambda: protocol_of(
+                "sysu_mm01", (), {"gallery": "official", "rand_perm_cam": "no.mat"}
+            ),
+            r"no\.mat does not exist; give the path of rand_perm_cam",
+        ),
     ],
 )
 def test_an_option_that_does_not_exist_is_refused(make, message):

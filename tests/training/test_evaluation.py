@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 import mbn_jax
-from mbn_jax.data.datasets import Split, load_split
+from mbn_jax.data.dataset import Split, load_split
 from mbn_jax.data.pipeline import load_images
+from mbn_jax.data.sources import protocols_of
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation import (
     evaluate_chance,
+    every_pair,
     format_table,
     l2_normalise,
     make_results,
-    standard_protocols,
 )
 from mbn_jax.evaluation.evaluation import evaluate_file, format_evaluation
 from mbn_jax.training import evaluation
@@ -49,13 +50,14 @@ def test_the_other_direction_is_an_option(finished):
 
 def test_flip_averaged_features_are_means_with_the_mirror_image(finished, data_dir):
     workdir, _ = finished
-    features, split, label = evaluation.test_features(
-        workdir, Network(flip_average=True)
+    split = evaluation.test_split(workdir, Network())
+    features, label = evaluation.test_features(
+        workdir, Network(flip_average=True), split
     )
     assert label.endswith("flip-averaged")
     model, variables = mbn_jax.load(workdir)
     images = load_images(split, np.arange(len(split)), model.image_size)
-    plain, _, _ = evaluation.test_features(workdir, Network())
+    plain, _ = evaluation.test_features(workdir, Network(), split)
     mirrored = mbn_jax.embed(model, variables, images[:, :, ::-1], split.modality)
     # Each of them has unit length first.
     alone = l2_normalise(plain)
@@ -67,7 +69,7 @@ def test_saved_features_give_the_same_figures(finished, tmp_path):
     workdir, _ = finished
     said = save_test_features(str(workdir), Network(), tmp_path / "f.npz")
     assert "features (24, 32) of synthetic_vireid/nir-6-2-2-x2" in said
-    from_file = evaluate_file(tmp_path / "f.npz", "synthetic_vireid", {}, "cosine")
+    from_file = evaluate_file(tmp_path / "f.npz", every_pair()[0])
     direct = evaluate_workdir(str(workdir), Network(), {}, "cosine")
     for key in (*FIGURES, *COUNTS, "cmc", "trials", "protocol", "description"):
         assert from_file[key] == direct[key]
@@ -92,7 +94,7 @@ def test_data_that_are_not_there_are_an_error(finished, tmp_path, monkeypatch):
         lambda dataset, split, data_dir: load_split("sysu_mm01", split, data_dir),
     )
     with pytest.raises(InputError, match=r"prepare_data\.py"):
-        evaluation.test_features(workdir, Network(data_dir=str(tmp_path)))
+        evaluation.test_split(workdir, Network(data_dir=str(tmp_path)))
 
 
 @pytest.fixture
@@ -107,11 +109,10 @@ def ten_runs(tmp_path, monkeypatch):
         results = {"figures": {"last": {"step": config.num_steps}}}
         (workdir / "results.json").write_text(json.dumps(results))
 
-    def made_up(workdir, network):
+    def made_up_split(workdir, network):
         number = int(str(workdir).rpartition("_")[2])
-        rng = np.random.default_rng(number)
         identity, modality = np.repeat(np.arange(4), 4), np.tile([0, 0, 1, 1], 4)
-        split = Split(
+        return Split(
             dataset=f"regdb/split{number}",
             split="test",
             source=[],
@@ -120,9 +121,14 @@ def ten_runs(tmp_path, monkeypatch):
             modality=modality,
             name=np.arange(16).astype(str),
         )
-        return rng.normal(size=(16, 8)).astype(np.float32), split, str(workdir)
 
-    monkeypatch.setattr(evaluation, "test_features", made_up)
+    def made_up_features(workdir, network, split):
+        number = int(str(workdir).rpartition("_")[2])
+        rng = np.random.default_rng(number)
+        return rng.normal(size=(16, 8)).astype(np.float32), str(workdir)
+
+    monkeypatch.setattr(evaluation, "test_split", made_up_split)
+    monkeypatch.setattr(evaluation, "test_features", made_up_features)
     return tmp_path
 
 
@@ -175,6 +181,16 @@ def test_no_finished_split_is_an_error(tmp_path):
         evaluate_splits(tmp_path)
 
 
+def test_runs_of_a_data_set_without_splits_are_no_mean(ten_runs):
+    for number in range(1, 11):
+        path = ten_runs / f"run_{number}" / "config.json"
+        rewrite(path, data={"dataset": "synthetic_vireid/nir"})
+    with pytest.raises(
+        InputError, match="trained on synthetic_vireid/nir, which has no splits"
+    ):
+        evaluate_splits(ten_runs)
+
+
 def rewrite(path, **changes):
     config = json.loads(path.read_text())
     config["data"] |= changes.pop("data", {})
@@ -205,10 +221,11 @@ def test_a_test_set_that_is_not_complete_is_told_wherever_figures_are(tmp_path):
         modality=np.array([0, 1, 0, 1]),
         name=np.array(["a", "b", "c", "d"]),
     )
-    protocols = standard_protocols("llcm")
+    protocols = protocols_of("llcm", split.modalities)
     results = make_results(
         dataset="llcm",
         split="test",
+        task="person re-identification",
         selection="none",
         protocols=protocols,
         figures={"chance": evaluate_chance(split, protocols)},

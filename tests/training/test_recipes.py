@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -64,10 +65,25 @@ def test_the_two_agw_recipes_differ_in_their_norm_alone():
     assert bn.to_dict() == mbn.to_dict()
 
 
-@pytest.mark.parametrize("dataset", ["regdb", "market1501", "synthetic_vireid"])
+@pytest.mark.parametrize("dataset", ["regdb", "regdb/split11", "synthetic_vireid"])
 def test_a_data_set_without_a_recipe_is_named(dataset):
     with pytest.raises(InputError, match=f"no recipe for the data set '{dataset}'"):
         recipes.agw(dataset, "mbn")
+
+
+def test_an_epoch_of_your_own_data_is_counted_in_the_prepared_copy(monkeypatch):
+    counts = {"train": {"visible": 320, "nir": 700, "thermal": 640}}
+    monkeypatch.setattr(
+        recipes, "info", lambda dataset, data_dir: SimpleNamespace(counts=counts)
+    )
+    config = recipes.agw("my_cameras", "mbn", data_dir="elsewhere")
+    assert config.num_steps == 81 * (700 // 32)
+    assert config.data.data_dir == "elsewhere"
+
+
+def test_your_own_data_that_are_not_prepared_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"no data set 'market1501' .*--manifest="):
+        recipes.agw("market1501", "mbn", data_dir=str(tmp_path))
 
 
 @pytest.mark.parametrize("name", OF_DATASETS)

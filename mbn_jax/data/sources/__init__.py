@@ -22,7 +22,10 @@ MODULES = {
 
 # Of the protocols of every data set without protocols of its own.
 DIRECTION = Option(
-    "direction", str, "Which modality is searched in which: infrared_to_visible."
+    "direction",
+    str,
+    "Which modality is searched in which, for example infrared_to_visible (the default"
+    " where there are two).",
 )
 
 

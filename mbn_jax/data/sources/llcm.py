@@ -223,7 +223,7 @@ who sign an agreement, and unpack, so that the folder holds
         Option(
             "direction",
             tuple(_DIRECTIONS),
-            "Which modality is searched in which; visible_to_infrared by default.",
+            "visible_to_infrared (the default) or infrared_to_visible.",
         ),
         Option(
             "variant",

@@ -174,7 +174,7 @@ holds
         Option(
             "direction",
             tuple(_DIRECTIONS),
-            "Which modality is searched in which; visible_to_infrared by default.",
+            "visible_to_infrared (the default) or infrared_to_visible.",
         ),
     ),
     labels=Labels(
