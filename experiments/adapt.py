@@ -1,13 +1,18 @@
-r"""Fits a trained network to new cameras, by folders of their pictures without labels.
+r"""Fits a trained network to new cameras, by folders of their images without labels.
 
   python experiments/adapt.py --workdir runs/quick --visible day --infrared night \
       --output adapted
 
-re-estimates the running statistics of each modality from the pictures of its folder,
+re-estimates the running statistics of each modality from the images of its folder,
 with mbn_jax.convert.estimate_statistics, and writes the network as shared weights,
-which experiments/embed.py and mbn_jax.load take like a work directory. With one folder
-the other modality keeps its statistics. Whether it helps depends on the cameras:
-docs/own-pictures.md measures it.
+which experiments/embed.py and mbn_jax.load take like a work directory. A modality
+without a folder keeps its statistics. --visible=DIR is short for --folder=visible=DIR;
+modalities of other names are given in the long form:
+
+  python experiments/adapt.py --workdir runs/three --folder=nir=dusk \
+      --folder=thermal=night --output adapted
+
+Whether it helps depends on the cameras: docs/own-pictures.md measures it.
 """
 
 import sys
@@ -19,6 +24,7 @@ from mbn_jax.deploy.adaptation import adapt
 from mbn_jax.deploy.loading import load_network
 from mbn_jax.deploy.weights import check_folder
 from mbn_jax.errors import InputError
+from mbn_jax.evaluation.folder import folders_by_name
 from mbn_jax.training.config import parse_flags
 
 _WORKDIR = flags.DEFINE_string(
@@ -28,16 +34,19 @@ flags.DEFINE_alias("model", "workdir")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Of a work directory: last (the default), best, or a step."
 )
-_VISIBLE = flags.DEFINE_string("visible", None, "Folder of visible pictures.")
-_INFRARED = flags.DEFINE_string("infrared", None, "Folder of infrared pictures.")
+_VISIBLE = flags.DEFINE_string("visible", None, "Folder of visible images.")
+_INFRARED = flags.DEFINE_string("infrared", None, "Folder of infrared images.")
+_FOLDERS = flags.DEFINE_multi_string(
+    "folder", [], "NAME=DIR: folder of the images of a modality; repeated."
+)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write.", required=True)
 _NUM_IMAGES = flags.DEFINE_integer(
-    "num_images", 1024, "Pictures of each modality at most.", lower_bound=1
+    "num_images", 1024, "Images of each modality at most.", lower_bound=1
 )
 _BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 64, "Pictures of both modalities in a batch.", lower_bound=2
+    "batch_size", 64, "Images of all modalities in a batch.", lower_bound=2
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of the order of the pictures.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the order of the images.", lower_bound=0)
 
 
 def main(argv: list[str]) -> None:
@@ -45,15 +54,17 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: {argv[1]!r} is no flag; folders follow --visible= and so.")
     logging.set_verbosity(logging.WARNING)
-    folders = (_VISIBLE.value, _INFRARED.value)
-    given = {modality: path for modality, path in enumerate(folders) if path}
+    short = [
+        f"{flag.name}={flag.value}" for flag in (_VISIBLE, _INFRARED) if flag.value
+    ]
     try:
+        folders = folders_by_name([*short, *_FOLDERS.value])
         check_folder(_OUTPUT.value)
         model, variables = load_network(_WORKDIR.value, _CHECKPOINT.value)
         adapted = adapt(
             model,
             variables,
-            given,
+            folders,
             num_images=_NUM_IMAGES.value,
             batch_size=_BATCH_SIZE.value,
             seed=_SEED.value,
@@ -61,7 +72,7 @@ def main(argv: list[str]) -> None:
         mbn_jax.save_pretrained(_OUTPUT.value, model, adapted)
     except InputError as error:
         sys.exit(f"error: {error}")
-    print(f"{_OUTPUT.value}: the network with the statistics of the new pictures")
+    print(f"{_OUTPUT.value}: the network with the statistics of the new images")
 
 
 if __name__ == "__main__":

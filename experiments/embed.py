@@ -1,15 +1,16 @@
-r"""Features of a folder of pictures, from a trained model.
+r"""Extracts features from a folder of images, with a trained model.
 
   python experiments/embed.py --workdir runs/quick --images my_pictures \
       --modality infrared --output features.npz
 
 writes `features` (N, D) float32, rows of length one, and `name` (N,), the sorted paths
-of the .jpg, .jpeg, .png and .bmp files below the folder. Pictures should be cropped to
-one upright person. Two features are compared by their inner product. --workdir, or
---model, also takes shared weights and what experiments/export.py wrote.
+of the JPEG, PNG, BMP, WebP and TIFF files below the folder. Images should be cropped as
+those that the model was trained on, for most models to one upright person. Two features
+are compared by their inner product. --workdir, or --model, also takes shared weights
+and what experiments/export.py wrote. --modality is the name of one of the model's.
 
-With --gallery, the pictures are also looked for in a second folder, and a picture of
-the ranked lists (query, then the ten most similar) is written. An exported model is for
+With --gallery, the images are also looked for in a second folder, and a picture of the
+ranked lists (query, then the ten most similar) is written. An exported model is for
 one modality, so that the gallery may need another, which must be of the same network;
 elsewhere leave --gallery_model out:
 
@@ -23,20 +24,19 @@ from absl import app, flags, logging
 
 from mbn_jax.analysis import own_pictures
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.records import MODALITIES
 from mbn_jax.training.config import parse_flags
 
 _MODEL_HELP = "Trained model: work directory, folder of weights, or exported file."
 
 flags.DEFINE_string("workdir", None, _MODEL_HELP, required=True)
 flags.DEFINE_alias("model", "workdir")
-flags.DEFINE_string("images", None, "Folder of pictures.", required=True)
-flags.DEFINE_enum("modality", None, MODALITIES, "What --images holds.", required=True)
+flags.DEFINE_string("images", None, "Folder of images.", required=True)
+flags.DEFINE_string("modality", None, "What --images holds.", required=True)
 flags.DEFINE_string("output", "features.npz", "Archive to write.")
 flags.DEFINE_string(
-    "gallery", None, "Folder of pictures in which to look for those of --images."
+    "gallery", None, "Folder of images in which to look for those of --images."
 )
-flags.DEFINE_enum("gallery_modality", "visible", MODALITIES, "What --gallery holds.")
+flags.DEFINE_string("gallery_modality", "visible", "What --gallery holds.")
 flags.DEFINE_string(
     "gallery_model", None, "Of --gallery, of the same network; by default --model."
 )
@@ -49,27 +49,30 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: {argv[1]!r} is not a flag; folders follow --images=.")
     logging.set_verbosity(logging.WARNING)
     given = flags.FLAGS
-    modality = MODALITIES.index(given.modality)
-    in_gallery = MODALITIES.index(given.gallery_modality)
     try:
         if given.gallery_model and not given.gallery:
             raise InputError("--gallery_model has no --gallery: give it, or neither.")
         own_pictures.check_places([given.images], [given.output])
-        needed = [(given.workdir, modality)]
+        needed = [(given.workdir, given.modality)]
         if given.gallery:
             own_pictures.check_places([given.gallery], [given.ranked_list])
-            needed.append((given.gallery_model or given.workdir, in_gallery))
+            gallery_model = given.gallery_model or given.workdir
+            needed.append((gallery_model, given.gallery_modality))
         networks = own_pictures.load_networks(needed)
         features, names = own_pictures.embed_pictures(
-            *networks[0], given.images, modality, given.output
+            *networks[0], given.images, given.modality, given.output
         )
-        print(f"{given.output}: features {features.shape} of {len(names)} pictures")
+        print(f"{given.output}: features {features.shape} of {len(names)} images")
         if given.gallery:
             query = (given.images, features, names)
             own_pictures.draw_gallery_search(
-                *networks[-1], query, given.gallery, in_gallery, given.ranked_list
+                *networks[-1],
+                query,
+                given.gallery,
+                given.gallery_modality,
+                given.ranked_list,
             )
-            print(f"{given.ranked_list}: the pictures most similar to each query")
+            print(f"{given.ranked_list}: the images most similar to each query")
     except InputError as error:
         sys.exit(f"error: {error}")
 

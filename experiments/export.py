@@ -2,13 +2,14 @@ r"""Takes a trained network elsewhere: as a StableHLO artefact, or as shared wei
 
   python experiments/export.py --workdir runs/quick --modality infrared
 
-writes runs/quick/infrared.zip, a network for infrared pictures in float32, which needs
-JAX and flatbuffers alone, on a CPU or a CUDA GPU; its normalisations are folded. It is
-read again, and not kept if its features of random pictures differ from the network's.
+writes runs/quick/infrared.zip, a network for infrared images in float32, which needs
+JAX and flatbuffers alone, on a CPU or a CUDA GPU; its normalizations are folded. It is
+read again, and not kept if its features of random images differ from the network's.
+--modality is the name of one of the network's modalities.
 
   python experiments/export.py --workdir runs/quick --format weights
 
-writes runs/quick/weights, a folder with model.safetensors and model.json for both
+writes runs/quick/weights, a folder with model.safetensors and model.json for all
 modalities, which is read without the run. docs/exporting.md says how to use either.
 """
 
@@ -22,7 +23,7 @@ import mbn_jax
 from mbn_jax.deploy.exporting import BATCH_SIZES, export_checked
 from mbn_jax.deploy.loading import load_network
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.records import MODALITIES
+from mbn_jax.modalities import index
 from mbn_jax.training.config import parse_flags
 
 _WORKDIR = flags.DEFINE_string(
@@ -34,8 +35,8 @@ _CHECKPOINT = flags.DEFINE_string(
 )
 _FORMATS = ["stablehlo", "weights"]
 _FORMAT = flags.DEFINE_enum("format", "stablehlo", _FORMATS, "What to write.")
-_MODALITY = flags.DEFINE_enum(
-    "modality", None, MODALITIES, "Of the pictures that the artefact will get."
+_MODALITY = flags.DEFINE_string(
+    "modality", None, "Of the images that the artefact will get."
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "File, or folder of weights; by default in --workdir."
@@ -52,25 +53,25 @@ def main(argv: list[str]) -> None:
     try:
         if (_MODALITY.value is None) == (_FORMAT.value == "stablehlo"):
             raise InputError(
-                "An artefact is for one modality and weights are for both: give "
+                "An artefact is for one modality and weights are for all: give "
                 "--modality to --format=stablehlo, and not to --format=weights."
             )
         model, variables = load_network(_WORKDIR.value, _CHECKPOINT.value)
         default = "weights" if _MODALITY.value is None else f"{_MODALITY.value}.zip"
         output = _OUTPUT.value or Path(_WORKDIR.value) / default
-        if _FORMAT.value == "weights":
+        if _MODALITY.value is None:
             mbn_jax.save_pretrained(output, model, variables)
             print(f"{output}: model.safetensors and model.json")
             return
-        modality = MODALITIES.index(_MODALITY.value)
+        modality = index(_MODALITY.value, model.modalities)
         artefact, difference = export_checked(model, variables, modality, output)
     except InputError as error:
         sys.exit(f"error: {error}")
     sizes = " × ".join(map(str, artefact.image_size))
     platforms = " and ".join(artefact.exported.platforms)
-    print(f"{output}: for {_MODALITY.value} pictures of {sizes} on {platforms}")
+    print(f"{output}: for {_MODALITY.value} images of {sizes} on {platforms}")
     print(
-        f"largest difference from the network on {sum(BATCH_SIZES)} random pictures, "
+        f"largest difference from the network on {sum(BATCH_SIZES)} random images, "
         f"in batches of {', '.join(map(str, BATCH_SIZES))}: {difference:.1e}"
     )
 

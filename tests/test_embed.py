@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 
 import mbn_jax
-from mbn_jax.analysis.own_pictures import draw_gallery_search, load_networks
+from mbn_jax.analysis.own_pictures import (
+    draw_gallery_search,
+    embed_pictures,
+    load_networks,
+)
 from mbn_jax.deploy.artefact import Artefact
 from mbn_jax.deploy.fingerprint import fingerprint
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.folder import find_images
+from mbn_jax.evaluation.folder import find_images, read_images
+
+from .models.test_variants import filled, small
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,6 +34,7 @@ class Output(NamedTuple):
 
 class Model:
     image_size = (16, 8)
+    modalities = ("visible", "infrared")
     def apply(self, variables, images, modality, train):
         return Output(images.mean(axis=(1, 2)))
 
@@ -76,8 +83,19 @@ def test_pictures_are_found_below_the_folder_in_the_order_of_their_names(picture
     assert find_images(pictures) == ["a.BMP", "b.png", "more/c.jpg"]
 
 
+def test_every_format_is_found_in_small_and_capital_letters(tmp_path):
+    names = [
+        *("a.bmp", "b.jpeg", "c.jpg", "d.png", "e.tif", "f.tiff", "g.webp"),
+        *("h.TIFF", "i.WebP"),
+    ]
+    for name in names:
+        paint(tmp_path / name, (0, 0, 255))
+    assert find_images(tmp_path) == names
+    assert read_images(tmp_path, names, (24, 12)).shape == (9, 24, 12, 3)
+
+
 def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(InputError, match="holds no picture"):
+    with pytest.raises(InputError, match="holds no image"):
         find_images(tmp_path)
     with pytest.raises(InputError, match="is not a folder"):
         find_images(tmp_path / "missing")
@@ -93,8 +111,8 @@ def test_features_and_ranked_list_of_a_folder(pictures, tmp_path):
         f"--ranked_list={picture}",
     )
     assert done.returncode == 0, done.stderr
-    assert "features (3, 3) of 3 pictures" in done.stdout
-    assert "3 of 3 pictures" in done.stderr
+    assert "features (3, 3) of 3 images" in done.stdout
+    assert "3 of 3 images" in done.stderr
     with np.load(output) as archive:
         assert archive["name"].tolist() == ["a.BMP", "b.png", "more/c.jpg"]
         features = archive["features"]
@@ -139,6 +157,10 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(pictures, tmp
         ),
         (["--gallery={}", "--gallery_model=infrared.zip"], "exported for infrared"),
         (["--gallery_model=other"], "--gallery_model has no --gallery"),
+        (
+            ["--gallery={}", "--gallery_modality=thermal"],
+            "unused: There is no modality 'thermal'; expected one of visible, infrared",
+        ),
     ],
 )
 def test_models_that_do_not_fit_are_refused_before_the_work(
@@ -160,37 +182,77 @@ def parameters(seed):
     return {"params": {"kernel": np.full((2, 3), seed, np.float32)}}
 
 
-def artefact(modality, seed):
-    return Artefact((16, 8), modality, fingerprint(parameters(seed)), exported=None)
+class Network:
+    """What a work directory holds, as far as it is asked for its modalities."""
+
+    modalities = ("visible", "infrared")
+
+
+def artefact(modality, seed, modalities=Network.modalities):
+    network = fingerprint(parameters(seed))
+    return Artefact((16, 8), modality, modalities, network, exported=None)
 
 
 def test_models_of_one_network_are_loaded_once_each_and_others_refused(monkeypatch):
     forms = {
-        "run": (object(), parameters(1)),
+        "run": (Network(), parameters(1)),
         "visible.zip": (artefact(0, 1), {}),
         "infrared.zip": (artefact(1, 1), {}),
         "other.zip": (artefact(0, 2), {}),
-        "other run": (object(), parameters(2)),
+        "other run": (Network(), parameters(2)),
     }
     asked = []
     monkeypatch.setattr(mbn_jax, "load", lambda path: asked.append(path) or forms[path])
     for pair in (
-        [("infrared.zip", 1), ("visible.zip", 0)],
-        [("infrared.zip", 1), ("run", 0)],
-        [("run", 1), ("run", 0)],
+        [("infrared.zip", "infrared"), ("visible.zip", "visible")],
+        [("infrared.zip", "infrared"), ("run", "visible")],
+        [("run", "infrared"), ("run", "visible")],
     ):
         assert load_networks(pair) == [forms[path] for path, _ in pair]
     assert asked == ["infrared.zip", "visible.zip", "infrared.zip", "run", "run"]
     for path in ("other.zip", "other run"):
         with pytest.raises(InputError, match=f"and {path} are of different networks"):
-            load_networks([("infrared.zip", 1), (path, 0)])
+            load_networks([("infrared.zip", "infrared"), (path, "visible")])
+
+
+def test_a_modality_is_looked_up_in_the_network_that_was_loaded(monkeypatch):
+    three = artefact(2, 1, ("visible", "nir", "thermal"))
+    monkeypatch.setattr(mbn_jax, "load", lambda path: (three, {}))
+    assert load_networks([("thermal.zip", "thermal")]) == [(three, {})]
+    with pytest.raises(InputError, match=r"thermal\.zip: The images are nir, but"):
+        load_networks([("thermal.zip", "nir")])
+    with pytest.raises(InputError, match="'infrared'; expected one of visible, nir, t"):
+        load_networks([("thermal.zip", "infrared")])
+
+
+def test_a_folder_is_embedded_by_the_name_of_its_modality(pictures, tmp_path):
+    model = small(modalities=("visible", "nir", "thermal"))
+    variables = filled(model)
+    found, names = embed_pictures(
+        model, variables, pictures, "thermal", tmp_path / "thermal.npz"
+    )
+    images = read_images(pictures, names, model.image_size)
+    np.testing.assert_array_equal(found, mbn_jax.embed(model, variables, images, 2))
+    with np.load(tmp_path / "thermal.npz") as archive:
+        np.testing.assert_array_equal(archive["features"], found)
+    draw_gallery_search(
+        model,
+        variables,
+        (pictures, found, names),
+        pictures,
+        "nir",
+        tmp_path / "list.png",
+    )
+    assert cv2.imread(str(tmp_path / "list.png")).shape[1] > 500
 
 
 def test_features_of_another_length_are_refused(pictures, tmp_path):
     query = (pictures, np.eye(3, 4, dtype=np.float32), find_images(pictures))
-    shorter = Artefact((16, 8), 0, "", exported=MeanColour())
+    shorter = Artefact((16, 8), 0, Network.modalities, "", exported=MeanColour())
     with pytest.raises(InputError, match=r"queries have 4 numbers .* the gallery 3"):
-        draw_gallery_search(shorter, {}, query, pictures, 0, tmp_path / "list.png")
+        draw_gallery_search(
+            shorter, {}, query, pictures, "visible", tmp_path / "list.png"
+        )
     assert not (tmp_path / "list.png").exists()
 
 

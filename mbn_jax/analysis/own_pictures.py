@@ -40,19 +40,19 @@ def check_places(folders: Iterable[str | Path], outputs: Iterable[str | Path]) -
             raise InputError(f"{output} is a folder: name a file in it instead.")
 
 
-def load_networks(needed: Iterable[tuple[str | Path, int]]) -> list[tuple[Any, Any]]:
+def load_networks(needed: Iterable[tuple[str | Path, str]]) -> list[tuple[Any, Any]]:
     """Loads what embeds the queries and their gallery, and checks it before any work.
 
     Args:
-        needed: for each the path, as `mbn_jax.load` takes it, and the modality of its
-          pictures, 0 visible, 1 infrared. What comes again is loaded once.
+        needed: for each the path, as `mbn_jax.load` takes it, and the name of the
+          modality of its images. What comes again is loaded once.
 
     Returns:
         For each the model and its variables.
 
     Raises:
-        InputError: there is no network, one was exported for the other modality, or
-          they are not forms of one network.
+        InputError: there is no network, one has no such modality or was exported for
+          another one, or they are not forms of one network.
     """
     needed = list(needed)
     loaded = {path: mbn_jax.load(path) for path in dict(needed)}
@@ -70,7 +70,7 @@ def load_networks(needed: Iterable[tuple[str | Path, int]]) -> list[tuple[Any, A
 
 
 def embed_pictures(
-    model: Any, variables: Any, images: str | Path, modality: int, output: str | Path
+    model: Any, variables: Any, images: str | Path, modality: str, output: str | Path
 ) -> tuple[np.ndarray, list[str]]:
     """Writes the features of a folder of pictures to an ``.npz``.
 
@@ -80,8 +80,8 @@ def embed_pictures(
     Args:
         model: as `mbn_jax.load` returns it.
         variables: as `mbn_jax.load` returns them.
-        images: the folder; .jpg, .jpeg, .png and .bmp in it and below it are read.
-        modality: 0 visible, 1 infrared.
+        images: the folder, see `mbn_jax.evaluation.folder.find_images`.
+        modality: its name.
         output: path of the archive.
 
     Returns:
@@ -102,7 +102,7 @@ def draw_gallery_search(
     variables: Any,
     query: tuple[str | Path, np.ndarray, list[str]],
     gallery: str | Path,
-    gallery_modality: int,
+    gallery_modality: str,
     output: str | Path,
 ) -> None:
     """Ranks a folder of gallery pictures for each query and draws the first ten.
@@ -114,7 +114,7 @@ def draw_gallery_search(
         variables: as `mbn_jax.load` returns them.
         query: the query folder, its features and its names, as `embed_pictures` gives.
         gallery: the folder of gallery pictures.
-        gallery_modality: 0 visible, 1 infrared.
+        gallery_modality: its name.
         output: path of the picture.
 
     Raises:

@@ -21,14 +21,13 @@ from mbn_jax.deploy.fingerprint import fingerprint
 from mbn_jax.deploy.inference import inference_function
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.features import embed
-from mbn_jax.evaluation.records import MODALITIES
 from mbn_jax.files import write_atomically
 from mbn_jax.models.reid import ReID
 
 PLATFORMS = ("cpu", "cuda")
 PROGRAM, DESCRIPTION = "network.stablehlo", "artefact.json"
-_FORMAT = "mbn_jax.Artefact/2"
-_DESCRIBED = ("image_size", "jax", "modality", "network", "platforms")
+_FORMAT = "mbn_jax.Artefact/3"
+_DESCRIBED = ("image_size", "jax", "modalities", "modality", "network", "platforms")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,14 +36,16 @@ class Artefact:
 
     Attributes:
       image_size: (height, width) in pixels that it takes.
-      modality: of the pictures that it is for, 0 visible, 1 infrared.
-      network: `mbn_jax.deploy.fingerprint.fingerprint` of the network that it was made
-        of, by which the artefacts of both modalities know each other.
+      modality: of the images that it is for, an index into `modalities`.
+      modalities: the names of all modalities of the network that it was made of.
+      network: `mbn_jax.deploy.fingerprint.fingerprint` of that network, by which the
+        artefacts of its modalities know each other.
       exported: the program, from (B, H, W, 3) uint8 to (B, D) float32, for any B.
     """
 
     image_size: tuple[int, int]
     modality: int
+    modalities: tuple[str, ...]
     network: str
     exported: jax_export.Exported
 
@@ -60,12 +61,12 @@ def export(
     *,
     platforms: tuple[str, ...] = PLATFORMS,
 ) -> Artefact:
-    """The network for pictures of one modality, its normalisations folded away.
+    """Exports the network for images of one modality, its normalizations folded away.
 
     Args:
       model: as `mbn_jax.load` returns it.
       variables: of it.
-      modality: 0 visible, 1 infrared.
+      modality: an index into `model.modalities`.
       platforms: that the program is lowered for, as `jax.export` names them.
 
     Raises:
@@ -75,14 +76,21 @@ def export(
     (batch,) = jax_export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *model.image_size, 3), jnp.uint8)
     exported = jax_export.export(features, platforms=platforms)(images)
-    return Artefact(model.image_size, modality, fingerprint(variables), exported)
+    return Artefact(
+        model.image_size,
+        modality,
+        tuple(model.modalities),
+        fingerprint(variables),
+        exported,
+    )
 
 
 def save_artefact(path: str | Path, artefact: Artefact) -> None:
     """Writes an artefact as one file, whole or not at all."""
     description = {
         "format": _FORMAT,
-        "modality": MODALITIES[artefact.modality],
+        "modality": artefact.modalities[artefact.modality],
+        "modalities": artefact.modalities,
         "image_size": artefact.image_size,
         "network": artefact.network,
         "platforms": artefact.exported.platforms,
@@ -119,9 +127,14 @@ def load_artefact(path: str | Path) -> Artefact:
             f"{path} was written by jax {description['jax']}, and jax "
             f"{jax.__version__} cannot read its program ({error}); export it again."
         ) from error
-    modality = MODALITIES.index(description["modality"])
-    image_size = tuple(description["image_size"])
-    return Artefact(image_size, modality, description["network"], exported)
+    modalities = tuple(description["modalities"])
+    return Artefact(
+        tuple(description["image_size"]),
+        modalities.index(description["modality"]),
+        modalities,
+        description["network"],
+        exported,
+    )
 
 
 def _checked_description(written: Any, path: str | Path) -> dict[str, Any]:
@@ -136,18 +149,22 @@ def _checked_description(written: Any, path: str | Path) -> dict[str, Any]:
             "the version that wrote it."
         )
     size, network = description["image_size"], description["network"]
+    modality, modalities = description["modality"], description["modalities"]
     if (
-        description["modality"] not in MODALITIES
+        not isinstance(modalities, list)
+        or not all(isinstance(name, str) for name in modalities)
+        or len(set(modalities)) < len(modalities)
+        or modality not in modalities
         or not isinstance(network, str)
         or not isinstance(size, list)
         or len(size) != 2
         or not all(type(pixels) is int and pixels > 0 for pixels in size)
     ):
         raise InputError(
-            f"{DESCRIPTION} in {path} is damaged (modality {description['modality']!r},"
-            f" image_size {size!r}, network {network!r}), but a modality of "
-            f"{' or '.join(MODALITIES)}, a height and a width in pixels and a "
-            "fingerprint are expected; export it again."
+            f"{DESCRIPTION} in {path} is damaged (modality {modality!r}, modalities "
+            f"{modalities!r}, image_size {size!r}, network {network!r}), but a modality"
+            " of a list of names, a height and a width in pixels and a fingerprint are"
+            " expected; export it again."
         )
     return description
 

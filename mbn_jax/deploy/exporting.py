@@ -30,7 +30,7 @@ def export_checked(
     Args:
       model: as `mbn_jax.load` returns it.
       variables: of it.
-      modality: 0 visible, 1 infrared.
+      modality: an index into `model.modalities`.
       output: path of the file; there only if the features agree.
       seed: of the random pictures, which come in batches of `BATCH_SIZES`.
 

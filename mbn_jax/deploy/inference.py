@@ -1,6 +1,6 @@
-"""A trained network for the pictures of one modality, as one function of pixels."""
+"""A trained network for images of one modality, as one function of pixels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from mbn_jax import convert
 from mbn_jax.data.augment import normalise
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.records import MODALITIES
+from mbn_jax.evaluation.features import numbered
 from mbn_jax.models.reid import ReID
+from mbn_jax.models.resnet import stem_name
 
 _SMALLEST = float(jnp.finfo(jnp.float32).tiny)
 
@@ -18,16 +19,16 @@ _SMALLEST = float(jnp.finfo(jnp.float32).tiny)
 def inference_function(
     model: ReID, variables: Any, modality: int
 ) -> Callable[[jax.Array], jax.Array]:
-    """What `mbn_jax.embed` computes for one modality, with nothing left to choose.
+    """Returns what `mbn_jax.embed` computes for one modality, as a function of pixels.
 
-    The normalisations are merged with their convolutions (`mbn_jax.convert.fold`), of
-    two stems the one of the modality is kept, and all is float32, whatever the type
-    that the network was trained in.
+    The normalizations are merged with their convolutions (`mbn_jax.convert.fold`), of
+    separate stems the one of the modality is kept, and all is float32, whatever the
+    type that the network was trained in.
 
     Args:
       model: as `mbn_jax.load` returns it.
       variables: of it, of BN or MBN.
-      modality: 0 visible, 1 infrared.
+      modality: an index into `model.modalities`.
 
     Returns:
       From images `(B, H, W, 3)` uint8 RGB of `model.image_size` to features `(B, D)`
@@ -41,23 +42,23 @@ def inference_function(
             f"The network is a {type(model).__name__} and cannot be folded, but a ReID "
             "is expected: give the work directory of a run, or shared weights."
         )
-    if modality not in range(len(MODALITIES)):
+    if modality not in range(len(model.modalities)):
         raise InputError(
-            f"The modality is {modality!r}, but 0 (visible) or 1 (infrared) is "
+            f"The modality is {modality!r}, but {numbered(model.modalities)} is "
             "expected."
         )
     if model.norm == "none":
         raise InputError(
-            "The network has no normalisations to fold, since that was done before: "
+            "The network has no normalizations to fold, since that was done before: "
             "export the one that it was made from."
         )
     inference: ReID = model.copy(
         norm="none", stem="shared", dtype=jnp.float32, axis_name=None, remat=False
     )
     if model.stem == "separate":
-        variables = _with_one_stem(variables, modality)
+        variables = _with_one_stem(variables, model.modalities, modality)
     if not any(leaf.ndim == 2 for leaf in jax.tree.leaves(variables["batch_stats"])):
-        variables = convert.from_batch_norm(variables)
+        variables = convert.from_batch_norm(variables, len(model.modalities))
     try:
         folded = convert.fold(variables, modality)
     except ValueError as error:
@@ -73,9 +74,11 @@ def inference_function(
     return features
 
 
-def _with_one_stem(variables: Any, modality: int) -> dict[str, Any]:
-    """The first convolution of one modality in the place of both."""
+def _with_one_stem(
+    variables: Any, modalities: Sequence[str], modality: int
+) -> dict[str, Any]:
+    """Puts the first convolution of one modality in the place of all."""
     backbone = dict(variables["params"]["backbone"])
-    stems = [backbone.pop(f"conv1_{name}") for name in MODALITIES]
+    stems = [backbone.pop(stem_name(name)) for name in modalities]
     params = {**variables["params"], "backbone": {**backbone, "conv1": stems[modality]}}
     return {**variables, "params": params}

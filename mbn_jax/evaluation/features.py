@@ -1,7 +1,7 @@
 """Features of images: the embedding after the neck."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike
 
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.distances import l2_normalise
-from mbn_jax.evaluation.records import MODALITIES
 from mbn_jax.mesh import process_rows, replicated, shard
+from mbn_jax.modalities import index
 
 _EMBED_BATCH = 64
 
@@ -24,11 +24,13 @@ class SingleModality(Protocol):
 
     Attributes:
         image_size: (height, width) in pixels that it takes.
-        modality: of the pictures that it is for, 0 visible, 1 infrared.
+        modality: of the images that it is for, an index into ``modalities``.
+        modalities: the names of all modalities of the network that it was made of.
     """
 
     image_size: tuple[int, int]
     modality: int
+    modalities: tuple[str, ...]
 
     def features(self, images: jax.Array) -> jax.Array:
         """(B, H, W, 3) uint8 to (B, D) float32."""
@@ -111,22 +113,23 @@ def extract(
 
 
 def embed(
-    model: Any, variables: Any, images_uint8: np.ndarray, modality: ArrayLike
+    model: Any, variables: Any, images_uint8: np.ndarray, modality: str | ArrayLike
 ) -> np.ndarray:
-    """Features of images, to be compared by their inner product.
+    """Extracts features of images, to be compared by their inner product.
 
     Example::
 
       model, variables = mbn_jax.load("runs/quick")
-      query = mbn_jax.embed(model, variables, infrared_images, 1)
-      gallery = mbn_jax.embed(model, variables, visible_images, 0)
+      query = mbn_jax.embed(model, variables, infrared_images, "infrared")
+      gallery = mbn_jax.embed(model, variables, visible_images, "visible")
       best_first = np.argsort(-query @ gallery.T, axis=1)
 
     Args:
         model: as `mbn_jax.load` returns it, of a work directory or a file alike.
         variables: as `mbn_jax.load` returns them.
         images_uint8: (N, H, W, 3) uint8 RGB, of any size; resized to that of the model.
-        modality: 0 visible, 1 infrared; one for all the images or (N,).
+        modality: one for all the images, as a name or as its index in
+          ``model.modalities``; or (N,) indices.
 
     Returns:
         (N, D) float32: the embedding after the neck, rows of length one.
@@ -136,10 +139,10 @@ def embed(
           the one that an exported network is for.
     """
     images = _checked_images(images_uint8)
-    modality = _checked_modality(modality, len(images))
+    modality = _checked_modality(modality, len(images), model.modalities)
     check_modality(model, modality)
     if images.shape[1:3] != tuple(model.image_size):
-        from mbn_jax.data.pipeline import resize
+        from mbn_jax.data.images import resize
 
         size = tuple(model.image_size)
         images = np.stack([resize(image, size) for image in images])
@@ -156,19 +159,31 @@ def embed(
     )
 
 
-def check_modality(model: Any, modality: ArrayLike) -> None:
-    """Raises `InputError` where an exported network is for the other modality.
+def check_modality(model: Any, modality: str | ArrayLike) -> None:
+    """Raises `InputError` where a network is not for images of a modality.
 
     Args:
         model: as `mbn_jax.load` returns it.
-        modality: of the pictures that it will get, 0 visible, 1 infrared.
+        modality: of the images that it will get, a name or indices.
     """
-    if isinstance(model, SingleModality) and np.any(modality != model.modality):
+    if isinstance(modality, str):
+        modality = index(modality, model.modalities)
+    if not isinstance(model, SingleModality):
+        return
+    others = np.setdiff1d(modality, model.modality)
+    if others.size:
+        names = " and ".join(model.modalities[other] for other in others)
         raise InputError(
-            f"The images are {MODALITIES[1 - model.modality]}, but the network was "
-            f"exported for {MODALITIES[model.modality]} ones: load the one that was "
+            f"The images are {names}, but the network was exported for "
+            f"{model.modalities[model.modality]} ones: load the one that was "
             "exported for these, or the network that both were made from."
         )
+
+
+def numbered(modalities: Sequence[str]) -> str:
+    """Returns the indices and names for a sentence: "0 (visible) or 1 (infrared)"."""
+    *others, last = (f"{i} ({name})" for i, name in enumerate(modalities))
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -195,7 +210,7 @@ def _checked_images(images: np.ndarray) -> np.ndarray:
     if images.ndim != 4 or images.shape[-1] != 3:
         raise InputError(
             f"The images have shape {images.shape}, but (N, height, width, 3) is "
-            "expected: stack them, and repeat a grey channel three times."
+            "expected: stack them, and repeat a gray channel three times."
         )
     if 0 in images.shape:
         raise InputError(
@@ -205,15 +220,20 @@ def _checked_images(images: np.ndarray) -> np.ndarray:
     return images
 
 
-def _checked_modality(modality: ArrayLike, count: int) -> np.ndarray:
+def _checked_modality(
+    modality: str | ArrayLike, count: int, modalities: Sequence[str]
+) -> np.ndarray:
+    """Returns the indices (count,) of modalities that are given in any way."""
+    if isinstance(modality, str):
+        modality = index(modality, modalities)
     modality = np.asarray(modality)
     if (
         not np.issubdtype(modality.dtype, np.integer)
-        or not np.isin(modality, (0, 1)).all()
+        or not np.isin(modality, np.arange(len(modalities))).all()
     ):
         raise InputError(
-            f"The modality is {modality}, but the integer 0 (visible) or 1 (infrared) "
-            "is expected."
+            f"The modality is {modality}, but a name or the integer "
+            f"{numbered(modalities)} is expected."
         )
     if modality.shape not in ((), (count,)):
         raise InputError(

@@ -1,6 +1,6 @@
-"""Features of a folder of a person's own pictures."""
+"""Extracts features from a folder of images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,30 +8,30 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from mbn_jax.data.pipeline import decode
+from mbn_jax.data.images import SUFFIXES, decode
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.features import embed
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png")
 _CHUNK = 256
 
 
 def find_images(folder: str | Path) -> list[str]:
-    """Names of the pictures in a folder and its sub-folders, sorted.
+    """Lists the images in a folder and its sub-folders, sorted.
 
     Args:
-        folder: searched for .jpg, .jpeg, .png and .bmp, in small or capital letters.
+        folder: searched for files that end in one of `mbn_jax.data.images.SUFFIXES`, in
+            small or capital letters.
 
     Returns:
         Paths relative to the folder, with forward slashes.
 
     Raises:
-        InputError: the folder does not exist or holds no picture.
+        InputError: the folder does not exist or holds no image.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(
-            f"{folder} is not a folder: give the folder that holds the pictures."
+            f"{folder} is not a folder: give the folder that holds the images."
         )
     names = sorted(
         path.relative_to(folder).as_posix()
@@ -40,19 +40,48 @@ def find_images(folder: str | Path) -> list[str]:
     )
     if not names:
         raise InputError(
-            f"{folder} holds no picture: one of {', '.join(SUFFIXES)} is expected, "
+            f"{folder} holds no image: one of {', '.join(SUFFIXES)} is expected, "
             "there or in a folder below it."
         )
     return names
 
 
+def folders_by_name(values: Iterable[str]) -> dict[str, str]:
+    """Reads the values of a repeated flag ``--folder=NAME=DIR``.
+
+    Args:
+        values: "NAME=DIR" each.
+
+    Returns:
+        The folders by their names.
+
+    Raises:
+        InputError: a value is something else, or a name is given twice.
+    """
+    folders: dict[str, str] = {}
+    for value in values:
+        name, _, folder = value.partition("=")
+        if not name or not folder:
+            raise InputError(
+                f"--folder={value} does not say what is in which folder; expected "
+                "--folder=NAME=DIR, for example --folder=thermal=images/thermal."
+            )
+        if name in folders:
+            raise InputError(
+                f"The folder of {name} is given twice, {folders[name]} and {folder}: "
+                f"put all {name} images below one folder."
+            )
+        folders[name] = folder
+    return folders
+
+
 def read_images(
     folder: str | Path, names: list[str], image_size: tuple[int, int]
 ) -> np.ndarray:
-    """Decodes and resizes pictures to (n, H, W, 3) uint8; `InputError` names a bad one.
+    """Decodes and resizes images to (n, H, W, 3) uint8; `InputError` names a bad one.
 
     Args:
-        folder: where the pictures lie.
+        folder: where the images lie.
         names: paths relative to it.
         image_size: (height, width).
     """
@@ -63,21 +92,22 @@ def read_images(
 
 
 def embed_folder(
-    model: Any, variables: Any, folder: str | Path, modality: int
+    model: Any, variables: Any, folder: str | Path, modality: str | int
 ) -> tuple[np.ndarray, list[str]]:
-    """Embeds all pictures of a folder, showing how far it is.
+    """Embeds all images of a folder, showing how far it is.
 
     Args:
         model: as `mbn_jax.load` returns it.
         variables: as `mbn_jax.load` returns them.
         folder: see `find_images`.
-        modality: 0 visible, 1 infrared; the same for all the pictures.
+        modality: a name or its index in ``model.modalities``, the same for all images.
 
     Returns:
         (N, D) float32 features, rows of length one, and the N names.
 
     Raises:
-        InputError: no picture, or one that cannot be decoded.
+        InputError: no image, or one that cannot be decoded; or the network has no such
+          modality.
     """
     names = find_images(folder)
     features = [
@@ -98,4 +128,4 @@ def _tracked(names: list[str], what: str) -> Iterator[list[str]]:
     for part in parts:
         yield part
         done += len(part)
-        console.print(f"{what}: {done} of {len(names)} pictures", soft_wrap=True)
+        console.print(f"{what}: {done} of {len(names)} images", soft_wrap=True)

@@ -9,6 +9,7 @@ from mbn_jax import convert
 from mbn_jax.data.augment import normalise
 from mbn_jax.deploy.adaptation import _check_numbers, adapt
 from mbn_jax.errors import InputError
+from mbn_jax.evaluation.folder import folders_by_name
 
 from ..models.test_variants import filled, small
 
@@ -29,7 +30,7 @@ def folders(tmp_path_factory):
         for index in range(count):
             image = rng.integers(0, 256, (32, 16, 3), np.uint8)
             cv2.imwrite(str(root / name / f"{index}.png"), image)
-    return {0: root / "visible", 1: root / "infrared"}
+    return {"visible": root / "visible", "infrared": root / "infrared"}
 
 
 def read(folder):
@@ -57,14 +58,14 @@ def assert_close(found, expected):
 
 
 def test_it_is_the_estimate_of_all_pictures(network, folders):
-    batch = read(folders[1]), np.ones(6, np.int32)
-    adapted = adapt(*network, {1: folders[1]})
+    batch = read(folders["infrared"]), np.ones(6, np.int32)
+    adapted = adapt(*network, {"infrared": folders["infrared"]})
     assert_close(adapted, estimated(network, [batch]))
 
 
 def test_parameters_stay_and_so_does_a_modality_without_a_folder(network, folders):
     model, variables = network
-    adapted = adapt(model, variables, {1: folders[1]})
+    adapted = adapt(model, variables, {"infrared": folders["infrared"]})
     jax.tree.map(np.testing.assert_array_equal, adapted["params"], variables["params"])
     before, after = variables["batch_stats"], adapted["batch_stats"]
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b[0]), before, after)
@@ -90,9 +91,10 @@ def test_batches_hold_as_many_of_either_modality_and_every_picture(drawn, folder
     assert all(modality.tolist() == [0, 0, 1, 1] for _, modality in batches)
     images = np.concatenate([images for images, _ in batches])
     modality = np.concatenate([modality for _, modality in batches])
-    for which, times in ((0, [1, 1, 2, 2]), (1, [1] * 6)):
+    for which, times in enumerate(([1, 1, 2, 2], [1] * 6)):
         seen = [image.tobytes() for image in images[modality == which]]
-        counts = [seen.count(image.tobytes()) for image in read(folders[which])]
+        folder = [*folders.values()][which]
+        counts = [seen.count(image.tobytes()) for image in read(folder)]
         assert sorted(counts) == times
 
 
@@ -109,9 +111,22 @@ def test_the_seed_alone_decides_which_pictures_are_drawn(drawn, capsys):
 @pytest.mark.parametrize(
     ("fields", "which", "message"),
     [
-        (dict(norm="bn"), [0, 1], "adapt a run with model.norm=mbn, or make"),
-        (dict(mbn_at=("stem", "neck")), [1], "at stem, neck only, .* both modalities"),
+        (
+            dict(norm="bn"),
+            ["visible", "infrared"],
+            "adapt a run with model.norm=mbn, or make",
+        ),
+        (
+            dict(mbn_at=("stem", "neck")),
+            ["infrared"],
+            "at stem, neck only, .* all its modalities, here also of visible",
+        ),
         (dict(), [], "There is no folder"),
+        (
+            dict(modalities=("visible", "thermal")),
+            ["infrared"],
+            "no modality 'infrared'; expected one of visible, thermal",
+        ),
     ],
 )
 def test_what_cannot_be_adapted_is_refused(network, folders, fields, which, message):
@@ -125,16 +140,37 @@ def test_a_broken_picture_is_named(network, tmp_path):
     for number in (1, 2):
         (tmp_path / f"broken{number}.png").write_bytes(b"no picture at all")
     with pytest.raises(InputError, match=r"broken\d\.png"):
-        adapt(*network, {0: tmp_path})
+        adapt(*network, {"visible": tmp_path})
 
 
 def test_what_gives_no_statistics_is_refused_and_few_pictures_are_said(
     network, folders, capsys
 ):
-    few = {1: folders[1]}
-    _check_numbers(few, {1: [f"{i}.png" for i in range(6)]})
-    assert "holds 6 pictures only" in capsys.readouterr().err
-    with pytest.raises(InputError, match="holds one picture"):
-        _check_numbers(few, {1: ["0.png"]})
+    few = {"infrared": folders["infrared"]}
+    _check_numbers(few, {"infrared": [f"{i}.png" for i in range(6)]})
+    assert "holds 6 images only" in capsys.readouterr().err
+    with pytest.raises(InputError, match="holds one image"):
+        _check_numbers(few, {"infrared": ["0.png"]})
     with pytest.raises(InputError, match="given for visible and for infrared"):
-        adapt(*network, {0: folders[0], 1: folders[0]})
+        adapt(*network, dict.fromkeys(["visible", "infrared"], folders["visible"]))
+
+
+def test_of_three_modalities_those_with_a_folder_change(folders):
+    model = small(modalities=("visible", "nir", "thermal"))
+    variables = filled(model)
+    given = {"thermal": folders["infrared"], "visible": folders["visible"]}
+    adapted = adapt(model, variables, given, batch_size=4)
+    before, after = (v["batch_stats"]["neck"]["mean"] for v in (variables, adapted))
+    changed = [bool(np.any(b != a)) for b, a in zip(before, after, strict=True)]
+    assert changed == [True, False, True]
+
+
+def test_the_folders_of_flags_are_named_and_mistakes_are_said():
+    given = ["nir=a/b", "thermal=c=d"]
+    assert folders_by_name(given) == {"nir": "a/b", "thermal": "c=d"}
+    assert folders_by_name([]) == {}
+    for value in ("thermal", "=c", "thermal="):
+        with pytest.raises(InputError, match=f"--folder={value} does not say"):
+            folders_by_name([value])
+    with pytest.raises(InputError, match="of nir is given twice, a and b: put all nir"):
+        folders_by_name(["nir=a", "nir=b"])

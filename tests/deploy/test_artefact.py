@@ -104,7 +104,7 @@ def test_what_cannot_be_folded_is_refused(network, path):
         inference_function(load_artefact(path), {}, INFRARED)
     with pytest.raises(InputError, match="was done before"):
         inference_function(model.copy(norm="none"), variables, INFRARED)
-    with pytest.raises(InputError, match="modality is 2, but 0"):
+    with pytest.raises(InputError, match=r"modality is 2, but 0 \(visible\) or 1"):
         inference_function(model, variables, 2)
     strange = {**variables, "batch_stats": {"conv": np.zeros((2, 3), np.float32)}}
     with pytest.raises(InputError, match="cannot be folded: batch_stats holds no"):
@@ -113,9 +113,31 @@ def test_what_cannot_be_folded_is_refused(network, path):
 
 def test_pictures_of_the_other_modality_are_refused(path):
     artefact = load_artefact(path)
-    for modality in (0, [1, 0]):
-        with pytest.raises(InputError, match="exported for infrared ones"):
+    for modality in (0, [1, 0], "visible"):
+        with pytest.raises(InputError, match=r"visible, but .* for infrared ones"):
             mbn_jax.embed(artefact, {}, pictures(2), modality)
+
+
+THREE = ("visible", "nir", "thermal")
+
+
+@pytest.mark.parametrize("fields", [{}, {"norm": "bn", "stem": "separate"}])
+def test_each_of_three_modalities_has_an_artefact_that_knows_them_all(fields, tmp_path):
+    model = small(modalities=THREE, **fields)
+    variables = filled(model)
+    save_artefact(tmp_path / "nir.zip", export(model, variables, 1))
+    artefact = load_artefact(tmp_path / "nir.zip")
+    assert artefact.modalities == THREE
+    assert artefact.modality == 1
+    found = mbn_jax.embed(artefact, {}, pictures(4), "nir")
+    expected = [mbn_jax.embed(model, variables, pictures(4), name) for name in THREE]
+    np.testing.assert_allclose(found, expected[1], rtol=0, atol=1e-5)
+    for other in (expected[0], expected[2]):
+        assert np.abs(found - other).max() > 0.01
+    with pytest.raises(InputError, match=r"are visible and thermal, but .* for nir"):
+        mbn_jax.embed(artefact, {}, pictures(3), [0, 2, 1])
+    with pytest.raises(InputError, match=r"0 \(visible\), 1 \(nir\) or 2 \(thermal\)"):
+        inference_function(model, variables, 3)
 
 
 def test_a_checkpoint_of_a_file_is_refused(path):
@@ -151,14 +173,24 @@ def test_a_damaged_or_foreign_file_is_refused(path, tmp_path, damage):
             lambda written: {k: written[k] for k in written if k != "image_size"},
             "does not describe a network of this version",
         ),
+        (
+            lambda written: written | {"format": "mbn_jax.Artefact/2"},
+            "does not describe a network of this version",
+        ),
         (lambda written: written | {"modality": "thermal"}, "modality 'thermal'"),
+        (
+            lambda written: written | {"modalities": ["infrared"] * 2},
+            "modalities .'infrared', 'infrared'.",
+        ),
+        (lambda written: written | {"modalities": "infrared"}, "modalities 'infrared'"),
         (lambda written: written | {"modality": ["visible"]}, "modality .'visible'"),
         (lambda written: written | {"image_size": [32]}, r"image_size \[32\]"),
         (lambda written: written | {"image_size": 32}, "image_size 32"),
         (lambda written: written | {"network": None}, "network None"),
     ],
     ids=[
-        *("list", "other_version", "missing_key", "unknown_modality"),
+        *("list", "other_version", "missing_key", "last_version", "unknown_modality"),
+        *("one_name_twice", "no_list_of_names"),
         *("two_modalities", "one_length", "no_size", "no_fingerprint"),
     ],
 )

@@ -61,7 +61,7 @@ def test_adapted_shared_and_exported_networks_are_embedded_with_alike(
         "adapt",
         f"--workdir={workdir}",
         f"--visible={crops / 'visible'}",
-        f"--infrared={crops / 'infrared'}",
+        f"--folder=infrared={crops / 'infrared'}",
         f"--output={shared}",
     )
     assert str(shared) in said
@@ -73,7 +73,7 @@ def test_adapted_shared_and_exported_networks_are_embedded_with_alike(
     )
 
     said = succeed("export", f"--workdir={shared}", "--modality=infrared")
-    assert f"{shared / 'infrared.zip'}: for infrared pictures of 32 × 16" in said
+    assert f"{shared / 'infrared.zip'}: for infrared images of 32 × 16" in said
     assert "largest difference" in said
 
     found = tmp_path / "found.png"
@@ -112,6 +112,16 @@ def test_a_run_is_shared_as_two_files(finished, tmp_path):
 def test_what_does_not_go_together_is_said(finished, crops, tmp_path):
     workdir, _ = finished
     assert "give --modality to" in fail("export", f"--workdir={workdir}")
+    assert "no modality 'thermal'; expected one of visible, infrared" in fail(
+        "export", f"--workdir={workdir}", "--modality=thermal"
+    )
+    assert "is given twice" in fail(
+        "adapt",
+        f"--workdir={workdir}",
+        f"--visible={crops}",
+        f"--folder=visible={crops / 'visible'}",
+        f"--output={tmp_path}",
+    )
     assert "is a work directory" in fail(
         "adapt", f"--workdir={workdir}", f"--visible={crops}", f"--output={workdir}"
     )

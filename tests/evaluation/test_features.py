@@ -18,6 +18,7 @@ class Model:
     """Mean colours plus the modality; counts how often it is traced."""
 
     image_size = (8, 4)
+    modalities = ("visible", "infrared")
 
     def __init__(self):
         self.traced_shapes = []
@@ -143,13 +144,27 @@ def test_embed_resizes_to_the_size_of_the_model():
     [
         (random_images(2).astype(np.float32), 0, "float32, but uint8"),
         (random_images(2)[0], 0, r"\(8, 4, 3\), but \(N, height, width, 3\)"),
-        (random_images(2)[..., :1], 0, "repeat a grey channel"),
+        (random_images(2)[..., :1], 0, "repeat a gray channel"),
         (random_images(2)[:0], 0, "nothing to embed"),
         (random_images(2), 2, "modality is 2"),
-        (random_images(2), "infrared", "modality is infrared"),
+        (random_images(2), "thermal", "'thermal'; expected one of visible, infrared"),
+        (random_images(2), ["infrared"] * 2, r"modality is \['infrared' 'infrared'\]"),
+        (random_images(2), 1.0, "name or the integer 0 .visible. or 1 .infrared. is"),
         (random_images(2), [0, 1, 0], r"shape \(3,\) for 2 images"),
     ],
 )
 def test_embed_says_what_is_wrong_with_its_input(images, modality, message):
     with pytest.raises(InputError, match=message):
         embed(Model(), VARIABLES, images, modality)
+
+
+def test_the_modality_is_a_name_an_index_or_an_index_of_each_image():
+    model, images = Model(), random_images(3)
+    model.modalities = ("visible", "nir", "thermal")
+    by_name = embed(model, VARIABLES, images, "thermal")
+    np.testing.assert_array_equal(embed(model, VARIABLES, images, 2), by_name)
+    mixed = embed(model, VARIABLES, images, [0, 2, 1])
+    for row, modality in enumerate(("visible", "thermal", "nir")):
+        alone = embed(model, VARIABLES, images, modality)
+        np.testing.assert_array_equal(mixed[row], alone[row])
+    assert len({tuple(embed(model, VARIABLES, images, m)[0]) for m in range(3)}) == 3
