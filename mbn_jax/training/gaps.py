@@ -12,11 +12,12 @@ from ml_collections import ConfigDict
 from mbn_jax.analysis.gap import Gap, measure_gaps
 from mbn_jax.analysis.gap_charts import COLOURS, WAYS
 from mbn_jax.data.augment import Augmentation, augment, normalise
-from mbn_jax.data.datasets import Split, load_split, training_split
+from mbn_jax.data.dataset import Split, load_split, training_split
 from mbn_jax.data.pipeline import train_batches
 from mbn_jax.data.progress import progress
 from mbn_jax.data.sampling import make_sampler
 from mbn_jax.errors import InputError
+from mbn_jax.modalities import has_color
 from mbn_jax.models.reid import ReID
 from mbn_jax.training.config import MACHINE_KEYS, as_json, flatten, read_config
 from mbn_jax.training.loading import load_with_step
@@ -59,6 +60,7 @@ def measure(
                 variables,
                 _followed(batches, advance),
                 train=way == "training",
+                modalities=model.modalities,
             )
     return found
 
@@ -133,7 +135,9 @@ def name_networks(workdirs: Sequence[str | Path]) -> list[str]:
 def draw_batches(
     config: ConfigDict, model: ReID, split: Split, number: int, *, augmented: bool
 ) -> Iterator[tuple[jax.Array, np.ndarray]]:
-    """Batches of the run's sampler, as `measure_gaps` takes them.
+    """Draws batches by the run's sampler, as `measure_gaps` takes them.
+
+    A modality of which the split has no image is in no batch.
 
     Args:
       config: of the run: its sampler, augmentation and seed are taken.
@@ -143,19 +147,23 @@ def draw_batches(
       augmented: as in training, or the images as they are. As in training, each part of
         `batch.accumulation_steps` is a batch, since it has statistics of its own.
     """
-    visible, infrared = (split.identity[split.modality == m] for m in (0, 1))
-    eligible = np.intersect1d(visible, infrared).size
+    # From 0 on without gaps, as the sampler expects them.
+    present, index = np.unique(split.modality, return_inverse=True)
+    seen = [split.identity[split.modality == m] for m in present]
+    eligible = functools.reduce(np.intersect1d, seen).size
     sampler = make_sampler(
         config.batch.sampler,
         split.identity,
-        split.modality,
-        num_identities=min(config.batch.num_identities, eligible),
+        index,
+        num_identities=min(config.batch.num_identities, max(eligible, 1)),
         num_images=config.batch.num_images,
         seed=config.seed,
+        num_modalities=len(present),
     )
     augmentation = Augmentation(**config.augmentation.to_dict())
+    color = tuple(map(has_color, split.modalities))
     prepare = jax.jit(
-        functools.partial(augment, augmentation=augmentation)
+        functools.partial(augment, augmentation=augmentation, color=color)
         if augmented
         else lambda key, images, modality: normalise(images)
     )

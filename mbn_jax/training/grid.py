@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from mbn_jax.data.datasets import builder_of
+from mbn_jax.data.dataset import check_name
 from mbn_jax.errors import InputError
 from mbn_jax.training.config import LOSSES, as_json, check, flatten, unknown
 
@@ -53,7 +53,7 @@ def _backbone(name: str) -> dict[str, Any]:
 
 
 def _data(name: str) -> dict[str, Any]:
-    builder_of(name, "data")  # an error if there is none
+    check_name(name)
     return {"data.dataset": name}
 
 

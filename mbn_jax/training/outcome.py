@@ -13,8 +13,9 @@ from mbn_jax.analysis.gap_charts import Measured, as_json, gap_sections
 from mbn_jax.analysis.ranked_lists import draw_ranked_lists, illustrate
 from mbn_jax.analysis.report import write_report
 from mbn_jax.analysis.similarity import similarity_section
-from mbn_jax.data.datasets import Split
+from mbn_jax.data.dataset import Split
 from mbn_jax.data.pipeline import load_images
+from mbn_jax.data.sources import task_of
 from mbn_jax.evaluation import (
     Protocol,
     evaluate,
@@ -65,6 +66,7 @@ def write_outcome(
     results = make_results(
         dataset=split.dataset,
         split=split.split,
+        task=split.info.task if split.info else task_of(split.dataset),
         selection=selection,
         protocols=protocols,
         figures={**figures, "chance": evaluate_chance(split, protocols)},
@@ -79,15 +81,18 @@ def write_outcome(
         protocol: illustrate(
             ranked_list(last, split, protocol=protocol),
             pictures,
-            split.identity,
-            split.camera,
+            split.identity_names,
+            split.camera_names,
         )
         for protocol in protocols
     }
     by_name = {protocol.name: lists for protocol, lists in rankings.items()}
-    sections = [similarity_section(last, split), map_section(last, split)]
+    sections = [
+        similarity_section(last, split),
+        map_section(last, split, split.identity_names),
+    ]
     # Without the gaps first: measuring them runs the network, and may fail.
-    write_report(workdir, by_name, sections)
+    write_report(workdir, by_name, sections, split.modalities)
     for protocol, lists in rankings.items():
         title = f"{split.dataset}, {protocol.title}, step {step}"
         figure = draw_ranked_lists(lists, title)
@@ -96,5 +101,5 @@ def write_outcome(
     if measured:
         write_json(workdir / "gaps.json", as_json(measured))
         sections += gap_sections([Measured("", "", *way) for way in measured.items()])
-        write_report(workdir, by_name, sections)
+        write_report(workdir, by_name, sections, split.modalities)
     return results

@@ -1,5 +1,6 @@
 """The gaps of a run, on batches drawn as it drew them."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +11,13 @@ import pytest
 
 from mbn_jax import InputError
 from mbn_jax.analysis.gap import SIDES
-from mbn_jax.data.datasets import load_split
+from mbn_jax.data.dataset import load_split
 from mbn_jax.files import read_json, write_json
 from mbn_jax.training.gaps import draw_batches, measure_workdir, name_networks
 
 from .conftest import small_config
 
+BOTH = "visible-infrared"
 ROOT = Path(__file__).parents[2]
 
 
@@ -28,17 +30,21 @@ def test_an_mbn_run_has_no_gap_after_a_layer_by_the_statistics_of_the_batch(meas
     after = [gap for gap in measured["training"] if gap.side == "after"]
     assert [gap.layer for gap in after][:: len(after) - 1] == ["backbone/norm1", "neck"]
     # But for the epsilon of a layer whose channels hardly vary.
-    assert max(gap.intra for gap in after) < 0.1
-    assert after[0].intra < 1e-3
+    assert max(gap.intra[BOTH] for gap in after) < 0.1
+    assert after[0].intra[BOTH] < 1e-3
     before = [gap for gap in measured["training"] if gap.side == "before"]
-    assert before[0].intra > 0.05
+    assert before[0].intra[BOTH] > 0.05
 
 
 def test_running_statistics_close_no_gap_from_batch_to_batch(measured):
     first = measured["evaluation"][:2]
     assert [gap.side for gap in first] == list(SIDES)
-    assert first[1].inter_visible == pytest.approx(first[0].inter_visible, rel=0.2)
-    assert np.isfinite([gap[2:] for gap in measured["evaluation"]]).all()
+    before, after = (gap.inter["visible"] for gap in first)
+    assert after == pytest.approx(before, rel=0.2)
+    for gap in measured["evaluation"]:
+        values = [*gap.intra.values(), *gap.lasting.values(), *gap.inter.values()]
+        assert len(values) == 4
+        assert np.isfinite(values).all()
 
 
 def copies(finished, tmp_path, **changes):
@@ -95,6 +101,36 @@ def test_each_part_of_an_accumulated_batch_is_a_batch(finished, data_dir):
         np.concatenate([images for images, _ in whole]),
     )
     assert len(list(draw_batches(config, size, split, 2, augmented=False))) == 2
+
+
+def with_modalities(split, modality, names):
+    """The images of a split, as if they were of other modalities."""
+    return dataclasses.replace(split, modality=modality, modalities=names)
+
+
+def test_batches_of_three_modalities_hold_as_many_images_of_each(data_dir):
+    config = small_config(data_dir)
+    config.batch.num_identities = 2
+    split = load_split(config.data.dataset, "train", str(data_dir))
+    third = split.modality.copy()
+    for identity in np.unique(split.identity):
+        rows = np.flatnonzero((split.identity == identity) & (split.modality == 1))
+        third[rows[::2]] = 2
+    split = with_modalities(split, third, ("visible", "nir", "thermal"))
+    size = SimpleNamespace(image_size=(32, 16))
+    for augmented in (True, False):
+        for _, modality in draw_batches(config, size, split, 2, augmented=augmented):
+            assert sorted(modality) == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_a_modality_that_a_split_does_not_have_is_in_no_batch(data_dir):
+    config = small_config(data_dir)
+    split = load_split(config.data.dataset, "train", str(data_dir))
+    names = ("visible", "nir", "thermal")
+    split = with_modalities(split, 2 * split.modality, names)
+    size = SimpleNamespace(image_size=(32, 16))
+    for _, modality in draw_batches(config, size, split, 2, augmented=False):
+        assert sorted(modality) == [0] * 8 + [2] * 8
 
 
 def run(*arguments):

@@ -79,7 +79,7 @@ def test_separate_affines_share_the_runs_of_batch_norm():
         ("model.width=wide", "'wide' is no value"),
         ("sampler=best", r"config\.batch\.sampler is 'best'"),
         ("sampler=natural,natural", "with different values"),
-        ("data=nir", "There is no data set 'nir'; the known ones are"),
+        ("data=regdb/split11", "There is no data set 'regdb/split11'; the known ones"),
         ("seeds=1", "did you mean 'seed'"),
         ("affine=share", "'share' is not known, expected shared, separate"),
         ("model.depth=1.5", r"--grid=model\.depth=1\.5: '1\.5' is no value"),

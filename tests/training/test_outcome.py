@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from mbn_jax.analysis.compare import write_comparison
-from mbn_jax.data.datasets import load_split
+from mbn_jax.data.dataset import load_split
 from mbn_jax.errors import InputError
 
 
@@ -17,7 +17,7 @@ def test_the_report_shows_similarities_and_a_map(finished, data_dir):
     across = (test.modality[:, None] < test.modality) & (
         test.identity[:, None] == test.identity
     )
-    assert f"one person: {across.sum():,} pairs" in page
+    assert f"one identity: {across.sum():,} pairs" in page
     assert "Map of the embedding" in page
 
 
