@@ -214,7 +214,10 @@ def test_photographs_that_change_are_noticed(folders, tmp_path):
 def test_photographs_without_a_partner_are_counted(folders, tmp_path):
     for name in ("a", "b"):
         write(tmp_path / "visible" / f"{name}.png", photograph(1))
+    # What Windows and macOS leave in folders.
     (tmp_path / "visible" / "Thumbs.db").write_bytes(b"no image")
+    for modality in folders:
+        (tmp_path / modality / "._p0.png").write_bytes(b"no image")
     scan = aligned_pairs.scan(folders, [NAME])
     assert not scan.findings.problems
     assert "2 of 8 photographs" in sentences(scan.findings.warnings)
@@ -282,7 +285,7 @@ def without(folders, *flags):
             "--test_visible is given 1 times and --test_infrared is given 0 times",
         ),
         (
-            lambda f: f | {"infrared": f["visible"]},
+            lambda f: f | {"infrared": [f["infrared"][0] / "../visible"]},
             "given twice, as --visible and as --infrared",
         ),
     ],
