@@ -70,8 +70,8 @@ def validation_curve(
     for name, (color, line) in styles(titles).items():
         steps, values = series(lines, f"val/{name}/mAP")
         found |= len(steps) > 0
-        look = {"color": color, "ls": line, "label": legend_label(titles[name])}
-        axes.plot(steps, 100 * values, marker="o", ms=3, **look)
+        label = legend_label(titles[name])
+        axes.plot(steps, 100 * values, f"o{line}", ms=3, color=color, label=label)
     if not found:
         return []
     if best_step is not None:
@@ -80,10 +80,14 @@ def validation_curve(
     if len(titles) <= _MOST_INSIDE:
         axes.legend(frameon=False, labelcolor=INK)
     else:
-        below = {"loc": "outside lower left", "ncols": 2, "fontsize": 8}
-        figure.legend(frameon=False, labelcolor=INK, **below)
-        rows = -(-len(titles) // below["ncols"])
-        figure.set_figheight(figure.get_figheight() + 0.15 * rows)
+        figure.legend(
+            loc="outside lower left",
+            ncols=2,
+            frameon=False,
+            labelcolor=INK,
+            fontsize=8,
+        )
+        figure.set_figheight(figure.get_figheight() + 0.08 * len(titles))
     return [svg(figure)]
 
 

@@ -170,12 +170,12 @@ def _map(
         for m, marker in enumerate(markers.values()):
             of = points[(identity == name) & (modality == m)]
             if len(of):
-                axes.scatter(*of.T, s=16, marker=marker, color=color, alpha=0.7, lw=0)
+                x, y = of.T
+                axes.scatter(x, y, s=16, marker=marker, color=color, alpha=0.7, lw=0)
                 centers.append(of.mean(0))
         # Back to the first: of three centers, all distances are shown.
         axes.plot(*np.transpose([*centers, centers[0]]), color=color, lw=1.2)
-        look = {"color": INK, "fontsize": 8, "weight": "bold"}
-        axes.annotate(verbatim(name), centers[0], **look)
+        axes.annotate(verbatim(name), centers[0], color=INK, fontsize=8, weight="bold")
     for name, marker in markers.items():
         axes.scatter([], [], marker=marker, color=GREY, label=legend_label(name))
     # Below, where it hides no image.

@@ -167,7 +167,8 @@ def gaps_of(
     """
     points = np.stack(moments)  # mean and deviation, (2, batches, M, C)
     is_there = ~np.isnan(points).all((0, 3))  # (batches, M)
-    present = np.flatnonzero(is_there.any(0))
+    of_modality = zip(modalities, is_there.T, strict=True)
+    present = [m for m, (_, there) in enumerate(of_modality) if there.any()]
     # First over the batches: a modality that is absent from some weighs no less.
     mean, deviation = points[:, :, present]
     grand = np.nanmean(mean, axis=0).mean(0)

@@ -47,7 +47,7 @@ def test_a_caption_is_shown_as_it_is_but_for_the_beginning_of_a_long_one():
 
 
 def test_illustrate_takes_pictures_and_captions_of_the_right_images():
-    identity, camera = np.array([5, 6, 5, 6]), np.array([1, 1, 2, 3])
+    identity, camera = np.array(["5", "anna"] * 2), np.array(["1", "1", "2", "yard"])
     ranking = Ranking(
         query=2, gallery=np.array([3, 0]), correct=np.array([False, True])
     )
@@ -58,6 +58,6 @@ def test_illustrate_takes_pictures_and_captions_of_the_right_images():
         camera,
     )
     assert ranked.query_caption == "id 5 · cam 2"
-    assert ranked.captions == ["id 6 · cam 3", "id 5 · cam 1"]
+    assert ranked.captions == ["id anna · cam yard", "id 5 · cam 1"]
     assert [image[0, 0, 0] for image in (ranked.query, *ranked.gallery)] == [2, 3, 0]
     assert ranked.correct == [False, True]
