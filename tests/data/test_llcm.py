@@ -4,12 +4,8 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from mbn_jax.data.datasets import load_split
-from mbn_jax.data.llcm.tree import scan
-from mbn_jax.data.preparation import prepare_data
 from mbn_jax.errors import InputError
 
 from . import trees
@@ -26,8 +22,16 @@ def root(whole, tmp_path):
     return Path(shutil.copytree(whole, tmp_path / "LLCM"))
 
 
-def sentences(findings):
-    return "\n".join(finding.sentence for finding in findings)
+def scan(root):
+    return trees.scan("llcm", root)
+
+
+def problems(root):
+    return trees.sentences(scan(root).findings.problems)
+
+
+def warnings(root):
+    return trees.sentences(scan(root).findings.warnings)
 
 
 def lines_of(root, index):
@@ -35,40 +39,52 @@ def lines_of(root, index):
 
 
 def test_whole_tree_has_no_problem(whole):
-    tree = scan(whole)
-    assert not tree.problems
-    assert not tree.warnings
+    found = scan(whole)
+    assert not found.findings.problems
+    assert not found.findings.warnings
+    assert not found.left_out
     # Nine cameras see everyone in both modalities, but test_nir/cam3 is empty.
-    assert len(tree.splits["train"]) == 4 * 9 * 2
-    assert len(tree.splits["test"]) == 3 * (9 + 8)
-    test = tree.splits["test"]
-    assert 3 not in test.camera[test.modality == 1]
+    assert found.manifests["llcm"].counts() == {
+        "train": {"visible": 4 * 9, "infrared": 4 * 9},
+        "test": {"visible": 3 * 9, "infrared": 3 * 8},
+    }
+    expected = {count.what: count.expected for count in found.findings.counts}
+    assert expected == {
+        "train identities": 713,
+        "train visible images": 16_946,
+        "train near-infrared images": 13_975,
+        "test identities": 351,
+        "test visible images": 8_680,
+        "test near-infrared images": 7_166,
+    }
 
 
-def test_prepared_records_are_those_of_the_tree(whole, tmp_path):
-    prepare_data("llcm", whole, tmp_path)
-    train = load_split("llcm", "train", tmp_path)
-    assert train.name.tolist() == [
+def test_training_rows_are_the_lists_and_test_rows_the_folders_in_order(whole):
+    found = scan(whole)
+    train, test = (trees.rows_of(found, "llcm", split) for split in ("train", "test"))
+    assert [row.path for row in train] == [
         line.split()[0]
         for index in ("train_vis", "train_nir")
         for line in lines_of(whole, index)
     ]
-    test = load_split("llcm", "test", tmp_path)
-    order = list(zip(test.identity, test.camera, test.modality, strict=True))
-    assert order == sorted(order)
-    assert set(test.identity) == set(trees.llcm_identities()["test"])
-    for split in (train, test):
-        for i, name in enumerate(split.name):
-            folder, camera, identity, _ = name.split("/")
-            assert f"cam{split.camera[i]}" == camera
-            assert f"{split.identity[i]:04d}" == identity
-            assert split.modality[i] == folder.endswith("nir")
-            assert split.encoded_image(i) == (whole / name).read_bytes()
+    paths = [path.relative_to(whole).as_posix() for path in whole.glob("test_*/*/*/*")]
+
+    def key(path):
+        folder, camera, identity, _ = path.split("/")
+        return int(identity), camera, folder == "test_nir", path
+
+    assert [row.path for row in test] == sorted(paths, key=key)
+    assert {int(row.identity) for row in test} == {*trees.llcm_identities()["test"]}
+    trees.assert_rows_follow_paths(
+        [*train, *test],
+        r"(test_)?(?P<part>vis|nir)/cam(?P<camera>\d)/(?P<identity>\d{4})/.*",
+        lambda said: {"vis": "visible", "nir": "infrared"}[said["part"]],
+    )
 
 
 def test_absent_folder_is_as_good_as_the_empty_one(root):
     (root / "test_nir/cam3").rmdir()
-    assert not scan(root).problems
+    assert not problems(root)
 
 
 def swap_labels(root):
@@ -91,7 +107,7 @@ BROKEN = {
     ),
     "camera": (
         lambda root: shutil.rmtree(root / "vis/cam4"),
-        r"folder .*vis/cam4 is missing; copy",
+        r"folder .*vis/cam4/? is missing; copy",
     ),
     "list": (
         lambda root: (root / "idx/test_id.txt").unlink(),
@@ -107,6 +123,10 @@ BROKEN = {
     ),
     "malformed line": (
         lambda root: trees.edit(root / "idx/train_vis.txt", "vis/cam1", "vis/camera1"),
+        r"train_vis\.txt, line 1: .*is not a path of this part",
+    ),
+    "line of another part": (
+        lambda root: trees.edit(root / "idx/train_vis.txt", "vis/cam1", "nir/cam1"),
         r"train_vis\.txt, line 1: .*is not a path of this part",
     ),
     "labels that differ by modality": (
@@ -130,67 +150,50 @@ BROKEN = {
 }
 
 
-def test_missing_list_and_empty_image_of_it_are_told_in_one_run(root, tmp_path, capsys):
-    (root / "idx/test_id.txt").unlink()
-    (image,) = root.glob("test_vis/cam4/0005/*.jpg")
-    image.write_bytes(b"")
-    with pytest.raises(InputError):
-        prepare_data("llcm", root, tmp_path / "data", check_only=True)
-    told = capsys.readouterr().err
-    assert f"problem: The file {root}/idx/test_id.txt is missing" in told
-    assert f"warning: The image {image} is empty; it is in no split" in told
-
-
 @pytest.mark.parametrize("case", BROKEN)
 def test_broken_tree_is_described(root, case):
     breaks, pattern = BROKEN[case]
     breaks(root)
-    assert re.search(pattern, sentences(scan(root).problems))
+    assert re.search(pattern, problems(root))
+
+
+def test_cameras_of_a_missing_folder_are_not_listed_one_by_one(root):
+    shutil.rmtree(root / "nir")
+    told = trees.sentences(scan(root).findings.problems, "missing folders and files")
+    assert told.count("\n") == 0
 
 
 def test_what_no_list_has_is_left_out_with_a_warning(root):
-    before = {split: len(records) for split, records in scan(root).splits.items()}
-    strange = [
-        "vis/cam1/0009/new.jpg",
-        "test_vis/cam1/0500/new.jpg",
-        "test_vis/cam1/0003/._new.jpg",
-    ]
-    for name in strange:
+    before = scan(root).manifests["llcm"].counts()
+    unlisted = ["test_vis/cam1/0500/new.jpg", "vis/cam1/0009/new.jpg"]
+    hidden = "test_vis/cam1/0003/._new.jpg"
+    for name in [*unlisted, hidden]:
         trees.add_image(root, name)
     (root / "vis/cam10").mkdir()
-    tree = scan(root)
-    assert not tree.problems
-    assert {split: len(records) for split, records in tree.splits.items()} == before
-    for name in [*strange, "vis/cam10"]:
-        assert str(root / name) in sentences(tree.warnings)
-
-
-def test_damaged_image_in_no_split_does_not_stop(root, tmp_path, capsys):
-    names = ["vis/cam1/0009/new.jpg", "test_vis/cam1/0500/new.jpg"]
-    for name in names:
-        trees.truncate(trees.add_image(root, name))
-    assert scan(root).left_out == tuple(names)
-    prepare_data("llcm", root, tmp_path / "data")
-    told = capsys.readouterr().err
-    for name in names:
-        assert f"warning: The image {root / name} ends too early" in told
-    assert "problem: " not in told
+    found = scan(root)
+    assert not found.findings.problems
+    assert found.manifests["llcm"].counts() == before
+    assert sorted(found.left_out) == unlisted
+    for name in [*unlisted, hidden, "vis/cam10"]:
+        assert str(root / name) in trees.sentences(found.findings.warnings)
 
 
 def test_test_images_come_from_the_folders_even_if_unlisted(root):
     trees.add_image(root, "test_vis/cam1/0003/new.jpg")
-    tree = scan(root)
-    assert not tree.problems
-    assert "test_vis/cam1/0003/new.jpg" in tree.splits["test"].name
-    assert "test_vis/cam1/0003/new.jpg is not in" in sentences(tree.warnings)
+    found = scan(root)
+    assert not found.findings.problems
+    paths = [row.path for row in trees.rows_of(found, "llcm", "test")]
+    assert "test_vis/cam1/0003/new.jpg" in paths
+    assert "test_vis/cam1/0003/new.jpg is not in" in warnings(root)
+
+
+def test_missing_list_of_test_leaves_its_images_out_and_names_both(root):
+    (root / "idx/test_id.txt").unlink()
+    found = scan(root)
+    assert len(found.left_out) == 3 * (9 + 8)
+    assert "which is not in" in trees.sentences(found.findings.warnings)
 
 
 def test_folder_above_is_told_from_the_right_one(whole):
     with pytest.raises(InputError, match=f"{whole} looks right"):
         scan(whole.parent)
-
-
-def test_names_are_those_of_both_splits(whole):
-    tree = scan(whole)
-    assert len(tree.names) == sum(map(len, tree.splits.values()))
-    assert np.unique(tree.names).size == len(tree.names)

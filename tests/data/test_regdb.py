@@ -4,12 +4,8 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from mbn_jax.data.datasets import load_split, training_split, validation_split
-from mbn_jax.data.preparation import prepare_data
-from mbn_jax.data.regdb.tree import scan
 from mbn_jax.errors import InputError
 
 from . import trees
@@ -26,8 +22,12 @@ def root(whole, tmp_path):
     return Path(shutil.copytree(whole, tmp_path / "RegDB"))
 
 
-def sentences(findings):
-    return "\n".join(finding.sentence for finding in findings)
+def scan(root, dataset="regdb"):
+    return trees.scan(dataset, root)
+
+
+def problems(root):
+    return trees.sentences(scan(root).findings.problems)
 
 
 def index_names(root, number, split):
@@ -41,44 +41,36 @@ def index_names(root, number, split):
 
 
 def test_whole_tree_has_ten_splits_and_no_problem(whole):
-    tree = scan(whole)
-    assert not tree.problems
-    assert not tree.warnings
-    assert list(tree.splits)[:3] == ["split1/train", "split1/test", "split2/train"]
-    assert len(tree.splits) == 20
+    found = scan(whole)
+    assert not found.findings.problems
+    assert not found.findings.warnings
+    assert list(found.manifests) == [f"regdb/split{n}" for n in range(1, 11)]
     halves = {
-        tuple(np.unique(tree.splits[f"split{n}/train"].identity)) for n in range(1, 11)
+        frozenset(row.identity for row in manifest.of("train"))
+        for manifest in found.manifests.values()
     }
     assert len(halves) == 10
 
 
 def test_complete_numbers_are_the_published_ones(tmp_path):
-    tree = scan(trees.write_regdb(tmp_path / "RegDB", identities=412, images=10))
-    assert not tree.problems
-    assert [count for count in tree.counts if count.expected != count.found] == []
+    found = scan(trees.write_regdb(tmp_path / "RegDB", identities=412, images=10))
+    assert not found.findings.problems
+    assert [c for c in found.findings.counts if c.expected != c.found] == []
 
 
-def test_prepared_split_is_its_index_files_in_their_order(whole, tmp_path):
-    prepare_data("regdb/split3", whole, tmp_path)
-    for name in ("train", "test"):
-        split = load_split("regdb/split3", name, tmp_path)
-        assert split.name.tolist() == index_names(whole, 3, name)
-        folders = [int(n.split("/")[1]) for n in split.name]
-        np.testing.assert_array_equal(split.identity, folders)
-        thermal = np.char.startswith(split.name, "Thermal/")
-        np.testing.assert_array_equal(split.modality, thermal)
-        np.testing.assert_array_equal(split.camera, 1 + thermal)
-        for i, n in enumerate(split.name):
-            assert split.encoded_image(i) == (whole / n).read_bytes()
-    with pytest.raises(InputError, match="it has train, test"):
-        load_split("regdb/split3", "val", tmp_path)
-    with pytest.raises(InputError, match=r"regdb/split4 .*--dataset=regdb/split4 "):
-        load_split("regdb/split4", "train", tmp_path)
-
-
-def test_there_is_no_validation_split():
-    assert training_split("regdb/split3") == "train"
-    assert validation_split("regdb/split3") is None
+def test_split_is_its_index_files_in_their_order(whole):
+    found = scan(whole, "regdb/split3")
+    assert list(found.manifests) == ["regdb/split3"]
+    for split in ("train", "test"):
+        rows = trees.rows_of(found, "regdb/split3", split)
+        assert [row.path for row in rows] == index_names(whole, 3, split)
+        trees.assert_rows_follow_paths(
+            rows,
+            r"(?P<folder>Visible|Thermal)/(?P<identity>\d+)/.*",
+            lambda said: {"Visible": "visible", "Thermal": "infrared"}[said["folder"]],
+        )
+        for row in rows:
+            assert row.camera == ("1" if row.modality == "visible" else "2")
 
 
 def in_index(old, new, index="train_visible_1"):
@@ -191,47 +183,33 @@ BROKEN = {
 def test_broken_tree_is_described(root, case):
     breaks, pattern = BROKEN[case]
     breaks(root)
-    assert re.search(pattern, sentences(scan(root).problems))
+    assert re.search(pattern, problems(root))
 
 
 def test_contradicting_labels_are_told_once_for_each_pair(root):
     another_label_in_thermal(root)
     # Four identities, each of which contradicts by its label and as its label's owner.
-    assert len(scan(root).problems) <= 8
+    assert len(scan(root).findings.problems) <= 8
 
 
 def test_only_the_splits_asked_for_are_read(root):
     (root / "idx/test_thermal_10.txt").unlink()
-    tree = scan(root, [3])
-    assert not tree.problems
+    found = scan(root, "regdb/split3")
+    assert not found.findings.problems
     # A split trains or tests on everyone, so that none of its images are unlisted.
-    assert not tree.warnings
-    assert not tree.left_out
-
-
-def test_damaged_image_in_no_index_does_not_stop(root, tmp_path, capsys):
-    path = trees.add_image(root, "Thermal/5/male_back_t_99999_5.bmp")
-    trees.truncate(path)
-    assert scan(root).left_out == ("Thermal/5/male_back_t_99999_5.bmp",)
-    prepare_data("regdb/split3", root, tmp_path / "data")
-    told = capsys.readouterr().err
-    assert f"warning: The image {path} (" in told
-    assert "problem: " not in told
+    assert not found.findings.warnings
+    assert not found.left_out
 
 
 def test_what_no_index_lists_is_left_out_with_a_warning(root):
     trees.add_image(root, "Thermal/5/male_back_t_99999_5.bmp")
     trees.add_image(root, "Thermal/five/male_back_t_99999_5.bmp")
     (root / "idx/test_visible_11.txt").write_text("")
-    tree = scan(root)
-    assert not tree.problems
-    warnings = sentences(tree.warnings)
-    for name in (
-        "Thermal/5/male_back_t_99999_5.bmp",
-        "Thermal/five",
-        "idx/test_visible_11.txt",
-    ):
-        assert str(root / name) in warnings
+    found = scan(root)
+    assert not found.findings.problems
+    assert found.left_out == ["Thermal/5/male_back_t_99999_5.bmp"]
+    for name in (*found.left_out, "Thermal/five", "idx/test_visible_11.txt"):
+        assert str(root / name) in trees.sentences(found.findings.warnings)
 
 
 def test_identity_of_one_modality_is_a_warning(root):
@@ -239,7 +217,8 @@ def test_identity_of_one_modality_is_a_warning(root):
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(line for line in lines if not line.endswith(" 0\n")))
     assert re.search(
-        r"Identity \d+ of split1/train has no infrared", sentences(scan(root).warnings)
+        r"Identity \d+ of split1/train has no infrared",
+        trees.sentences(scan(root).findings.warnings),
     )
 
 

@@ -1,18 +1,21 @@
 """Miniature trees of the real data sets, whole or broken, for the tests.
 
 Each `write_…` makes the folder `root` in the layout of a data set, with tiny images of
-random colours, and returns it. Identity numbers have gaps and labels are not in their
+random colors, and returns it. Identity numbers have gaps and labels are not in their
 order, so that mistaking one for the other shows.
 """
 
 import math
 import os
 import random
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 import scipy.io
+
+from mbn_jax.data.sources import source_of
 
 VISIBLE_CAMERAS = (1, 2, 4, 5)  # of SYSU-MM01
 INFRARED_CAMERAS = (3, 6)
@@ -20,19 +23,19 @@ INFRARED_CAMERAS = (3, 6)
 SYSU_MM01_VAL = tuple(i for i in range(334, 434) if i != 347)
 
 
-def encode(name, *, suffix=".jpg", grey=False, size=(16, 8)):
+def encode(name, *, suffix=".jpg", gray=False, size=(16, 8)):
     """A small image file whose pixels depend on its name alone."""
     generator = np.random.default_rng(list(name.encode()))
-    shape = size if grey else (*size, 3)
+    shape = size if gray else (*size, 3)
     pixels = generator.integers(0, 256, shape, np.uint8)
     return cv2.imencode(suffix, pixels)[1].tobytes()
 
 
-def add_image(root, name, *, grey=False):
+def add_image(root, name, *, gray=False):
     """Writes an image where its name says, relative to the root."""
     path = Path(root) / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode(name, suffix=path.suffix, grey=grey))
+    path.write_bytes(encode(name, suffix=path.suffix, gray=gray))
     return path
 
 
@@ -63,7 +66,7 @@ def write_sysu_mm01(root, *, train=4, val=2, test=3, images=3):
                     add_image(
                         root,
                         f"cam{camera}/{identity:04d}/{image:04d}.jpg",
-                        grey=camera in INFRARED_CAMERAS and image % 2 == 1,
+                        gray=camera in INFRARED_CAMERAS and image % 2 == 1,
                     )
     write_sysu_mm01_lists(root, identities)
     return root
@@ -213,12 +216,39 @@ def write_llcm(root, *, train=4, test=3, images=2):
                         f"{folder}/cam{camera}/{identity:04d}/{identity:04d}"
                         f"_c{camera:02d}_f{image:04d}_{folder[-3:]}.jpg"
                     )
-                    add_image(root, name, grey=folder[-3:] == "nir" and image % 2 == 1)
+                    add_image(root, name, gray=folder[-3:] == "nir" and image % 2 == 1)
                     lines.append(f"{name} {label}\n")
         index = folder if split == "test" else f"train_{folder}"
         (root / f"idx/{index}.txt").write_text("".join(lines))
     (root / "idx/test_id.txt").write_text(",".join(map(str, identities["test"])) + "\n")
     return root
+
+
+def scan(dataset, root):
+    """What the source of a data set finds in a folder."""
+    source = source_of(dataset)
+    names = [dataset] if source.knows(dataset) else source.datasets
+    return source.scan({"manual_dir": [Path(root)]}, names)
+
+
+def sentences(findings, kind=None):
+    """The sentences of findings, of one kind or of all, a line each."""
+    return "\n".join(f.sentence for f in findings if kind in (None, f.kind))
+
+
+def rows_of(found, dataset, split):
+    """The rows of a split in what `scan` has found."""
+    return found.manifests[dataset].of(split)
+
+
+def assert_rows_follow_paths(rows, pattern, modality_of):
+    """The labels of rows are what a pattern of their paths says."""
+    for row in rows:
+        said = re.fullmatch(pattern, row.path).groupdict()
+        assert row.identity == str(int(said["identity"]))
+        assert row.modality == modality_of(said)
+        if "camera" in said:
+            assert row.camera == said["camera"]
 
 
 def truncate(path):

@@ -7,12 +7,10 @@ Zhang and Wang, "Diverse Embedding Expansion Network and Low-Light Cross-Modalit
 Benchmark for Visible-Infrared Person Re-Identification", CVPR 2023.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from mbn_jax.data.findings import Findings
 from mbn_jax.data.manifest import Manifest, Row
-from mbn_jax.data.sources import folders as reading
+from mbn_jax.data.sources.folders import Copy, Layout
 from mbn_jax.data.sources.source import (
     Folders,
     Labels,
@@ -35,11 +33,13 @@ _PARTS = {
 _TEST_LIST = "idx/test_id.txt"
 # Identities, visible and near-infrared images.
 _PUBLISHED = {"train": (713, 16946, 13975), "test": (351, 8680, 7166)}
-_LAYOUT = reading.Layout(
+_LAYOUT = Layout(
     folders=(*_PARTS, "idx"),
     images=(
-        r"(?P<part>vis|nir|test_vis|test_nir)/cam(?P<camera>[1-9])"
-        r"/(?P<identity>[0-9]{4})/[^/]+\.jpg"
+        "(?P<part>vis|nir|test_vis|test_nir)",
+        "cam(?P<camera>[1-9])",
+        "(?P<identity>[0-9]{4})",
+        r"[^/]+\.jpg",
     ),
     needed=(
         *(
@@ -74,89 +74,74 @@ def scan(folders: Folders, names: Sequence[str]) -> Scan:
     Raises:
         InputError: the folder is not one of this data set.
     """
-    root, findings = folders["manual_dir"][0].expanduser(), Findings()
+    copy = Copy(folders, _LAYOUT)
     images: dict[str, dict[str, Row]] = {part: {} for part in _PARTS}
-    for found in reading.walk(root, _LAYOUT, findings):
+    for found in copy.walk():
         part = found.labels["part"]
         split, modality, _ = _PARTS[part]
-        for row in found.rows(found.labels["camera"], modality):
-            images[part][row.path] = row._replace(split=split)
-    lines = {part: _read_index(root, part, images[part], findings) for part in _PARTS}
+        rows = found.rows(found.labels["camera"], modality, split)
+        images[part] |= {row.path: row for row in rows}
+    lines = {p: copy.index(_PARTS[p][2], p, images[p]) for p in _PARTS}
+    copy.check_absent()
     # The two training lists share their labels; nothing says that those of test do.
-    reading.check_pairing([*lines["vis"].values(), *lines["nir"].values()], findings)
-    reading.check_pairing(lines["test_vis"].values(), findings)
-    reading.check_pairing(lines["test_nir"].values(), findings)
+    copy.check_pairing([*lines["vis"].values(), *lines["nir"].values()])
+    copy.check_pairing(lines["test_vis"].values())
+    copy.check_pairing(lines["test_nir"].values())
 
     train = [line.row for part in ("vis", "nir") for line in lines[part].values()]
-    test_identities = reading.read_identities(root / _TEST_LIST, findings)
+    train_identities = sorted({int(row.identity) for row in train})
+    test_identities = copy.identities(_TEST_LIST)
+    candidates = [*images["test_vis"].values(), *images["test_nir"].values()]
     test = sorted(
-        (
-            row
-            for part in ("test_vis", "test_nir")
-            for row in images[part].values()
-            if int(row.identity) in set(test_identities)
-        ),
+        (row for row in candidates if int(row.identity) in test_identities),
         # Those of a camera are sorted by modality and file name already.
         key=lambda row: (int(row.identity), row.camera),
     )
-    used = {row.path for row in (*train, *test)}
     left_out = []
+    used = {row.path for row in (*train, *test)}
     for part, (split, _, index) in _PARTS.items():
+        unlisted = f"is not in {copy.root / index}"
         for path, row in images[part].items():
             if path not in used:
                 left_out.append(path)
                 why = (
-                    f"is not in {root / index}"
+                    unlisted
                     if split == "train"
-                    else f"is of identity {row.identity}, which {root / _TEST_LIST}"
-                    " does not list,"
+                    else f"is of identity {row.identity}, which is not in"
+                    f" {copy.root / _TEST_LIST},"
                 )
-                findings.warning(
-                    "unlisted images", f"The file {root / path} {why} and is left out."
+                copy.warning(
+                    "unlisted images",
+                    f"The file {copy.root / path} {why} and is left out.",
                 )
             elif path not in lines[part]:
-                findings.warning(
+                copy.warning(
                     "images missing from a list",
-                    f"The file {root / path} is not in {root / index}, but is used: the"
-                    " protocol takes what is in the folders.",
+                    f"The file {copy.root / path} {unlisted}, but is used: the protocol"
+                    " takes what is in the folders.",
                 )
-    train_identities = sorted({int(row.identity) for row in train})
-    reading.check_present("train", train_identities, train, findings)
-    reading.check_present("test", test_identities, test, findings)
-    reading.check_disjoint(
+    copy.check_present("train", train_identities, train)
+    copy.check_present("test", test_identities, test)
+    copy.check_disjoint(
         {
             "the training lists": train_identities,
-            str(root / _TEST_LIST): test_identities,
-        },
-        findings,
+            str(copy.root / _TEST_LIST): test_identities,
+        }
     )
     for split, rows in (("train", train), ("test", test)):
         identities, visible, infrared = _PUBLISHED[split]
-        found_identities = len({row.identity for row in rows})
-        findings.count(f"{split} identities", identities, found_identities)
-        for what, modality, expected in (
-            ("visible", "visible", visible),
-            ("near-infrared", "infrared", infrared),
-        ):
-            there = sum(row.modality == modality for row in rows)
-            findings.count(f"{split} {what} images", expected, there)
-    manifests = {name: Manifest(rows=[*train, *test], root=root) for name in names}
-    return Scan(root=root, manifests=manifests, findings=findings, left_out=left_out)
-
-
-def _read_index(
-    root: Path, part: str, images: Mapping[str, Row], findings: Findings
-) -> dict[str, reading.Line]:
-    absent: dict[str, list[str]] = {}
-    lines = reading.read_index(
-        root / _PARTS[part][2],
-        rf"{part}/cam[1-9]/[0-9]{{4}}/[^/]+\.jpg",
-        images,
-        absent,
-        findings,
+        members = {row.identity for row in rows}
+        copy.findings.count(f"{split} identities", identities, len(members))
+        copy.count(f"{split} visible images", visible, rows, modality="visible")
+        what = f"{split} near-infrared images"
+        copy.count(what, infrared, rows, modality="infrared")
+    manifest = Manifest(rows=[*train, *test], root=copy.root)
+    return Scan(
+        root=copy.root,
+        manifests=dict.fromkeys(names, manifest),
+        findings=copy.findings,
+        left_out=left_out,
     )
-    reading.check_absent(root, absent, findings)
-    return lines
 
 
 def protocol(
@@ -207,15 +192,10 @@ def protocol(
 SOURCE = Source(
     name="llcm",
     datasets=("llcm",),
-    ask="""Ask the authors (https://github.com/ZYK100/LLCM), who give it to researchers
-who sign an agreement, and unpack, so that the folder holds
-
-    vis/ nir/            cam{1..9}/{identity:04d}/*.jpg, training
-    test_vis/ test_nir/  the same, test; test_nir/cam3 is empty
-    idx/                 train_vis.txt, train_nir.txt, test_vis.txt, test_nir.txt:
-                         "path label" in each line;
-                         test_id.txt: test identities, comma separated
-""",
+    ask=(
+        "ask its authors for it (https://github.com/ZYK100/LLCM, an agreement is"
+        " signed) and unpack it (docs/datasets.md shows the layout),"
+    ),
     scan=scan,
     protocols=lambda: tuple(protocol(direction) for direction in _DIRECTIONS),
     protocol=protocol,

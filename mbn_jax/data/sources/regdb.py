@@ -8,13 +8,12 @@ Nguyen, Hong, Kim and Park, "Person Recognition System Based on a Combination of
 Images from Visible Light and Thermal Cameras", Sensors 17(3), 605, 2017.
 """
 
+import dataclasses
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
-from mbn_jax.data.findings import Findings
 from mbn_jax.data.manifest import Manifest, Row
-from mbn_jax.data.sources import folders as reading
+from mbn_jax.data.sources.folders import Copy, Layout, Line
 from mbn_jax.data.sources.source import (
     Folders,
     Labels,
@@ -32,7 +31,16 @@ _SPLITS = ("train", "test")
 # two cameras; these are the numbers in the field.
 _MODALITIES = {"Visible": ("visible", 1), "Thermal": ("infrared", 2)}
 _IDENTITIES, _IMAGES = 412, 4120  # images of each modality
-_SPLIT_IDENTITIES, _SPLIT_IMAGES = 206, 2060  # images of each modality
+_SPLIT = 206, 2060  # likewise, of each half
+_LAYOUT = Layout(
+    folders=(*_MODALITIES, "idx"),
+    images=(
+        "(?P<modality>Visible|Thermal)",
+        "(?P<identity>[0-9]{1,6})",
+        r"[^/]+\.bmp",
+    ),
+    others=r"idx/(train|test)_(visible|thermal)_([1-9]|10)\.txt",
+)
 _DIRECTIONS = {"visible_to_infrared": (0, 1), "infrared_to_visible": (1, 0)}
 
 
@@ -51,67 +59,62 @@ def scan(folders: Folders, names: Sequence[str]) -> Scan:
     Raises:
         InputError: the folder is not one of this data set.
     """
-    root, findings = folders["manual_dir"][0].expanduser(), Findings()
     numbers = [int(name.removeprefix("regdb/split")) for name in names]
-    layout = reading.Layout(
-        folders=(*_MODALITIES, "idx"),
-        images=r"(?P<modality>Visible|Thermal)/(?P<identity>[0-9]{1,6})/[^/]+\.bmp",
-        needed=tuple(
-            _index(split, folder, number)
-            for number in numbers
-            for split in _SPLITS
-            for folder in _MODALITIES
-        ),
-        others=r"idx/(train|test)_(visible|thermal)_([1-9]|10)\.txt",
+    parts = [(s, f, n) for n in numbers for s in _SPLITS for f in _MODALITIES]
+    copy = Copy(
+        folders,
+        dataclasses.replace(_LAYOUT, needed=tuple(_index(*part) for part in parts)),
     )
     images: dict[str, Row] = {}
-    for found in reading.walk(root, layout, findings):
+    for found in copy.walk():
         modality, camera = _MODALITIES[found.labels["modality"]]
         for row in found.rows(camera, modality):
             images[row.path] = row
-            _check_name(root, row, findings)
-
-    findings.count(
-        "identities", _IDENTITIES, len({row.identity for row in images.values()})
-    )
+            _check_name(copy, row)
+    everyone = {row.identity for row in images.values()}
+    copy.findings.count("identities", _IDENTITIES, len(everyone))
     for folder, (modality, _) in _MODALITIES.items():
-        there = sum(row.modality == modality for row in images.values())
-        findings.count(f"images in {folder}", _IMAGES, there)
+        what = f"images in {folder}"
+        copy.count(what, _IMAGES, images.values(), modality=modality)
+
     manifests: dict[str, Manifest] = {}
-    absent: dict[str, list[str]] = {}
     for name, number in zip(names, numbers, strict=True):
         rows: list[Row] = []
-        members = {}
+        members: dict[str, set[int]] = {}
         for split in _SPLITS:
             what = f"split{number}/{split}"
-            lines: dict[str, reading.Line] = {}
+            lines: dict[str, Line] = {}
             for folder in _MODALITIES:
-                index = root / _index(split, folder, number)
-                pattern = rf"{folder}/[0-9]{{1,6}}/[^/]+\.bmp"
-                lines |= reading.read_index(index, pattern, images, absent, findings)
-            reading.check_pairing(lines.values(), findings)
+                lines |= copy.index(_index(split, folder, number), folder, images)
+            copy.check_pairing(lines.values())
             listed = [line.row._replace(split=split) for line in lines.values()]
             identities = {int(row.identity) for row in listed}
-            # Without an index everyone lacks a modality, for a reason that is noted.
-            if all((root / _index(split, f, number)).is_file() for f in _MODALITIES):
-                reading.check_present(what, sorted(identities), listed, findings)
             members[f"{split}ing of split {number}"] = identities
-            findings.count(f"{what} identities", _SPLIT_IDENTITIES, len(identities))
+            # Without an index everyone lacks a modality, for a reason that is noted.
+            indices = [copy.root / _index(split, f, number) for f in _MODALITIES]
+            if all(index.is_file() for index in indices):
+                copy.check_present(what, sorted(identities), listed)
+            copy.findings.count(f"{what} identities", _SPLIT[0], len(identities))
             for folder, (modality, _) in _MODALITIES.items():
-                there = sum(row.modality == modality for row in listed)
-                findings.count(f"{what} {folder}", _SPLIT_IMAGES, there)
+                copy.count(f"{what} {folder}", _SPLIT[1], listed, modality=modality)
             rows += listed
-        reading.check_disjoint(members, findings)
-        manifests[name] = Manifest(rows=rows, root=root)
-    reading.check_absent(root, absent, findings)
+        copy.check_disjoint(members)
+        manifests[name] = Manifest(rows=rows, root=copy.root)
+    copy.check_absent()
     used = {row.path for manifest in manifests.values() for row in manifest.rows}
     left_out = [path for path in images if path not in used]
     for path in left_out:
-        findings.warning(
+        copy.warning(
             "unlisted images",
-            f"The file {root / path} is in no index that was read and is left out.",
+            f"The file {copy.root / path} is in no index that was read and is left"
+            " out.",
         )
-    return Scan(root=root, manifests=manifests, findings=findings, left_out=left_out)
+    return Scan(
+        root=copy.root,
+        manifests=manifests,
+        findings=copy.findings,
+        left_out=left_out,
+    )
 
 
 def protocol(direction: str = "visible_to_infrared") -> Protocol:
@@ -133,8 +136,8 @@ def protocol(direction: str = "visible_to_infrared") -> Protocol:
         ),
         query_modality=query,
         gallery_modality=gallery,
-        published_queries=_SPLIT_IMAGES,
-        published_gallery=_SPLIT_IMAGES,
+        published_queries=_SPLIT[1],
+        published_gallery=_SPLIT[1],
     )
 
 
@@ -142,14 +145,14 @@ def _index(split: str, folder: str, number: int) -> str:
     return f"idx/{split}_{folder.lower()}_{number}.txt"
 
 
-def _check_name(root: Path, row: Row, findings: Findings) -> None:
+def _check_name(copy: Copy, row: Row) -> None:
     """Notes a file whose name says another modality or identity than its folder."""
     ending = re.search(r"_([vt])_[0-9]+_([0-9]+)\.bmp$", row.path)
     letter = row.path[0].lower()
     if ending and (ending[1], str(int(ending[2]))) != (letter, row.identity):
-        findings.problem(
+        copy.problem(
             "labels that contradict folders",
-            f"The file {root / row.path} is named as an image of identity"
+            f"The file {copy.root / row.path} is named as an image of identity"
             f" {int(ending[2])} ({ending[1]}), but lies in another folder; copy both"
             " folders from the archive of the data set.",
         )
@@ -159,14 +162,10 @@ _NAMES = tuple(f"regdb/split{number}" for number in _NUMBERS)
 SOURCE = Source(
     name="regdb",
     datasets=_NAMES,
-    ask="""Ask Dongguk University (http://dm.dgu.edu) and unpack, so that the folder
-holds
-
-    Visible/  {identity}/{male,female}_{front,back}_v_{frame:05d}_{identity}.bmp
-    Thermal/  {identity}/{male,female}_{front,back}_t_{frame:05d}_{identity}.bmp
-    idx/      {train,test}_{visible,thermal}_{1..10}.txt, in each line
-              "Visible/285/male_back_v_05528_285.bmp 0"
-""",
+    ask=(
+        "ask Dongguk University for it (http://dm.dgu.edu) and unpack it"
+        " (docs/datasets.md shows the layout),"
+    ),
     scan=scan,
     protocols=lambda: tuple(protocol(direction) for direction in _DIRECTIONS),
     protocol=protocol,
@@ -184,6 +183,6 @@ holds
         cameras={0: (1,), 1: (2,)},
         modality_of={"Visible": 0, "Thermal": 1},
     ),
-    images_per_modality=dict.fromkeys(_NAMES, _SPLIT_IMAGES),
+    images_per_modality=dict.fromkeys(_NAMES, _SPLIT[1]),
     split_runs=SplitRuns("regdb/split{split}", _NUMBERS, "ten"),
 )

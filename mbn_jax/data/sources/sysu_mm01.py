@@ -17,9 +17,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from mbn_jax.data.findings import Findings, some
+from mbn_jax.data.findings import some
 from mbn_jax.data.manifest import Manifest, Row
-from mbn_jax.data.sources import folders as reading
+from mbn_jax.data.sources.folders import Copy, Layout
 from mbn_jax.data.sources.source import (
     Folders,
     Labels,
@@ -41,7 +41,6 @@ from mbn_jax.evaluation.rules import Protocol
 # By (camera, identity): row t - 1 is the order of the image numbers in trial t.
 Permutations = Mapping[tuple[int, int], np.ndarray]
 
-_SPLITS = ("train", "val", "test")
 _VISIBLE_CAMERAS, _INFRARED_CAMERAS = (1, 2, 4, 5), (3, 6)
 # Identities, then images of the cameras 1 to 6, from the official lists and galleries.
 _PUBLISHED = {
@@ -49,10 +48,11 @@ _PUBLISHED = {
     "val": (99, (0, 0, 1980, 990, 984, 0)),
     "test": (96, (1374, 1565, 1883, 1918, 1918, 1920)),
 }
-_LAYOUT = reading.Layout(
+_LISTS = {split: f"exp/{split}_id.txt" for split in _PUBLISHED}
+_LAYOUT = Layout(
     folders=(*(f"cam{camera}" for camera in range(1, 7)), "exp"),
-    images=r"cam(?P<camera>[1-6])/(?P<identity>[0-9]{4})/[0-9]{4}\.jpg",
-    needed=tuple(f"exp/{split}_id.txt" for split in _SPLITS),
+    images=("cam(?P<camera>[1-6])", "(?P<identity>[0-9]{4})", r"[0-9]{4}\.jpg"),
+    needed=tuple(_LISTS.values()),
     # The lists are there once more as .mat files, and rand_perm_cam.mat belongs there.
     others=r"exp/(available_id\.txt|[^/]*\.mat)",
 )
@@ -71,18 +71,17 @@ def scan(folders: Folders, names: Sequence[str]) -> Scan:
     Raises:
         InputError: the folder is not one of this data set.
     """
-    root, findings = folders["manual_dir"][0].expanduser(), Findings()
+    copy = Copy(folders, _LAYOUT)
     images: dict[int, list[Row]] = collections.defaultdict(list)
     numbers: dict[tuple[int, int], set[int]] = {}
-    for found in reading.walk(root, _LAYOUT, findings):
+    for found in copy.walk():
         camera, identity = int(found.labels["camera"]), int(found.labels["identity"])
         modality = "visible" if camera in _VISIBLE_CAMERAS else "infrared"
         images[identity] += found.rows(camera, modality)
         numbers[camera, identity] = {int(file[:4]) for file in found.files}
 
-    lists = {split: root / f"exp/{split}_id.txt" for split in _SPLITS}
-    listed = {s: reading.read_identities(lists[s], findings) for s in _SPLITS}
-    reading.check_disjoint({str(lists[s]): listed[s] for s in _SPLITS}, findings)
+    listed = {split: copy.identities(_LISTS[split]) for split in _PUBLISHED}
+    copy.check_disjoint({str(copy.root / _LISTS[s]): listed[s] for s in listed})
     rows: list[Row] = []
     for split, (num_identities, num_images) in _PUBLISHED.items():
         of_split = [
@@ -90,49 +89,52 @@ def scan(folders: Folders, names: Sequence[str]) -> Scan:
             for identity in listed[split]
             for row in images.get(identity, [])
         ]
-        reading.check_present(split, listed[split], of_split, findings)
-        findings.count(f"{split} identities", num_identities, len(listed[split]))
+        copy.check_present(split, listed[split], of_split)
+        copy.findings.count(f"{split} identities", num_identities, len(listed[split]))
         for camera, expected in enumerate(num_images, start=1):
-            there = sum(row.camera == str(camera) for row in of_split)
-            findings.count(f"{split} images of cam{camera}", expected, there)
+            what = f"{split} images of cam{camera}"
+            copy.count(what, expected, of_split, camera=str(camera))
         rows += of_split
     unlisted = sorted(set(images).difference(*listed.values()))
     left_out = [row.path for identity in unlisted for row in images[identity]]
     if unlisted:
-        findings.warning(
+        copy.warning(
             "unlisted identities",
             f"{len(left_out):,} images of {len(unlisted)} identities"
             f" ({some(unlisted)}) are in no list of exp/ and are left out (1,118 of 22"
             " in the complete data set).",
         )
-    _check_numbers(root, numbers, listed, findings)
-    manifests = {name: Manifest(rows=rows, root=root) for name in names}
-    return Scan(root=root, manifests=manifests, findings=findings, left_out=left_out)
+    _check_numbers(copy, numbers, listed)
+    manifest = Manifest(rows=rows, root=copy.root)
+    return Scan(
+        root=copy.root,
+        manifests=dict.fromkeys(names, manifest),
+        findings=copy.findings,
+        left_out=left_out,
+    )
 
 
 def _check_numbers(
-    root: Path,
+    copy: Copy,
     numbers: Mapping[tuple[int, int], set[int]],
     listed: Mapping[str, Sequence[int]],
-    findings: Findings,
 ) -> None:
     """Notes images that are missing: one of them changes most of a seeded gallery.
 
     Args:
-        root: of the data set.
+        copy: of the data set.
         numbers: those of the images in every folder that is there, by (camera,
             identity).
         listed: the identities of each split.
-        findings: receives a warning for every folder that is not complete.
     """
-    path = root / "exp/rand_perm_cam.mat"
+    path = copy.root / "exp/rand_perm_cam.mat"
     official: dict[tuple[int, int], int] = {}
     if os.path.lexists(path):
         try:
             orders = read_permutations(path)
             official = {pair: order.shape[1] for pair, order in orders.items()}
         except InputError as error:
-            findings.warning(
+            copy.warning(
                 "galleries that cannot be read",
                 f"The images of the folders cannot be counted by {path.name}: {error}",
             )
@@ -142,56 +144,40 @@ def _check_numbers(
     if not all(listed.values()):  # a list is missing, and may be of any identity
         members |= {identity for _, identity in official}
     for camera, identity in sorted({*numbers, *official}):
-        folder = root / f"cam{camera}/{identity:04d}"
+        folder = copy.root / f"cam{camera}/{identity:04d}"
         found = numbers.get((camera, identity))
-        if not official or identity not in members:
-            if found is not None:
-                _check_gaps(folder, found, findings)
-        elif found is None:
-            # Of a camera whose folder is missing this is noted already.
-            if folder.parent.is_dir() and identity not in known_absent:
-                findings.warning(
-                    "folders that differ from rand_perm_cam.mat",
-                    f"The folder {folder} is missing ({path} has"
-                    f" {official[camera, identity]} of its images); copy the folder"
-                    " from the archive of the data set.",
-                )
-        else:
-            expected = {*range(1, official.get((camera, identity), 0) + 1)}
-            differences = [
-                f"{what}: {some(sorted(differing), 5)}"
-                for what, differing in (
-                    ("missing", expected - found),
-                    ("unknown", found - expected),
-                )
-                if differing
-            ]
-            if differences:
-                findings.warning(
-                    "folders that differ from rand_perm_cam.mat",
-                    f"The number of images in {folder} is {len(found)} and should be"
-                    f" {len(expected)} by {path} ({'; '.join(differences)}); copy the"
-                    " folder from the archive of the data set.",
-                )
+        if official and identity in members:
+            # Where the folder of a camera is missing this is noted already.
+            if found is not None or (
+                folder.parent.is_dir() and identity not in known_absent
+            ):
+                count = official.get((camera, identity), 0)
+                by_file = f" and should have {count} by {path}"
+                _check_folder(copy, folder, found, {*range(1, count + 1)}, by_file)
+        elif found is not None:
+            # A folder that starts at 0 has as many as if it started at 1.
+            _check_folder(
+                copy, folder, found, {*range(1, max(len(found), *found, 0) + 1)}, ""
+            )
 
 
-def _check_gaps(folder: Path, found: set[int], findings: Findings) -> None:
-    """Notes an empty folder, or one whose numbers do not run from 1."""
-    # A folder that starts at 0 has as many as if it started at 1.
-    missing = sorted({*range(1, max(len(found), *found, 0) + 1)} - found)
-    if not found:
-        findings.warning(
-            "empty folders",
-            f"The folder {folder} holds no image; copy it from the archive of the data"
-            " set, unless it is empty there.",
-        )
-    elif missing:
-        findings.warning(
-            "gaps in the numbers of images",
-            f"The numbers of the images in {folder} have gaps (missing:"
-            f" {some(missing, 5)}); copy these images from the archive of the data"
-            " set.",
-        )
+def _check_folder(
+    copy: Copy, folder: Path, found: set[int] | None, expected: set[int], by_file: str
+) -> None:
+    """Notes a folder that does not have the numbers of images that it should have."""
+    if found == expected and (found or by_file):
+        return
+    has = "is missing" if found is None else f"has {len(found)} images"
+    differences = {
+        "missing": sorted(expected - (found or set())),
+        "unknown": sorted((found or set()) - expected),
+    }
+    said = [f"{what}: {some(which, 5)}" for what, which in differences.items() if which]
+    copy.warning(
+        "folders that are not complete",
+        f"The folder {folder} {has}{by_file} ({'; '.join(said) or 'it is empty'}); copy"
+        " it from the archive of the data set.",
+    )
 
 
 def read_permutations(path: str | Path) -> Permutations:
@@ -220,7 +206,8 @@ def read_permutations(path: str | Path) -> Permutations:
             for identity, order in enumerate(cell.ravel(), start=1)
             if order.size
         }
-        whole = all(_is_permutations(order) for order in orders.values())
+        if not orders or not all(map(_is_permutations, orders.values())):
+            raise ValueError("it does not hold ten permutations of every folder")
     except FileNotFoundError as error:
         raise InputError(
             f"{path} does not exist; give the path of rand_perm_cam.mat, which lies in "
@@ -233,11 +220,6 @@ def read_permutations(path: str | Path) -> Permutations:
             f"{path} is not the rand_perm_cam.mat of SYSU-MM01 ({error}); give that "
             "file."
         ) from error
-    if not orders or not whole:
-        raise InputError(
-            f"{path} does not hold ten permutations of the images of every identity in "
-            "every camera; give the rand_perm_cam.mat of SYSU-MM01."
-        )
     return orders
 
 
@@ -377,34 +359,18 @@ def protocol(
 SOURCE = Source(
     name="sysu_mm01",
     datasets=("sysu_mm01",),
-    ask="""Ask the authors (https://github.com/wuancong/SYSU-MM01), who give it to
-researchers who sign an agreement, and unpack, so that the folder holds
-
-    cam1/ … cam6/  {identity:04d}/{image:04d}.jpg, for example cam3/0006/0001.jpg
-    exp/           train_id.txt, val_id.txt, test_id.txt: identities, comma separated;
-                   rand_perm_cam.mat, the official galleries, available_id.txt and
-                   other .mat files may be there
-""",
+    ask=(
+        "ask its authors for it (https://github.com/wuancong/SYSU-MM01, an agreement is"
+        " signed) and unpack it (docs/datasets.md shows the layout),"
+    ),
     scan=scan,
     training="train+val",
     protocols=lambda: (protocol("all"), protocol("indoor")),
     protocol=protocol,
     options=(
-        Option(
-            "search",
-            ("all", "indoor"),
-            "The gallery is of cameras 1, 2, 4, 5 (all, the default) or 1, 2 (indoor).",
-        ),
-        Option(
-            "shots",
-            int,
-            "Gallery images of each identity in each camera; 1 by default.",
-        ),
-        Option(
-            "gallery",
-            ("agw", "official"),
-            "Drawn by AGW's seeds (the default) or as the authors' --rand_perm_cam.",
-        ),
+        Option("search", ("all", "indoor"), "Gallery of cameras 1, 2, 4, 5 or 1, 2."),
+        Option("shots", int, "Gallery images of an identity in a camera, usually 1."),
+        Option("gallery", ("agw", "official"), "Drawn by seeds or --rand_perm_cam."),
         Option("rand_perm_cam", str, "Path of the authors' rand_perm_cam.mat."),
     ),
     labels=Labels(
