@@ -19,11 +19,12 @@ import numpy as np
 from machine import machine_line  # type: ignore[import-not-found]
 
 import mbn_jax
-from mbn_jax.data.datasets import Split, load_split
+from mbn_jax.data.dataset import Split, load_split
 from mbn_jax.data.pipeline import load_images
+from mbn_jax.data.sources import protocols_of
 from mbn_jax.deploy.adaptation import adapt
 from mbn_jax.deploy.loading import load_network
-from mbn_jax.evaluation import evaluate, standard_protocols
+from mbn_jax.evaluation import evaluate
 
 VISIBLE, INFRARED = 0, 1
 NATIVE = (144, 72)  # of the drawn pictures
@@ -57,7 +58,7 @@ def mean_average_precisions(
     if with_haze:
         images[split.modality == INFRARED] = hazy(images[split.modality == INFRARED])
     features = mbn_jax.embed(model, variables, images, split.modality)
-    protocols = standard_protocols(split.dataset)
+    protocols = protocols_of(split.dataset, split.modalities)
     figures = evaluate(features, split, protocols)
     return [100 * figures[protocol.name]["mAP"] for protocol in protocols]
 

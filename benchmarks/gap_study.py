@@ -24,11 +24,11 @@ import mbn_jax
 from mbn_jax import convert
 from mbn_jax.analysis.gap import measure_gaps
 from mbn_jax.data.augment import normalise
-from mbn_jax.data.datasets import Split, load_split, training_split
+from mbn_jax.data.dataset import Split, load_split, training_split
 from mbn_jax.data.pipeline import load_images
 from mbn_jax.deploy.loading import load_network
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation import EMBEDDED_PROTOCOLS, evaluate
+from mbn_jax.evaluation import evaluate, every_pair
 from mbn_jax.models.reid import ReID
 from mbn_jax.training.config import read_config
 from mbn_jax.training.gaps import draw_batches
@@ -63,7 +63,7 @@ def study(workdir: str) -> None:
     networks = {"as trained": trained, **re_estimated(trained, images, test.modality)}
     for name, network in networks.items():
         features = mbn_jax.embed(*network, images, test.modality)
-        figures = evaluate(features, test, EMBEDDED_PROTOCOLS)
+        figures = evaluate(features, test, every_pair(test.modalities))
         maps = ", ".join(f"{100 * figure['mAP']:.2f}" for figure in figures.values())
         print(f"  test images, {name}: {gap(network, test)}, mAP {maps}", flush=True)
 

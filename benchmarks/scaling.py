@@ -283,7 +283,8 @@ def compute_growth(flags: argparse.Namespace) -> None:
 def compute_recipes(flags: argparse.Namespace) -> None:
     """Prints how long the recipes compute on one H100 whose memory never waits."""
     chip = ACCELERATORS["H100"]
-    datasets = list(recipes.BATCHES_PER_EPOCH)
+    synthetic = ("synthetic_vireid/nir", "synthetic_vireid/thermal")
+    datasets = ("sysu_mm01", "regdb", "llcm", *synthetic)
     head = ["recipe", "TFLOP", "accessed, GB", "step, ms", *datasets]
     print("\n| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
     for make, norm in ((recipes.agw, "bn"), (recipes.agw, "mbn"), (recipes.caj, "mbn")):

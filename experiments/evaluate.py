@@ -15,6 +15,7 @@ the data set's folder), each (N,) (docs/feature-files.md).
 
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -54,7 +55,7 @@ flags.DEFINE_bool("json", False, "Print JSON instead of the table.")
 _OF_WORKDIR = ("checkpoint", "flip_average", "data_dir", "save_features")
 
 
-def define_protocol_flags() -> list[flags.FlagHolder]:
+def define_protocol_flags() -> list[flags.FlagHolder[Any]]:
     """Defines a flag for each option of the protocols; several may share one."""
     of_name: dict[str, list[tuple[str, Option]]] = {
         DIRECTION.name: [("any other data", DIRECTION)]
@@ -62,7 +63,7 @@ def define_protocol_flags() -> list[flags.FlagHolder]:
     for source in all_sources():
         for option in source.options:
             of_name.setdefault(option.name, []).append((source.name, option))
-    defined = []
+    defined: list[flags.FlagHolder[Any]] = []
     for name, owners in of_name.items():
         text = " ".join(f"{owner}: {option.help}" for owner, option in owners)
         kinds = [option.kind for _, option in owners]

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import pytest
 
+from mbn_jax.data.sources import sysu_mm01
 from mbn_jax.evaluation.evaluation import evaluate_file
 from mbn_jax.training.config import default_config, flatten
 
@@ -30,7 +31,7 @@ def test_the_layer_in_the_readme_runs():
 def test_the_feature_file_of_its_page_can_be_evaluated(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(code_blocks("docs/feature-files.md")[0], {})
-    result = evaluate_file("F.npz", "sysu_mm01", {}, "cosine")
+    result = evaluate_file("F.npz", sysu_mm01.protocol())
     # Two people in two infrared cameras, twice; in four visible ones, one drawn.
     assert (result["num_queries"], result["gallery_size"]) == (8, 8)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mbn_jax.evaluation import standard_protocols
+from mbn_jax.data.sources import protocols_of
+from mbn_jax.modalities import DEFAULT
 
 from .data import trees
 
@@ -75,7 +76,7 @@ def test_a_tree_is_prepared_trained_on_evaluated_and_a_run_on_it_resumed(
     table, _ = train(whole)
     assert "Trained on all 8 training identities, without validation" in table
     results = json.loads((whole / "results.json").read_text())
-    protocols = standard_protocols(dataset)
+    protocols = protocols_of(dataset, DEFAULT)
     assert list(results["protocols"]) == [protocol.name for protocol in protocols]
     for protocol in protocols:
         figures = results["figures"]["last"][protocol.name]
