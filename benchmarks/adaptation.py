@@ -26,7 +26,7 @@ from mbn_jax.deploy.adaptation import adapt
 from mbn_jax.deploy.loading import load_network
 from mbn_jax.evaluation import evaluate
 
-VISIBLE, INFRARED = 0, 1
+INFRARED = 1
 NATIVE = (144, 72)  # of the drawn pictures
 
 
@@ -35,16 +35,16 @@ def hazy(images: np.ndarray) -> np.ndarray:
     return (70 + 0.35 * images.astype(np.float32)).astype(np.uint8)
 
 
-def write_crops(split: Split, folder: Path, with_haze: bool) -> dict[int, Path]:
+def write_crops(split: Split, folder: Path, with_haze: bool) -> dict[str, Path]:
     """The pictures of a split in a folder for each modality."""
-    folders = {VISIBLE: folder / "visible", INFRARED: folder / "infrared"}
+    folders = {name: folder / name for name in split.modalities}
     for index, (name, modality) in enumerate(
         zip(split.name, split.modality, strict=True)
     ):
         (image,) = load_images(split, np.array([index]), NATIVE)
         if with_haze and modality == INFRARED:
             image = hazy(image)
-        path = (folders[modality] / name).with_suffix(".png")
+        path = (folders[split.modalities[modality]] / name).with_suffix(".png")
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), image[..., ::-1])
     return folders
@@ -79,10 +79,10 @@ def main() -> None:
     networks = [load_network(workdir) for workdir in arguments.workdirs]
     with tempfile.TemporaryDirectory() as temporary:
         both = write_crops(train, Path(temporary), arguments.hazy)
-        ways: dict[str, tuple[Mapping[int, Path], int]] = {"not adapted": ({}, 0)}
+        ways: dict[str, tuple[Mapping[str, Path], int]] = {"not adapted": ({}, 0)}
         for count in (16, 64, 256, 1024):
             ways[f"both modalities, {count:,} pictures of each"] = (both, count)
-        alone = {INFRARED: both[INFRARED]}
+        alone = {"infrared": both["infrared"]}
         ways["infrared alone, 1,024 pictures"] = (alone, 1024)
         print(
             "\n| statistics | infrared → visible | visible → infrared |\n|---|---|---|"

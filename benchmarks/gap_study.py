@@ -51,7 +51,7 @@ def study(workdir: str) -> None:
         gaps = measure_gaps(*network, batches, train=False)
         after = [gap for gap in gaps if gap.side == "after"]
         intra, lasting = (
-            np.mean([getattr(gap, name) for gap in after])
+            np.mean([d for gap in after for d in getattr(gap, name).values()])
             for name in ("intra", "lasting")
         )
         return f"intra {intra:.3f}, lasting {lasting:.3f}"

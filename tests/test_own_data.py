@@ -154,7 +154,7 @@ def test_three_modalities_lead_to_six_searches(tmp_path):
         "visible_to_thermal",
     ]
     page = (tmp_path / "runs/mine/report/index.html").read_text()
-    for words in ("thermal → visible", "nir → thermal", "person 1"):
+    for words in ("thermal → visible", "nir → thermal", "id person "):
         assert words in page
     run_well(
         "python experiments/evaluate.py --workdir=runs/mine --direction=nir_to_thermal",
