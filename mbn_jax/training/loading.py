@@ -12,8 +12,7 @@ from mbn_jax.models.reid import ReID
 from mbn_jax.training.checkpoint import Checkpoints
 from mbn_jax.training.config import read_config
 from mbn_jax.training.step import make_model
-
-DATASET = "dataset.json"
+from mbn_jax.training.workdir import DATASET
 
 
 def modalities_of(workdir: str | Path) -> tuple[str, ...]:

@@ -10,10 +10,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mbn_jax.data.datasets import Split
+from mbn_jax.data.dataset import Split
 from mbn_jax.data.pipeline import train_batches
 from mbn_jax.data.sampling import Sampler, make_sampler
-from mbn_jax.evaluation import evaluate, standard_protocols
+from mbn_jax.data.sources import protocols_of
+from mbn_jax.evaluation import evaluate
 from mbn_jax.mesh import make_mesh, process_rows, shard
 from mbn_jax.training.checkpoint import Checkpoints
 from mbn_jax.training.config import check, flatten, profile_steps
@@ -64,12 +65,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
     check(config)
     check_same_everywhere(_to_be_shared(config, workdir), "configuration or --workdir")
     mesh = make_mesh(config.num_devices)
-    batch_size = 2 * config.batch.num_identities * config.batch.num_images
-    rows = process_rows(batch_size, mesh, config.batch.accumulation_steps)
 
     with locked(workdir, config):
         data = load_splits(config)
-        protocols = standard_protocols(config.data.dataset)
+        protocols = protocols_of(config.data.dataset, data.test.modalities)
         sampler = make_sampler(
             config.batch.sampler,
             data.train.identity,
@@ -77,8 +76,11 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
             num_identities=config.batch.num_identities,
             num_images=config.batch.num_images,
             seed=config.seed,
+            num_modalities=len(data.train.modalities),
         )
-        model = make_model(config, num_identities=len(sampler.classes))
+        batch_size = sampler.batch_size
+        rows = process_rows(batch_size, mesh, config.batch.accumulation_steps)
+        model = make_model(config, len(sampler.classes), data.train.modalities)
         optimizer = make_optimizer(config.optimizer, config.num_steps)
         state = init_state(model, optimizer, config.seed, mesh)
         pretrained = ""
@@ -98,7 +100,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
                 mesh=mesh,
             )
 
-        with claimed(workdir, config), Checkpoints(workdir) as checkpoints:
+        with (
+            claimed(workdir, config, data.train.info),
+            Checkpoints(workdir) as checkpoints,
+        ):
             untrained = features_of(state.variables, data.test)
             start = 0
             resumed = checkpoints.restore_newest(like=state)

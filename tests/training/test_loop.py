@@ -74,6 +74,7 @@ def test_a_run_leaves_what_is_promised(finished):
     workdir, results = finished
     assert {p.name for p in workdir.iterdir()} == {
         "config.json",
+        "dataset.json",
         "environment.json",
         "metrics.jsonl",
         "tensorboard",

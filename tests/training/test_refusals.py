@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mbn_jax.data import datasets
+from mbn_jax.data import dataset
 from mbn_jax.errors import InputError
 from mbn_jax.training.loop import train
 
@@ -38,7 +38,7 @@ def snapshot(directory):
         ("--config.num_steps=many", "num_steps"),
         ("--config.model.norm=gn", "config.model.norm is 'gn', expected mbn or bn"),
         ("--config=/no/such/file.py", "/no/such/file.py"),
-        (f"--config={CONFIGS / 'agw_mbn.py'}:nir", "error: There is no recipe for the"),
+        (f"--config={CONFIGS / 'agw_mbn.py'}:nir", "error: There is no data set 'nir'"),
         (f"--config={CONFIGS / 'saved.py'}:x.json", "error: There is no configuration"),
         ("--wrokdir=x", "wrokdir"),
         ("surplus", "surplus"),
@@ -61,7 +61,11 @@ def test_a_wrong_flag_is_one_sentence_and_exit_status_one(flag, message, tmp_pat
 def test_a_data_directory_that_cannot_be_written(config, tmp_path):
     (tmp_path / "file").touch()
     config.data.data_dir = str(tmp_path / "file" / "data")
-    refused(config, tmp_path / "run", "data directory .* cannot be written")
+    refused(
+        config,
+        tmp_path / "run",
+        r"file/data/.* cannot be written to, because .*file is no folder",
+    )
 
 
 def test_a_work_directory_that_cannot_be_written(config, tmp_path):
@@ -90,7 +94,7 @@ def test_a_work_directory_of_another_configuration(config, finished):
 
 
 def test_an_image_that_cannot_be_decoded(config, tmp_path, monkeypatch):
-    load_split = datasets.load_split
+    load_split = dataset.load_split
 
     class Damaged:
         def __init__(self, source):
