@@ -55,7 +55,7 @@ class Examples(Sequence[Any]):
 
 def open_examples(
     folder: Path, split: str
-) -> tuple[Examples, dict[str, np.ndarray], dict[int, str]]:
+) -> tuple[Examples, dict[str, Any], dict[int, str]]:
     """Opens a split of a prepared data set.
 
     Args:
@@ -85,7 +85,7 @@ def open_examples(
                 continue
             numbers[:, index] = [record[label] for label in _LABELS]
             names.append(record["name"])
-    labels = dict(zip(_LABELS, numbers, strict=True))
+    labels: dict[str, Any] = dict(zip(_LABELS, numbers, strict=True))
     return source, labels | {"name": np.array(names, str)}, damaged
 
 

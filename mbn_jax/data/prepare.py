@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import re
@@ -70,7 +71,7 @@ def prepare_data(
             names.remove(name)
         if not names:
             return
-        check_writable(data_dir)
+        check_writable(os.fspath(data_dir))
     scan = (
         _scan_source(dataset, names, folders or {})
         if manifest is None
@@ -392,7 +393,7 @@ class _Builder(  # type: ignore[call-arg]
         def shards(rows: Sequence[Row]) -> list[Callable[[], Iterator[Any]]]:
             starts = range(0, len(rows), _IMAGES_PER_SHARD)
             parts = [rows[start : start + _IMAGES_PER_SHARD] for start in starts]
-            return [lambda part=part: self._examples(part) for part in parts]
+            return [functools.partial(self._examples, part) for part in parts]
 
         return {
             split: shards(self._manifest.of(split)) for split in self._manifest.splits

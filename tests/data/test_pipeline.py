@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mbn_jax.data.datasets import Split
+from mbn_jax.data.dataset import Split
 from mbn_jax.data.pipeline import (
     decode,
     image_batches,

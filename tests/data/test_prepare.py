@@ -300,7 +300,8 @@ def test_preparation_never_imports_tensorflow(whole, data_dir):
 import sys
 from pathlib import Path
 from mbn_jax.data.prepare import prepare_data
-prepare_data("sysu_mm01", {str(data_dir)!r}, folders={{"manual_dir": [Path({str(whole)!r})]}})
+folders = {{"manual_dir": [Path({str(whole)!r})]}}
+prepare_data("sysu_mm01", {str(data_dir)!r}, folders=folders)
 assert "tensorflow" not in sys.modules, "tensorflow"
 """
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}

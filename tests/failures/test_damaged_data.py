@@ -8,7 +8,7 @@ import pytest
 from array_record.python import array_record_module
 from tensorflow_datasets.proto import tf_example_pb2
 
-from mbn_jax.data.datasets import load_split
+from mbn_jax.data.dataset import load_split
 from mbn_jax.errors import InputError
 from mbn_jax.training.loop import train
 from mbn_jax.training.splits import load_splits

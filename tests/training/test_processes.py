@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import mbn_jax
-from mbn_jax.data.datasets import load_split
-from mbn_jax.evaluation import evaluate, standard_protocols
+from mbn_jax.data.dataset import load_split
+from mbn_jax.data.sources import protocols_of
+from mbn_jax.evaluation import evaluate
 from mbn_jax.mesh import make_mesh
 from mbn_jax.training.evaluation import split_features
 from mbn_jax.training.step import make_feature_fn
@@ -189,7 +190,7 @@ def test_their_figures_are_those_of_one_device(two_processes, data_dir):
         num_threads=2,
         mesh=make_mesh(1),
     )
-    protocols = standard_protocols(config.data.dataset)
+    protocols = protocols_of(config.data.dataset, split.modalities)
     expected = evaluate(features, split, protocols)
     results = json.loads((two_processes / "results.json").read_text())
     for name, figures in expected.items():
