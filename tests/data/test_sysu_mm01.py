@@ -235,14 +235,14 @@ def test_empty_folder_of_an_identity_is_named(root):
     ("change", "words"),
     [
         (lose_a_gap, "0006 has 2 images and should have 3 by {mat} (missing: 2); copy"),
-        (lose_the_end, "0006 has 1 images and should have 3 by {mat} (missing: 2, 3);"),
+        (lose_the_end, "0006 has 1 image and should have 3 by {mat} (missing: 2, 3);"),
         (lose_all, "0006 has 0 images and should have 3 by {mat} (missing: 1, 2, 3);"),
         (
             remove_folder("cam1/0006"),
             "0006 is missing and should have 3 by {mat} (missing: 1, 2, 3); copy",
         ),
         (gain_one, "0006 has 4 images and should have 3 by {mat} (unknown: 4); copy"),
-        (gain_a_folder, "0034 has 1 images and should have 0 by {mat} (unknown: 1);"),
+        (gain_a_folder, "0034 has 1 image and should have 0 by {mat} (unknown: 1);"),
     ],
 )
 def test_official_galleries_tell_once_what_a_folder_lacks(root, change, words):

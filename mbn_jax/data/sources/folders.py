@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mbn_jax.data.findings import MISSING, Findings
-from mbn_jax.data.manifest import Row
-from mbn_jax.data.sources.source import Folders
+from mbn_jax.data.manifest import Manifest, Row
+from mbn_jax.data.sources.source import Folders, Scan
 from mbn_jax.errors import InputError
 
 _FROM_ARCHIVE = "from the archive of the data set."
@@ -276,6 +276,15 @@ class Copy:
         """Compares a published number with that of the rows that have some labels."""
         found = sum(all(getattr(r, k) == v for k, v in labels.items()) for r in rows)
         self.findings.count(what, expected, found)
+
+    def scan(self, manifests: Mapping[str, Manifest], left_out: Sequence[str]) -> Scan:
+        """Returns what the walk has found, with all that is wrong."""
+        return Scan(
+            root=self.root,
+            manifests=manifests,
+            findings=self.findings,
+            left_out=left_out,
+        )
 
     def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
         try:

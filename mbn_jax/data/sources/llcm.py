@@ -136,12 +136,7 @@ def scan(folders: Folders, names: Sequence[str]) -> Scan:
         what = f"{split} near-infrared images"
         copy.count(what, infrared, rows, modality="infrared")
     manifest = Manifest(rows=[*train, *test], root=copy.root)
-    return Scan(
-        root=copy.root,
-        manifests=dict.fromkeys(names, manifest),
-        findings=copy.findings,
-        left_out=left_out,
-    )
+    return copy.scan(dict.fromkeys(names, manifest), left_out)
 
 
 def protocol(

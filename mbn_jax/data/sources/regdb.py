@@ -109,12 +109,7 @@ def scan(folders: Folders, names: Sequence[str]) -> Scan:
             f"The file {copy.root / path} is in no index that was read and is left"
             " out.",
         )
-    return Scan(
-        root=copy.root,
-        manifests=manifests,
-        findings=copy.findings,
-        left_out=left_out,
-    )
+    return copy.scan(manifests, left_out)
 
 
 def protocol(direction: str = "visible_to_infrared") -> Protocol:

@@ -106,12 +106,7 @@ def scan(folders: Folders, names: Sequence[str]) -> Scan:
         )
     _check_numbers(copy, numbers, listed)
     manifest = Manifest(rows=rows, root=copy.root)
-    return Scan(
-        root=copy.root,
-        manifests=dict.fromkeys(names, manifest),
-        findings=copy.findings,
-        left_out=left_out,
-    )
+    return copy.scan(dict.fromkeys(names, manifest), left_out)
 
 
 def _check_numbers(
@@ -167,7 +162,9 @@ def _check_folder(
     """Notes a folder that does not have the numbers of images that it should have."""
     if found == expected and (found or by_file):
         return
-    has = "is missing" if found is None else f"has {len(found)} images"
+    has = "is missing"
+    if found is not None:
+        has = "has 1 image" if len(found) == 1 else f"has {len(found)} images"
     differences = {
         "missing": sorted(expected - (found or set())),
         "unknown": sorted((found or set()) - expected),
