@@ -16,11 +16,10 @@ import numpy as np
 from mbn_jax.data import sources
 from mbn_jax.data.examples import open_examples
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.records import Records
+from mbn_jax.evaluation.records import GALLERY_ONLY, QUERY_ONLY, Records
 from mbn_jax.files import read_json
 
 VERSION = "2.0.0"  # of the form in which data sets are stored
-EITHER, QUERY, GALLERY = 0, 1, 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -237,7 +236,7 @@ def load_split(
     role = None
     if stored == "query+gallery":
         num_queries = sum(known.counts["query"].values())
-        role = np.where(np.arange(len(source)) < num_queries, QUERY, GALLERY)
+        role = np.where(np.arange(len(source)) < num_queries, QUERY_ONLY, GALLERY_ONLY)
     opened = Split(
         dataset=dataset,
         split=split,
@@ -267,7 +266,7 @@ def prepare(dataset: str, data_dir: str | os.PathLike) -> None:
     if source and source.make and source.knows(dataset):
         from mbn_jax.data.prepare import write
 
-        write(dataset, source.make(dataset), data_dir, task=source.task)
+        write(dataset, source.make(dataset), data_dir)
     _check_prepared(dataset, data_dir)
 
 

@@ -31,7 +31,6 @@ _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 _IMAGES_PER_SHARD = 4000
 _MADE_AT_ONCE = 64
 _NUM_THREADS = 2
-_TASK = "person re-identification"
 
 
 def prepare_data(
@@ -82,10 +81,8 @@ def prepare_data(
         return
     # Every data set is a copy, and the labels need little.
     _check_room(data_dir, int(1.02 * checked.num_bytes) * len(names))
-    source = sources.source_of(dataset)
     for name in names:
-        task = source.task if source else _TASK
-        write(name, scan.manifests[name], data_dir, task=task, checked=checked)
+        write(name, scan.manifests[name], data_dir, checked=checked)
     for name in names:
         print(f"{name} is prepared in {path_of(name, data_dir)}.")
     print(f"Next: {_next_command(names[0], data_dir)}")
@@ -96,7 +93,6 @@ def write(
     manifest: Manifest,
     data_dir: str | os.PathLike,
     *,
-    task: str = _TASK,
     checked: Checked | None = None,
 ) -> None:
     """Writes a data set, unless it is there.
@@ -109,7 +105,6 @@ def write(
         dataset: its name.
         manifest: its rows, split by split.
         data_dir: the directory of all prepared data sets.
-        task: what is searched for, in a phrase.
         checked: of the images, where they are files.
 
     Raises:
@@ -130,7 +125,7 @@ def write(
             # Another process may be writing what looks like a leftover.
             for leftover in directory.glob(leftovers) if alone else ():
                 shutil.rmtree(leftover)
-            _write(dataset, manifest, Path(data_dir).expanduser(), task, checked)
+            _write(dataset, manifest, Path(data_dir).expanduser(), checked)
     except (OSError, RuntimeError) as error:
         # array_record has no other exception; it names the file that cannot be written.
         if isinstance(error, RuntimeError) and str(directory) not in str(error):
@@ -288,9 +283,9 @@ def _check_room(directory: str | os.PathLike, num_bytes: int) -> None:
 
 
 def _write(
-    dataset: str, manifest: Manifest, data_dir: Path, task: str, checked: Checked | None
+    dataset: str, manifest: Manifest, data_dir: Path, checked: Checked | None
 ) -> None:
-    builder = _Builder(dataset, manifest, data_dir, task, checked)
+    builder = _Builder(dataset, manifest, data_dir, checked)
     # TFDS would show a bar without a total for every split, and write it into log
     # files; it makes the directory of its downloads, and there are none.
     tfds.display_progress_bar(False)
@@ -324,12 +319,11 @@ class _Builder(  # type: ignore[call-arg]
         dataset: str,
         manifest: Manifest,
         data_dir: Path,
-        task: str,
         checked: Checked | None,
     ) -> None:
         self.name, _, config = dataset.partition("/")
         self._dataset, self._manifest = dataset, manifest
-        self._task, self._checked = task, checked
+        self._task, self._checked = sources.task_of(dataset), checked
         self._identities = number(row.identity for row in manifest.rows)
         self._cameras = number(row.camera for row in manifest.rows)
         self._digests: dict[str, bytes] = {}

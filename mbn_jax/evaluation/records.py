@@ -6,10 +6,6 @@ import numpy as np
 
 from mbn_jax import modalities as names
 
-VISIBLE, INFRARED = 0, 1
-MODALITIES = names.DEFAULT
-
-
 # Values of `Records.role`.
 EITHER, QUERY_ONLY, GALLERY_ONLY = 0, 1, 2
 

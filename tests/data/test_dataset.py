@@ -82,9 +82,7 @@ def test_loading_prepares_the_embedded_set(tmp_path):
     "name", ["market1501", "synthetic_vireid", "synthetic_vireid/x"]
 )
 def test_unknown_data_set_is_answered_with_the_known_ones(tmp_path, name):
-    with pytest.raises(
-        InputError, match=f"{name}.*synthetic_vireid/nir, synth"
-    ):
+    with pytest.raises(InputError, match=f"{name}.*synthetic_vireid/nir, synth"):
         prepare(name, tmp_path)
     assert not list(tmp_path.iterdir())
 

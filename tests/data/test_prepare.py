@@ -352,7 +352,7 @@ def test_metadata_hold_what_is_known_of_the_whole(own, data_dir):
     prepare_own(own, data_dir)
     known = info("mine", data_dir)
     assert known.counts["train"] == {"visible": 2, "nir": 2, "thermal": 2}
-    assert known.task == "person re-identification"
+    assert known.task == "re-identification"
     assert known.sixteen_bits["images"] == 4
     assert "1st to the 99th percentile" in known.sixteen_bits["rule"]
     digests = {

@@ -92,7 +92,7 @@ class Copy:
         for name in self._needed:
             path, is_folder = self.root / name, name.endswith("/")
             there = path.is_dir() if is_folder else path.is_file()
-            if there or name.startswith(missing):
+            if there or (is_folder and name.startswith(missing)):
                 continue
             missing += (name,)
             what = "folder" if is_folder else "file"
