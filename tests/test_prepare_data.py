@@ -17,12 +17,12 @@ ROOT = Path(__file__).parents[1]
 # The script, ended by a signal when it converts the 40th image.
 ENDED = """
 import os, runpy, signal, sys
-from mbn_jax.data import prepare
+from mbn_jax.data import writer
 
 # A program that a shell has started in the background would ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-unchanged, seen = prepare.unchanged, []
+unchanged, seen = writer.unchanged, []
 
 def ending(path, digest):
     seen.append(path)
@@ -30,7 +30,7 @@ def ending(path, digest):
         os.kill(os.getpid(), signal.{signal})
     return unchanged(path, digest)
 
-prepare.unchanged = ending
+writer.unchanged = ending
 sys.argv = ["prepare_data.py", *sys.argv[1:]]
 runpy.run_path("experiments/prepare_data.py", run_name="__main__")
 """

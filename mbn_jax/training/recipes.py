@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from mbn_jax.data.dataset import info, known_datasets
+from mbn_jax.data.catalog import info, known_datasets
 from mbn_jax.data.sources import source_of
 from mbn_jax.errors import InputError
 from mbn_jax.training.config import default_config

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import jax
 from ml_collections import ConfigDict
 
-from mbn_jax.data.dataset import Info
+from mbn_jax.data.catalog import Info
 from mbn_jax.errors import InputError
 from mbn_jax.files import read_json, write_json
 from mbn_jax.training.checkpoint import DAMAGED

@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
+from mbn_jax.data.catalog import VERSION
 from mbn_jax.data.dataset import (
-    VERSION,
     Split,
     load_split,
     prepare,

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mbn_jax.data import prepare
-from mbn_jax.data.dataset import VERSION, info, load_split, path_of
+from mbn_jax.data import prepare, writer
+from mbn_jax.data.catalog import VERSION, info, path_of
+from mbn_jax.data.dataset import load_split
 from mbn_jax.data.manifest import Row, write_manifest
-from mbn_jax.data.prepare import fingerprint
+from mbn_jax.data.writer import fingerprint
 from mbn_jax.errors import InputError
 
 from . import own_images, trees
@@ -48,7 +49,7 @@ def images_of(data_dir, dataset="sysu_mm01"):
 
 def fail_after(monkeypatch, count, error):
     """The conversion of the image of that number fails."""
-    unchanged = prepare.unchanged
+    unchanged = writer.unchanged
     seen = []
 
     def failing(path, digest):
@@ -57,7 +58,7 @@ def fail_after(monkeypatch, count, error):
             raise error
         return unchanged(path, digest)
 
-    monkeypatch.setattr(prepare, "unchanged", failing)
+    monkeypatch.setattr(writer, "unchanged", failing)
 
 
 BAD_IMAGES = {
@@ -287,7 +288,7 @@ def test_embedded_data_need_no_preparation(whole, data_dir):
 
 
 def test_many_shards_are_one_split_in_order(whole, data_dir, monkeypatch):
-    monkeypatch.setattr(prepare, "_IMAGES_PER_SHARD", 7)
+    monkeypatch.setattr(writer, "_IMAGES_PER_SHARD", 7)
     prepare_data("sysu_mm01", whole, data_dir)
     split = load_split("sysu_mm01", "test", data_dir)
     assert len(list(data_dir.glob("*/*/*-test.array_record*"))) == 8  # of 54 images

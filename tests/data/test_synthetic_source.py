@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mbn_jax.data.dataset import load_split, path_of
+from mbn_jax.data.catalog import path_of
+from mbn_jax.data.dataset import load_split
 from mbn_jax.data.synthetic_vireid.config import config_from_name
 from mbn_jax.data.synthetic_vireid.render import render
 

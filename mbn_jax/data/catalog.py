@@ -1,0 +1,115 @@
+"""Data sets by name: where they are, whether they are there, what is known of them."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mbn_jax.data import sources
+from mbn_jax.errors import InputError
+from mbn_jax.files import read_json
+
+VERSION = "2.0.0"  # of the form in which data sets are stored
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Info:
+    """What is known of a prepared data set as a whole.
+
+    Attributes:
+        dataset: its name.
+        modalities: their names by index.
+        counts: images by split, then modality.
+        fingerprint: hash over all rows and bytes, 64 hexadecimal digits.
+        task: what is searched for, in a phrase.
+        identities: numbers by text, where the texts are not the numbers themselves.
+        cameras: likewise.
+        settings: of the source that made it.
+        sixteen_bits: how many images have 16 bits, and the rule that scales them; empty
+            if there are none.
+    """
+
+    dataset: str
+    modalities: tuple[str, ...]
+    counts: Mapping[str, Mapping[str, int]]
+    fingerprint: str
+    task: str
+    identities: Mapping[str, int]
+    cameras: Mapping[str, int]
+    settings: Mapping[str, Any]
+    sixteen_bits: Mapping[str, Any]
+
+
+def path_of(dataset: str, data_dir: str | os.PathLike) -> Path:
+    """Returns the folder in which a data set is prepared, or would be."""
+    return Path(data_dir).expanduser() / dataset / VERSION
+
+
+def is_prepared(dataset: str, data_dir: str | os.PathLike) -> bool:
+    """Returns whether a data set is there to be read."""
+    return path_of(dataset, data_dir).exists()
+
+
+def info(dataset: str, data_dir: str | os.PathLike) -> Info:
+    """Returns what is known of a prepared data set, without opening its records.
+
+    Raises:
+        InputError: it is not prepared, or its metadata cannot be read.
+    """
+    check_prepared(dataset, data_dir)
+    path = path_of(dataset, data_dir) / "metadata.json"
+    try:
+        written = read_json(path)
+        fields = {field.name: written[field.name] for field in dataclasses.fields(Info)}
+    except (InputError, KeyError, TypeError) as error:
+        raise InputError(
+            f"The metadata {path} of {dataset} cannot be read; delete that folder and"
+            " prepare the data set again."
+        ) from error
+    fields["modalities"] = tuple(fields["modalities"])
+    return Info(**fields)
+
+
+def known_datasets() -> str:
+    """Returns the names of all data sets that a source gives, for a sentence."""
+    return ", ".join(
+        f"{names[0]} to {names[-1]}" if len(names) > 3 else ", ".join(names)
+        for names in (source.datasets for source in sources.all_sources())
+        if names
+    )
+
+
+def check_name(dataset: str) -> None:
+    """Checks the name of a source's data set; any other may be a person's own.
+
+    Raises:
+        InputError: a source of that name has no such data set.
+    """
+    source = sources.source_of(dataset)
+    if source and not source.knows(dataset):
+        raise InputError(
+            f"There is no data set {dataset!r}; the known ones are {known_datasets()}."
+        )
+
+
+def check_prepared(dataset: str, data_dir: str | os.PathLike) -> None:
+    """Raises `InputError` where a data set is not there, and says how to get it."""
+    if is_prepared(dataset, data_dir):
+        return
+    check_name(dataset)
+    source = sources.source_of(dataset)
+    if source is None:
+        raise InputError(
+            f"There is no data set {dataset!r} in {Path(data_dir)}; prepare your own"
+            f" images with `python experiments/prepare_data.py --dataset={dataset}"
+            f" --manifest=FILE.csv --data_dir={data_dir}`, or give one of"
+            f" {known_datasets()}."
+        )
+    flags = " ".join(f"--{flag}=DIR" for flag in source.folders)
+    raise InputError(
+        f"The data set {dataset} is not prepared in {path_of(dataset, data_dir)}:"
+        f" {source.ask} and run `python experiments/prepare_data.py"
+        f" --dataset={dataset} {flags} --data_dir={data_dir}`; or say where it is"
+        " prepared (--config.data.data_dir of train.py, --data_dir of evaluate.py)."
+    )
