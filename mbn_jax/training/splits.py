@@ -98,7 +98,9 @@ def load_splits(config: ConfigDict) -> Splits:
         if split is not None:
             # Copies on the disks of several hosts may differ.
             labels = split.name, split.identity, split.camera, split.modality
-            check_same_everywhere(repr([a.tolist() for a in labels]), "data set")
+            fingerprint = split.info.fingerprint if split.info else ""
+            held = [fingerprint, *(a.tolist() for a in labels)]
+            check_same_everywhere(repr(held), "data set")
     return Splits(train, validation, test, selection)
 
 
