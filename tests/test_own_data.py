@@ -121,12 +121,14 @@ def test_run_is_not_resumed_on_other_data_and_evaluation_says_so(folder):
 
 
 def test_three_modalities_lead_to_six_searches(tmp_path):
-    """One identity lacks a modality, and one image of each identity a camera folder."""
-    modalities = ("visible", "nir", "thermal")
-    own_images.write_folders(tmp_path / "photos", modalities=modalities)
+    """One identity lacks a modality, and the name of one is not that of a folder."""
+    modalities = {"visible": "visible", "nir/940": "nir", "thermal": "thermal"}
+    own_images.write_folders(tmp_path / "photos", modalities=tuple(modalities.values()))
     for image in (tmp_path / "photos/nir/person 5").iterdir():
         image.unlink()
-    flags = " ".join(f"--folder={name}=photos/{name}" for name in modalities)
+    flags = " ".join(
+        f"--folder={m}=photos/{folder}" for m, folder in modalities.items()
+    )
     run_well(
         f"python experiments/make_manifest.py {flags} --output=photos/manifest.csv"
         " --seed=1",
@@ -137,7 +139,9 @@ def test_three_modalities_lead_to_six_searches(tmp_path):
         " --manifest=photos/manifest.csv",
         tmp_path,
     )
-    assert "train: 22 images of 4 identities, 8 visible, 6 nir and 8" in prepared.stderr
+    assert (
+        "train: 22 images of 4 identities, 8 visible, 6 nir/940 and" in prepared.stderr
+    )
     trained = run_well(
         "python experiments/train.py --workdir=runs/mine --config.data.dataset=mine"
         " --config.model.stem=separate --config.loss.hetero_centre=0.1",
@@ -147,23 +151,25 @@ def test_three_modalities_lead_to_six_searches(tmp_path):
     results = json.loads((tmp_path / "runs/mine/results.json").read_text())
     assert list(results["protocols"]) == [
         "thermal_to_visible",
-        "thermal_to_nir",
-        "nir_to_visible",
-        "nir_to_thermal",
-        "visible_to_nir",
+        "thermal_to_nir/940",
+        "nir/940_to_visible",
+        "nir/940_to_thermal",
+        "visible_to_nir/940",
         "visible_to_thermal",
     ]
     page = (tmp_path / "runs/mine/report/index.html").read_text()
-    for words in ("thermal → visible", "nir → thermal", "id person "):
+    for words in ("thermal → visible", "nir/940 → thermal", "id person "):
         assert words in page
     run_well(
-        "python experiments/evaluate.py --workdir=runs/mine --direction=nir_to_thermal",
+        "python experiments/evaluate.py --workdir=runs/mine"
+        " --direction=nir/940_to_thermal",
         tmp_path,
     )
+    assert (tmp_path / "runs/mine/report/nir_940_to_visible.png").is_file()
     run_well("python experiments/gap.py runs/mine --num_batches=2", tmp_path)
     run_well(
         "python experiments/embed.py --workdir=runs/mine --images=photos/nir"
-        " --modality=nir --output=f.npz --gallery=photos/thermal"
+        " --modality=nir/940 --output=f.npz --gallery=photos/thermal"
         " --gallery_modality=thermal --ranked_list=found.png",
         tmp_path,
     )

@@ -96,7 +96,9 @@ def write_outcome(
     for protocol, lists in rankings.items():
         title = f"{split.dataset}, {protocol.title}, step {step}"
         figure = draw_ranked_lists(lists, title)
-        figure.savefig(workdir / "report" / f"{protocol.name}.png", dpi=80)
+        # The name of a modality may be any text, "nir/940" for example.
+        name = protocol.name.replace("/", "_")
+        figure.savefig(workdir / "report" / f"{name}.png", dpi=80)
     measured = gaps()
     if measured:
         write_json(workdir / "gaps.json", as_json(measured))
