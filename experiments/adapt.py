@@ -1,4 +1,4 @@
-r"""Fits a trained network to new cameras, by folders of their images without labels.
+r"""Adapts a trained network to new cameras by folders of their unlabeled images.
 
   python experiments/adapt.py --workdir runs/quick --visible day --infrared night \
       --output adapted
@@ -37,7 +37,9 @@ _CHECKPOINT = flags.DEFINE_string(
 _VISIBLE = flags.DEFINE_string("visible", None, "Folder of visible images.")
 _INFRARED = flags.DEFINE_string("infrared", None, "Folder of infrared images.")
 _FOLDERS = flags.DEFINE_multi_string(
-    "folder", [], "NAME=DIR: folder of the images of a modality; repeated."
+    "folder",
+    [],
+    "NAME=DIR: a modality and the folder of its images; one flag for each.",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write.", required=True)
 _NUM_IMAGES = flags.DEFINE_integer(
@@ -46,7 +48,9 @@ _NUM_IMAGES = flags.DEFINE_integer(
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 64, "Images of all modalities in a batch.", lower_bound=2
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of the order of the images.", lower_bound=0)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Seed of the order of the images.", lower_bound=0
+)
 
 
 def main(argv: list[str]) -> None:

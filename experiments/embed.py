@@ -7,7 +7,7 @@ writes `features` (N, D) float32, rows of length one, and `name` (N,), the sorte
 of the JPEG, PNG, BMP, WebP and TIFF files below the folder. Images should be cropped as
 those that the model was trained on, for most models to one upright person. Two features
 are compared by their inner product. --workdir, or --model, also takes shared weights
-and what experiments/export.py wrote. --modality is the name of one of the model's.
+and what experiments/export.py wrote. --modality names one of the model's modalities.
 
 With --gallery, the images are also looked for in a second folder, and a picture of the
 ranked lists (query, then the ten most similar) is written. An exported model is for

@@ -6,11 +6,11 @@ r"""Evaluates a trained model, or features of any framework, by a protocol.
   python experiments/evaluate.py --features F.npz --protocol my_cameras \
       --direction thermal_to_visible
 
-One call, one protocol: the usual one of the data set where no option says otherwise
-(docs/protocols.md). With {split} in the work directory it is the mean over the splits,
-each with a network of its own. The npz holds `features` (N, D), `identity`, `camera`,
-`modality` (0 visible, 1 infrared, unless `modalities` names others) and `name` (path in
-the data set's folder), each (N,) (docs/feature-files.md).
+One call evaluates one protocol: the usual one of the data set, unless an option says
+otherwise (docs/protocols.md). With {split} in the work directory the result is the mean
+over the splits, each with a network of its own. The npz holds `features` (N, D),
+`identity`, `camera`, `modality` (0 visible, 1 infrared, unless `modalities` names
+others) and `name` (path in the data set's folder), each (N,) (docs/feature-files.md).
 """
 
 import sys
@@ -108,8 +108,8 @@ def main(argv: list[str]) -> None:
             if source is None and DIRECTION.name not in options:
                 raise InputError(
                     f"{given.protocol!r} has no protocol of its own ("
-                    f"{', '.join(MODULES)} are known): say which modality is searched "
-                    "in which, for example --direction=infrared_to_visible."
+                    f"{', '.join(MODULES)} are known): give the direction, for example "
+                    "--direction=infrared_to_visible."
                 )
             result = evaluate_file(
                 given.features,

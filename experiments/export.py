@@ -4,7 +4,7 @@ r"""Takes a trained network elsewhere: as a StableHLO artefact, or as shared wei
 
 writes runs/quick/infrared.zip, a network for infrared images in float32, which needs
 JAX and flatbuffers alone, on a CPU or a CUDA GPU; its normalizations are folded. It is
-read again, and not kept if its features of random images differ from the network's.
+read again, and removed if its features of random images differ from the network's.
 --modality is the name of one of the network's modalities.
 
   python experiments/export.py --workdir runs/quick --format weights
@@ -36,7 +36,7 @@ _CHECKPOINT = flags.DEFINE_string(
 _FORMATS = ["stablehlo", "weights"]
 _FORMAT = flags.DEFINE_enum("format", "stablehlo", _FORMATS, "What to write.")
 _MODALITY = flags.DEFINE_string(
-    "modality", None, "Of the images that the artefact will get."
+    "modality", None, "Modality of the images that the artefact will get."
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "File, or folder of weights; by default in --workdir."

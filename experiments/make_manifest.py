@@ -3,11 +3,11 @@ r"""Writes the manifest of your own images from folders, one for each modality.
   python experiments/make_manifest.py --folder=visible=photos/visible \
       --folder=infrared=photos/infrared --output=photos/manifest.csv
 
-In each folder every identity has a folder, with its images or with a folder of images
-for each camera: photos/visible/anna/0001.jpg, photos/visible/anna/door/0002.png. A
-third of the identities is drawn for the test, among those that were seen in every
-modality; the others are for training. The result is a table (CSV) to look at and to
-change:
+Each of these folders holds a folder for every identity, with its images or with a
+folder of images for each camera: photos/visible/anna/0001.jpg,
+photos/visible/anna/door/0002.png. A third of the identities is drawn for the test, from
+those that have images in every modality; the others are for training. The result is a
+CSV table that you can check and edit:
 
     path,identity,camera,modality,split
     visible/anna/0001.jpg,anna,visible,visible,train
@@ -29,13 +29,15 @@ from mbn_jax.files import check_writable
 from mbn_jax.training.config import parse_flags
 
 _FOLDERS = flags.DEFINE_multi_string(
-    "folder", [], "NAME=DIR: the folder of the images of a modality; one flag for each."
+    "folder",
+    [],
+    "NAME=DIR: a modality and the folder of its images; one flag for each.",
 )
 _OUTPUT = flags.DEFINE_string("output", "manifest.csv", "File to write.")
 _TEST = flags.DEFINE_float("test", 1 / 3, "Share of the identities for the test.", 0, 1)
 _VAL = flags.DEFINE_float("val", 0, "Share of the identities for validation.", 0, 1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the draw of identities.", 0)
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a file that is there.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the draw of identities.", 0)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing file.")
 
 
 def main(argv: list[str]) -> None:
@@ -52,12 +54,12 @@ def main(argv: list[str]) -> None:
                     " for example --folder=visible=photos/visible."
                 )
             if name.strip() in folders:
-                raise InputError(f"--folder={name}= is given twice; give one folder.")
+                raise InputError(f"--folder={name}=DIR is given twice; give one.")
             folders[name.strip()] = Path(folder).expanduser().absolute()
         output = Path(_OUTPUT.value).expanduser().absolute()
         if output.exists() and not _OVERWRITE.value:
             raise InputError(
-                f"{output} is there already; give another --output, or --overwrite."
+                f"{output} exists already; give another --output, or --overwrite."
             )
         check_writable(output.parent)
         root = output.parent

@@ -1,25 +1,25 @@
 r"""Checks the images and labels of a data set, and converts them for training.
 
-Your own images are a CSV file with a row for each (docs/own-data.md):
+A CSV file lists your own images, with a row for each (docs/own-data.md):
 
     path,identity,camera,modality,split
     visible/anna/0001.jpg,anna,door,visible,train
 
   python experiments/prepare_data.py --dataset=mine --manifest=mine.csv --images=photos
 
-reports everything that is wrong, and, if nothing is, writes data/mine. After that mine
-is a data set like any other: --config.data.dataset=mine.
+This reports everything that is wrong, and writes data/mine if nothing is wrong. After
+that, mine is a data set like any other: --config.data.dataset=mine.
 
   python experiments/prepare_data.py --dataset=sysu_mm01 --manual_dir=SYSU-MM01
 
-converts a data set that its authors gave you: sysu_mm01, regdb (all ten splits),
+This converts a data set that its authors gave you: sysu_mm01, regdb (all ten splits),
 regdb/split1 to regdb/split10, or llcm (docs/datasets.md).
 
   python experiments/prepare_data.py --dataset=aligned_pairs/msrs \
       --visible=MSRS/vi --infrared=MSRS/ir
 
-makes scene patches of aligned photographs (docs/scene-patches.md). With --check it only
-checks, and exits with 1 if something has to be fixed.
+This makes scene patches of aligned photographs (docs/scene-patches.md). With --check
+the command only checks, and exits with 1 if something has to be fixed.
 """
 
 import sys
@@ -33,11 +33,16 @@ from mbn_jax.errors import InputError
 from mbn_jax.training.config import parse_flags
 
 _DATASET = flags.DEFINE_string(
-    "dataset", None, "A new name for your own images, or a name above.", required=True
+    "dataset",
+    None,
+    "A new name for your own images, or one of those above.",
+    required=True,
 )
 _MANIFEST = flags.DEFINE_string("manifest", None, "CSV file of your own images.")
 _IMAGES = flags.DEFINE_string(
-    "images", None, "Folder that its paths are relative to; by default the file's."
+    "images",
+    None,
+    "Folder that the paths in --manifest are relative to; by default its own.",
 )
 _FOLDERS = {
     name: flags.DEFINE_multi_string(
@@ -70,7 +75,9 @@ def main(argv: list[str]) -> None:
                 " the two out."
             )
         if _MANIFEST.value is None and _IMAGES.value is not None:
-            raise InputError("--images needs --manifest, whose paths it is for.")
+            raise InputError(
+                "--images goes only with --manifest; give --manifest=FILE.csv."
+            )
         prepare_data(
             _DATASET.value,
             _DATA_DIR.value,

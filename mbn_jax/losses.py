@@ -193,7 +193,7 @@ def hetero_centre(
     modalities in which y has samples in the batch, and :math:`Y` the identities that
     have two modalities or more. The inner sum is over the unordered pairs of different
     modalities. With two modalities it has one term, and the loss is that of the
-    authors, except that they add up over the identities: the mean keeps the loss
+    authors, except that they sum over the identities: the mean keeps the loss
     independent of their number.
 
     Args:
@@ -248,9 +248,9 @@ def hetero_centre_triplet(
 
     with the centers of `hetero_centre`, and :math:`A` the centers whose identity has
     another modality and is not the only identity. The positive is the farthest center
-    of the same identity; with two modalities it is that of the other modality, as the
-    authors have it. They add up over the centers; the mean keeps the loss independent
-    of their number.
+    of the same identity; with two modalities it is that of the other modality, as in
+    the authors' definition. The authors sum over the centers; the mean keeps the loss
+    independent of their number.
 
     Args:
         features: :math:`f`, (B, D) floating; not normalised here.
@@ -381,7 +381,7 @@ class _Groups(NamedTuple):
 
         own = (same & alike).astype(jnp.float32)
         size_of_own = jnp.sum(own, axis=1)
-        # A sample counts as one over the samples of its center: a center counts as one.
+        # A sample weighs one over the samples of its center, so a center weighs one.
         share = 1.0 / _everyone(size_of_own, axis_name)
         others = jnp.where(same & ~alike, share[None, :], 0.0)
         num_others = jnp.round(jnp.sum(others, axis=1))

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 # Told apart in light and in dark pages, and by those who see no red or no green.
 BLUE, ORANGE, PURPLE, GREY = "#3b82d6", "#e08214", "#a63f84", "#8c8c8c"
 GREEN, RED = "#2a9d6f", "#c84a5b"
-# For what there may be any number of; with the line styles, thirty can be told apart.
+# For any number of series; with the line styles, thirty can be told apart.
 SERIES = (
     *(BLUE, ORANGE, GREEN, RED, PURPLE),
     *("#5a35f0", "#62b81e", "#f05cf0", "#7a5a2e", "#2fbcd6"),

@@ -20,7 +20,7 @@ from mbn_jax.evaluation.records import Records
 
 _IDENTITIES = 10
 _PERPLEXITY = 30
-_IMAGES = 15  # of an identity in a modality: more make a chart of dots on dots
+_IMAGES = 15  # of an identity in a modality: more would hide one another
 _FEWEST = 10  # images, below which a map shows nothing
 _MARKERS = {
     "o": "circles",
@@ -31,9 +31,10 @@ _MARKERS = {
     "P": "crosses",
 }
 _WORDS = (
-    "Test images of {} identities, spread evenly over all that have images of two or "
-    "more modalities, at most {} of each in a modality: a color and the name for each "
-    "identity; {}. A line joins the centers of an identity's images of each modality: "
+    "The map shows test images of {} identities, spread evenly over all that have "
+    "images of two or more modalities, and at most {} images of each in a modality. "
+    "Every identity has a color and its name, and every modality a marker: {}. A line "
+    "joins the centers of an identity's images of each modality: "
     "where it is short, and the colors lie apart, identities are found across the "
     "modalities. Two dimensions show only a part of the embedding."
 )
@@ -71,7 +72,7 @@ def map_section(
     components = principal_components(directions)
     maps = {"Principal components": components}
     words = _TOO_FEW
-    # Fewer, and every image would be a neighbor of every other.
+    # With fewer images, every image would be a neighbor of every other.
     if len(rows) >= 3 * _PERPLEXITY:
         neighbors = t_sne(directions, components)
         words = _NO_T_SNE if neighbors is None else _T_SNE
@@ -148,7 +149,7 @@ def t_sne(features: np.ndarray, start: np.ndarray) -> np.ndarray | None:
 
 
 def _spread(values: np.ndarray, most: int) -> np.ndarray:
-    """Returns at most so many of the values, evenly over their order."""
+    """Returns at most `most` of the values, spread evenly over their order."""
     chosen = np.linspace(0, len(values) - 1, min(most, len(values)))
     return values[chosen.round().astype(int)]
 
@@ -173,7 +174,7 @@ def _map(
                 x, y = of.T
                 axes.scatter(x, y, s=16, marker=marker, color=color, alpha=0.7, lw=0)
                 centers.append(of.mean(0))
-        # Back to the first: of three centers, all distances are shown.
+        # The line ends at the first center, so that all distances of three are shown.
         axes.plot(*np.transpose([*centers, centers[0]]), color=color, lw=1.2)
         axes.annotate(verbatim(name), centers[0], color=INK, fontsize=8, weight="bold")
     for name, marker in markers.items():

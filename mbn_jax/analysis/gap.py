@@ -77,8 +77,8 @@ def measure_gaps(
         library.
 
     Returns:
-      Two of each normalization: before and after it. A modality that no batch has is
-      left out, and so is a pair of modalities that no batch has together.
+      Two gaps for each normalization: before and after it. A modality that no batch has
+      is left out, and so is a pair of modalities that no batch has together.
 
     Raises:
       ValueError: no batch has two modalities, a batch has a modality without a name,
@@ -111,7 +111,7 @@ def _batch_moments(
         if occurring.min() < 0 or occurring.max() >= num_modalities:
             raise ValueError(
                 f"A batch has the modalities {occurring.tolist()}, but there are names "
-                f"of {num_modalities}: give the names of all as modalities."
+                f"of {num_modalities}: give the names of all in `modalities`."
             )
     if not found or not sides:
         raise ValueError("The gaps need a batch, and a network that normalizes.")
@@ -153,8 +153,8 @@ def gaps_of(
 
     where $b$ are the batches, $c$ the channels, $m$ and $n$ two modalities, and a bar
     is the average over the batches, of means and of standard deviations. Constant
-    channels are ignored; a batch without a modality is ignored in what is asked of
-    that modality.
+    channels are ignored; a batch without a modality is ignored in the gaps of that
+    modality.
 
     Reference for the distance: Dowson, Landau, "The Frechet distance between
     multivariate normal distributions", Journal of Multivariate Analysis 12, 1982.

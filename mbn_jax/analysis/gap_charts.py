@@ -87,7 +87,7 @@ class Measured(NamedTuple):
 
 
 def kinds(measured: Iterable[Measured]) -> dict[Kind, str]:
-    """Returns what the gaps hold, gap by gap, and what each is in words."""
+    """Returns the kinds of numbers that the gaps hold, and a title for each."""
     gaps = [gap for *_, of_run in measured for gap in of_run]
     found = [
         Kind(name, of)
@@ -105,8 +105,8 @@ def kinds(measured: Iterable[Measured]) -> dict[Kind, str]:
 def as_csv(measured: Sequence[Measured]) -> str:
     """Returns one line for each run, way, layer and side.
 
-    A column has the gap and what it is of, "intra_visible-infrared"; it is empty where
-    a network does not have these modalities.
+    A column is named for the gap and the modalities, "intra_visible-infrared"; it is
+    empty if a network does not have these modalities.
     """
     text = io.StringIO()
     found = kinds(measured)
@@ -166,7 +166,7 @@ def draw_gaps(measured: Sequence[Measured], title: str) -> Figure:
     lowest: dict[int, Axes] = {}
     lines: dict[Any, Artist] = {}
     for panels, (way, of_way) in zip(grid, by_way.items(), strict=True):
-        # One legend for all rows: what a row lacks keeps its color for itself.
+        # There is one legend: a network that a row lacks keeps its color for itself.
         runs = {network: of_way.get(network, [()]) for network in networks}
         drawn = []
         for row, of_row in zip(panels, of_rows, strict=True):
@@ -222,7 +222,7 @@ def gap_charts(
 
     Args:
       networks: their runs by their names.
-      found: the kinds and their words, from `kinds`.
+      found: the kinds and their titles, from `kinds`.
     """
     charts = {
         kind: chart(verbatim(words[0].upper() + words[1:]), _DEPTH, _UNIT)

@@ -18,8 +18,8 @@ _BINS = 50
 _WORDS = (
     "How similar two test images are to the network: the cosine of their embeddings, "
     "1 for the same direction, 0 for directions at a right angle. The farther the two "
-    "hills lie apart, the easier it is to tell identities apart, and across the "
-    "modalities is what is asked. AUC is the probability that two images of one "
+    "hills lie apart, the easier it is to tell identities apart, and the task asks for "
+    "that across the modalities. AUC is the probability that two images of one "
     "identity are more similar than two images of two identities: 1 is perfect, 0.5 "
     "is guessing. Two images by one camera can be nearly the same picture, which would "
     "flatter the last chart."

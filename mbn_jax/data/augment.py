@@ -106,9 +106,9 @@ def augment(
         modality: (B,) integers, indices into ``color``.
         augmentation: what to do; static under ``jax.jit``.
         color: for each modality, whether its images have color, as
-            `mbn_jax.modalities.has_color` says by name; static under ``jax.jit``. To
-            those that do, ``exchange`` and ``gray`` apply, and to the others
-            ``infrared_gray``. The default is that of visible and infrared.
+            `mbn_jax.modalities.has_color` says by name; static under ``jax.jit``.
+            ``exchange`` and ``gray`` apply to those that do, and ``infrared_gray``
+            applies to the others. The default is that of visible and infrared.
         axis_name: mapped axis under pmap and shard_map, over which the batch is cut.
 
     Returns:
@@ -125,7 +125,7 @@ def augment(
             lambda all_rows: jax.lax.dynamic_slice_in_dim(all_rows, first, batch),
             everyone,
         )
-    # By comparison: a table looked up by sharded indices might be communicated.
+    # By comparison: a lookup by sharded indices might cause communication.
     in_color = jnp.zeros(batch, bool)
     for index, has_color in enumerate(color):
         if has_color:

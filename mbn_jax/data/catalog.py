@@ -1,4 +1,4 @@
-"""Data sets by name: where they are, whether they are there, what is known of them."""
+"""Data sets by name: where they are, whether they are prepared, and their metadata."""
 
 import dataclasses
 import os
@@ -10,12 +10,12 @@ from mbn_jax.data import sources
 from mbn_jax.errors import InputError
 from mbn_jax.files import read_json
 
-VERSION = "2.0.0"  # of the form in which data sets are stored
+VERSION = "2.0.0"  # of the format in which data sets are stored
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Info:
-    """What is known of a prepared data set as a whole.
+    """The metadata of a prepared data set.
 
     Attributes:
         dataset: its name.
@@ -23,9 +23,9 @@ class Info:
         counts: images by split, then modality.
         fingerprint: hash over all rows and bytes, 64 hexadecimal digits.
         task: what is searched for, in a phrase.
-        identities: numbers by text, where the texts are not the numbers themselves.
-        cameras: likewise.
-        settings: of the source that made it.
+        identities: numbers by text, for the texts that are not the numbers themselves.
+        cameras: the same for the cameras.
+        settings: those of the source that made it.
         sixteen_bits: how many images have 16 bits, and the rule that scales them; empty
             if there are none.
     """
@@ -47,12 +47,12 @@ def path_of(dataset: str, data_dir: str | os.PathLike) -> Path:
 
 
 def is_prepared(dataset: str, data_dir: str | os.PathLike) -> bool:
-    """Returns whether a data set is there to be read."""
+    """Returns whether a data set is prepared."""
     return path_of(dataset, data_dir).exists()
 
 
 def info(dataset: str, data_dir: str | os.PathLike) -> Info:
-    """Returns what is known of a prepared data set, without opening its records.
+    """Returns the metadata of a prepared data set, without opening its records.
 
     Raises:
         InputError: it is not prepared, or its metadata cannot be read.
@@ -64,15 +64,15 @@ def info(dataset: str, data_dir: str | os.PathLike) -> Info:
         fields = {field.name: written[field.name] for field in dataclasses.fields(Info)}
     except (InputError, KeyError, TypeError) as error:
         raise InputError(
-            f"The metadata {path} of {dataset} cannot be read; delete that folder and"
-            " prepare the data set again."
+            f"The metadata {path} of {dataset} cannot be read; delete the folder"
+            f" {path.parent} and prepare the data set again."
         ) from error
     fields["modalities"] = tuple(fields["modalities"])
     return Info(**fields)
 
 
 def known_datasets() -> str:
-    """Returns the names of all data sets that a source gives, for a sentence."""
+    """Returns the names of the data sets of all sources, for an error message."""
     return ", ".join(
         f"{names[0]} to {names[-1]}" if len(names) > 3 else ", ".join(names)
         for names in (source.datasets for source in sources.all_sources())
@@ -81,7 +81,7 @@ def known_datasets() -> str:
 
 
 def check_name(dataset: str) -> None:
-    """Checks the name of a source's data set; any other may be a person's own.
+    """Checks the name of a data set, unless it may be that of the user's own data.
 
     Raises:
         InputError: a source of that name has no such data set.
@@ -94,7 +94,7 @@ def check_name(dataset: str) -> None:
 
 
 def check_prepared(dataset: str, data_dir: str | os.PathLike) -> None:
-    """Raises `InputError` where a data set is not there, and says how to get it."""
+    """Raises `InputError` that says how to get a data set, unless it is prepared."""
     if is_prepared(dataset, data_dir):
         return
     check_name(dataset)

@@ -1,8 +1,8 @@
-"""A prepared data set: what it holds, and its splits, which are read at random.
+"""The splits of a prepared data set, whose records are read in any order.
 
 A prepared data set is a folder of array_record files that TFDS has written
-(`mbn_jax.data.writer`), with metadata beside them. TFDS is imported only where a data
-set is opened, and TensorFlow never.
+(`mbn_jax.data.writer`), with metadata beside them. TFDS is imported only when a data
+set is opened, and TensorFlow is never imported.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class Split(Records):
         dataset: for example "synthetic_vireid/nir".
         split: for example "train", or the sum "train+val".
         source: ``source[i]["image"]`` is the encoded image of record i, as bytes.
-        info: of the data set; None for records that are not from one.
+        info: metadata of the data set; None for records that are not from a data set.
         damaged: what was left out, because it cannot be read: a phrase on each record.
     """
 
@@ -123,7 +123,7 @@ def validation_split(dataset: str, data_dir: str | os.PathLike) -> str | None:
         "val", or None where there is none.
 
     Raises:
-        InputError: it is a person's own data set, and is not prepared.
+        InputError: it is a data set of the user's own that is not prepared.
     """
     source = sources.source_of(dataset)
     if source:
@@ -138,7 +138,7 @@ def load_split(
     *,
     skip_damaged: bool = False,
 ) -> Split:
-    """Opens a split; data that are made on this machine are prepared first if need be.
+    """Opens a split; data that can be made on this machine are prepared if needed.
 
     Args:
         dataset: name of the data set.
@@ -189,7 +189,7 @@ def load_split(
 
 
 def prepare(dataset: str, data_dir: str | os.PathLike) -> None:
-    """Makes data that are made on this machine readable, unless they are already.
+    """Prepares data that can be made on this machine, unless they are prepared.
 
     Args:
         dataset: name of the data set.

@@ -1,4 +1,4 @@
-"""What a check finds wrong, or only odd, in a data set, and how that is reported."""
+"""The problems and warnings that a check of a data set finds, and their report."""
 
 import dataclasses
 import itertools
@@ -11,12 +11,12 @@ import rich.table
 
 # Of each kind; a folder that was not copied would otherwise fill the screen.
 _SHOWN = 20
-# Of this kind every one is shown, however many there are.
+# All findings of this kind are shown, however many there are.
 MISSING = "missing folders and files"
 
 
 class Finding(NamedTuple):
-    """Something wrong, or only odd.
+    """A problem or a warning.
 
     Attributes:
         kind: what several of them are called, for example "unreadable images".
@@ -33,7 +33,7 @@ class Count(NamedTuple):
     Attributes:
         what: for example "train cam3 images".
         expected: as published.
-        found: in this copy.
+        found: the number in this copy.
     """
 
     what: str
@@ -43,7 +43,7 @@ class Count(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """What a check has met so far.
+    """What a check has found so far.
 
     Attributes:
         problems: what has to be fixed before the data set can be used.
@@ -56,15 +56,15 @@ class Findings:
     counts: list[Count] = dataclasses.field(default_factory=list)
 
     def problem(self, kind: str, sentence: str) -> None:
-        """Notes what has to be fixed."""
+        """Adds a problem, which has to be fixed."""
         self.problems.append(Finding(kind, sentence))
 
     def warning(self, kind: str, sentence: str) -> None:
-        """Notes what the user should know."""
+        """Adds a warning, which the user should know."""
         self.warnings.append(Finding(kind, sentence))
 
     def count(self, what: str, expected: int, found: int) -> None:
-        """Notes a published number and the one found."""
+        """Adds a published number and the number that was found."""
         self.counts.append(Count(what, expected, int(found)))
 
     def report(self) -> None:

@@ -2,8 +2,8 @@
 
 Formats are JPEG, PNG, BMP, WebP and TIFF, with 1, 3 or 4 channels of 8 or 16 bits.
 Every image becomes three channels of 8 bits: a gray image has three equal ones, and the
-fourth channel, transparency, is dropped. An orientation that the camera has noted
-(EXIF) is applied. Images of 16 bits are scaled by `SIXTEEN_BITS`.
+fourth channel, transparency, is dropped. The orientation in the EXIF data is applied.
+Images of 16 bits are scaled by `SIXTEEN_BITS`.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ from mbn_jax.data.progress import progress
 from mbn_jax.errors import InputError
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-# Thermal cameras give counts that fill a small part of 16 bits, so gray images are
-# stretched, each by itself; images with color use all bits.
+# Thermal cameras give counts that fill a small part of 16 bits, so each gray image is
+# stretched by itself; images with color use all bits.
 SIXTEEN_BITS = (
     "gray images: from the 1st to the 99th percentile of the image to 0..255; images"
     " with color: divided by 257"
@@ -33,7 +33,7 @@ _NUM_THREADS = 2
 _CHUNK = 32  # images that a thread takes at once
 _JPEG, _END_OF_JPEG = b"\xff\xd8", b"\xff\xd9"
 _PNG, _TIFF = b"\x89PNG", (b"II*\0", b"MM\0*")
-_DEPTH_OF_PNG = 24  # position of the byte
+_DEPTH_OF_PNG = 24  # position of the byte in a file
 
 
 def decode(
@@ -100,12 +100,12 @@ def resize(
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """What `check_images` knows of the images that are whole.
+    """What `check_images` found out about the images that can be decoded.
 
     Attributes:
         digests: SHA-256 of each file, by its path.
-        num_bytes: of all files together.
-        num_sixteen_bits: how many have 16 bits.
+        num_bytes: size of all files together.
+        num_sixteen_bits: number of files with 16 bits.
     """
 
     digests: dict[str, bytes]
@@ -123,17 +123,17 @@ def check_images(
     place: Callable[[str], str] = lambda path: "",
     remedy: str = "copy it from the archive again",
 ) -> Checked:
-    """Decodes every image once, as training will.
+    """Decodes every image once, as training does.
 
     Args:
         root: folder that the paths are relative to.
         paths: of the images of the data set, each once.
-        findings: receives a problem for every image that is not whole, and a warning
-            for such a one that is left out anyway.
+        findings: receives a problem for every image that cannot be decoded, or a
+            warning if the image is left out anyway.
         title: of the data set, for the progress bar.
         left_out: paths of further images, which belong to no split.
         place: where an image is listed, as the beginning of a sentence.
-        remedy: what to do about an image that is not whole.
+        remedy: what to do about an image that cannot be decoded.
     """
     names = [*paths, *left_out]
     unused = frozenset(left_out)
@@ -190,7 +190,7 @@ def unchanged(path: Path, digest: bytes) -> Path:
 
 class _Image(NamedTuple):
     problem: str = ""  # empty if there is none
-    remedy: str = ""  # where it is not the usual one
+    remedy: str = ""  # if it is not the usual one
     digest: bytes = b""
     num_bytes: int = 0
     is_sixteen_bits: bool = False
@@ -217,16 +217,16 @@ def _read(path: Path) -> _Image:
 def _stored(encoded: bytes) -> np.ndarray | None:
     """(h, w, 3) RGB, uint8 or uint16; None if the bytes are not such an image."""
     buffer = np.frombuffer(encoded, np.uint8)
-    if not buffer.size:  # an exception in OpenCV, where any other damage is None
+    if not buffer.size:  # OpenCV raises for it, and returns None for the rest
         return None
     depth = encoded[_DEPTH_OF_PNG : _DEPTH_OF_PNG + 1]
     is_deep_png = encoded.startswith(_PNG) and depth == b"\x10"
     may_be_deep = is_deep_png or encoded.startswith(_TIFF)
-    # Not IMREAD_COLOR_RGB: of a TIFF of 16 bits OpenCV 5.0 gives wrong colors with it.
+    # Not IMREAD_COLOR_RGB: with it, OpenCV 5.0 decodes wrong colors from a 16-bit TIFF.
     deep = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
     try:
         image = cv2.imdecode(buffer, deep if may_be_deep else cv2.IMREAD_COLOR_RGB)
-    except cv2.error:  # of headers that promise more pixels than OpenCV allows
+    except cv2.error:  # a header declares more pixels than OpenCV allows
         return None
     if image is None or image.dtype not in (np.uint8, np.uint16):
         return None

@@ -1,4 +1,4 @@
-"""The table that every data set is: a row for each image.
+"""The manifest of a data set: a table with a row for each image.
 
 A manifest is a CSV file (UTF-8, with a header) that a person writes or a command makes:
 
@@ -6,9 +6,9 @@ A manifest is a CSV file (UTF-8, with a header) that a person writes or a comman
     visible/anna/0001.jpg,anna,door,visible,train
 
 Paths are relative to the folder of images. Identities and cameras are any text, and a
-modality is any name; there are two or more. The split is train, val or test; query and
-gallery can stand in place of test. The sources in `mbn_jax.data.sources` make the same
-table from the folders of published data sets.
+modality is any name; there are two modalities or more. The split is train, val or test;
+query and gallery can stand in place of test. The sources in `mbn_jax.data.sources` make
+the same table from the folders of published data sets.
 """
 
 import csv
@@ -60,7 +60,7 @@ class Manifest:
         root: folder that the paths are relative to.
         lines: line of each row in the CSV file; empty for rows that a source made.
         make: makes the encoded image of a row; None for images that are files.
-        settings: of a source, as JSON; they are kept with the prepared data set.
+        settings: those of a source, for JSON; the prepared data set stores them.
     """
 
     rows: Sequence[Row]
@@ -93,11 +93,11 @@ class Manifest:
 
 
 def number(texts: Iterable[str]) -> dict[str, int]:
-    """Gives every text a number, int32 and not negative.
+    """Assigns every text a number, which is an int32 and not negative.
 
     Where all texts are whole numbers ("0006") they keep their values, so that the
     identities and cameras of published data sets have the numbers of the literature;
-    otherwise, and where two texts have one value, the numbers are positions in
+    otherwise, and where two texts have the same value, the numbers are positions in
     alphabetical order.
     """
     distinct = sorted(set(texts))
@@ -114,13 +114,13 @@ def read_manifest(
     """Reads a CSV file and checks every line by itself, without opening an image.
 
     Args:
-        path: of the file: UTF-8 with or without byte order mark, any line ends, quoted
-            fields; columns in any order. Spaces around a field are removed, columns of
-            other names are ignored with a warning.
+        path: of the file: UTF-8 with or without a byte order mark, with any line
+            endings, quoted fields, and columns in any order. Spaces around a field are
+            removed; columns of other names are ignored with a warning.
         images: folder that the paths are relative to; None for the folder of the file.
 
     Returns:
-        The rows that can be used, and all that is wrong with the others.
+        The rows that can be used, and the problems of the others.
 
     Raises:
         InputError: the file cannot be read as such a table at all.
@@ -165,7 +165,7 @@ def read_manifest(
 
 
 def write_manifest(path: str | os.PathLike, rows: Iterable[Row]) -> None:
-    """Writes a CSV file that `read_manifest` reads, whole or not at all."""
+    """Writes a CSV file that `read_manifest` reads, completely or not at all."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -177,7 +177,7 @@ def check_labels(manifest: Manifest, findings: Findings) -> None:
     """Checks identities, cameras, modalities and splits against each other.
 
     Args:
-        manifest: of which every row is right by itself.
+        manifest: whose rows are each valid by themselves.
         findings: receives problems and warnings.
     """
     rows = manifest.rows
@@ -189,7 +189,7 @@ def check_labels(manifest: Manifest, findings: Findings) -> None:
             findings.problem(
                 "missing splits",
                 f"The manifest has no row of the split {split}; add rows of"
-                f" it{instead}.",
+                f" {split}{instead}.",
             )
     if "test" in splits and splits & {"query", "gallery"}:
         findings.problem(
@@ -215,8 +215,8 @@ def check_labels(manifest: Manifest, findings: Findings) -> None:
             findings.warning(
                 "cameras of several modalities",
                 f"The camera {camera} has images of {' and '.join(sorted(found))}; give"
-                " the cameras different names unless one device takes both: an image"
-                " is not searched for among those of its own camera.",
+                " the cameras different names unless one device takes both: gallery"
+                " images of the query's identity and camera are ignored.",
             )
 
 
@@ -310,14 +310,14 @@ def _check_header(path: Path, header: Sequence[str], findings: Findings) -> None
     for name in header:
         if header.count(name) > 1 and name in COLUMNS:
             raise InputError(
-                f"{path} has the column {name} twice; leave one of the two."
+                f"{path} has the column {name} twice; remove one of the two."
             )
         if name and name not in COLUMNS:
             findings.warning("other columns", f"The column {name} is ignored.")
 
 
 def _checked_rows(path: Path, manifest: Manifest, findings: Findings) -> Manifest:
-    """The rows that are right by themselves, each path once, sorted by split."""
+    """Returns the rows that are valid by themselves, each path once, by split."""
     first: dict[str, tuple[Row, int]] = {}
     for row, line in zip(manifest.rows, manifest.lines, strict=True):
         place = f"{path}, line {line}"

@@ -1,7 +1,7 @@
-"""From folders of a person's own images to the rows of a manifest.
+"""Lists the images in folders of the user's own as rows of a manifest.
 
-Each modality has a folder, in which every identity has one, in which the images lie,
-directly or in a folder for each camera:
+Each modality has a folder that holds a folder for every identity. The images lie in the
+folder of their identity, or in a folder for each camera in it:
 
     visible/anna/0001.jpg
     infrared/anna/back door/0001.png
@@ -28,26 +28,26 @@ def find_rows(
     """Lists the images of the folders as rows of a manifest.
 
     The identity is the name of the first folder. The camera is the name of the second,
-    or that of the modality where images lie directly in the folder of an identity.
-    Identities for the splits test and val are drawn among those that were seen in every
-    modality; all others are in train.
+    or the name of the modality if images lie directly in the folder of an identity.
+    Identities for the splits test and val are drawn from those that have images in
+    every modality; all others are in train.
 
     Args:
-        folders: of the images, by the name of their modality.
-        root: folder that the paths in the rows are relative to; above all the others.
+        folders: the folder of the images of each modality, by the modality's name.
+        root: folder that the paths in the rows are relative to; it holds the others.
         test: share of the identities that are drawn for the split test.
         val: share for the split val.
         seed: of the draw.
 
     Raises:
-        InputError: fewer than two folders, one that does not exist or holds no such
-            image, or too few identities.
+        InputError: there are fewer than two folders, a folder does not exist or holds
+            no image, an image is not in the folder of an identity, or there are too few
+            identities.
     """
     if len(folders) < 2:
         raise InputError(
-            f"{len(folders)} folder is given, but two modalities or more are expected,"
-            " each with a folder of its own: --folder=visible=DIR"
-            " --folder=infrared=DIR."
+            f"{len(folders)} folder is given, but two modalities or more are expected;"
+            " give a folder for each: --folder=visible=DIR --folder=infrared=DIR."
         )
     found = [
         (path, *_labels(modality, folder, path), modality)
@@ -118,9 +118,9 @@ def _draw_splits(
     if sum(numbers.values()) >= len(complete):
         raise InputError(
             f"{len(complete)} of {len(identities)} identities have images in every"
-            f" modality, but {sum(numbers.values())} are wanted for test and val and"
-            " one for training; give smaller --test and --val, or images of more"
-            " identities: folders of one identity must have one name."
+            f" modality, but {sum(numbers.values())} are needed for test and val and"
+            " one for training; give smaller --test and --val or images of more"
+            " identities, whose folders must have the same name in every modality."
         )
     drawn = iter(np.random.default_rng(seed).permutation(complete).tolist())
     return {next(drawn): split for split, n in numbers.items() for _ in range(n)}

@@ -1,4 +1,4 @@
-"""From a manifest to a prepared data set: all is checked, then all is written."""
+"""Prepares a data set: everything is checked first, and then everything is written."""
 
 import os
 import re
@@ -31,16 +31,16 @@ def prepare_data(
 ) -> None:
     """Checks the images and labels of a data set, and converts it if nothing is wrong.
 
-    Says on standard error what it finds, and on standard output where the prepared data
-    are.
+    Prints on standard error what it finds, and on standard output where the prepared
+    data are.
 
     Args:
-        dataset: a new name for a person's own data; or the name of a source's data set,
-            or the part before the slash for all of them.
+        dataset: a new name for the user's own data, the name of a source's data set, or
+            the part of it before the slash for all data sets of that source.
         data_dir: the directory of all prepared data sets.
-        folders: of a source, by the flag that names them; not with ``manifest``.
-        manifest: path of the CSV file of a person's own data.
-        images: folder that its paths are relative to; None for that of the file.
+        folders: those of a source, by their flags; not with ``manifest``.
+        manifest: path of the CSV file of the user's own data.
+        images: folder that the paths in it are relative to; None for its own folder.
         check_only: stop after the checks.
 
     Raises:
@@ -66,7 +66,7 @@ def prepare_data(
     checked = _check(dataset, scan, manifest)
     if check_only:
         return
-    # Every data set is a copy, and the labels need little.
+    # Every data set copies the images; the labels need little room.
     _check_room(data_dir, int(1.02 * checked.num_bytes) * len(names))
     for name in names:
         write(name, scan.manifests[name], data_dir, checked=checked)
@@ -82,8 +82,8 @@ def _names(dataset: str, manifest: object) -> list[str]:
         if source or not re.fullmatch(_NAME, dataset):
             taken = f"is a name of {source.name}" if source else "cannot be a name"
             raise InputError(
-                f"{dataset!r} {taken}; give your data set a name of its own, of"
-                " letters, digits, _, . and -."
+                f"{dataset!r} {taken}; give your data set a name of its own that"
+                " consists of letters, digits, _, . and -."
             )
         return [dataset]
     if source and source.make:
@@ -130,7 +130,7 @@ def _scan_manifest(
 
 
 def _check(dataset: str, scan: Scan, file: object) -> Checked:
-    """Decodes all images, says what was found, and refuses problems."""
+    """Decodes all images, prints the findings, and raises if there are problems."""
     findings = scan.findings
     stored = {
         row.path: position

@@ -1,4 +1,4 @@
-"""Writing a data set as array_record through TFDS, whole or not at all."""
+"""Writes a data set as array_record through TFDS, completely or not at all."""
 
 import contextlib
 import fcntl
@@ -37,7 +37,7 @@ def write(
     *,
     checked: Checked | None = None,
 ) -> None:
-    """Writes a data set, unless it is there.
+    """Writes a data set, unless it is prepared already.
 
     It is written under another name and renamed when complete, so that an interrupted
     preparation is never taken for a data set; what such a one has left is removed. Of
@@ -47,7 +47,7 @@ def write(
         dataset: its name.
         manifest: its rows, split by split.
         data_dir: the directory of all prepared data sets.
-        checked: of the images, where they are files.
+        checked: result of `check_images`, if the images are files.
 
     Raises:
         InputError: its directory cannot be written to, or an image has changed since it
@@ -82,7 +82,7 @@ def write(
 
 
 def fingerprint(rows: Sequence[Row], digests: Mapping[str, bytes]) -> str:
-    """Returns a hash over all rows and the bytes of all images, in their order.
+    """Returns a hash of all rows and of the bytes of all images, in their order.
 
     Args:
         rows: of the data set.
@@ -119,7 +119,7 @@ def _write(
 class _Builder(  # type: ignore[call-arg]
     tfds.core.ShardBasedBuilder, skip_registration=True
 ):
-    """Writes a manifest: the same order, the same bytes.
+    """Writes the images of a manifest in its order, and does not change their bytes.
 
     TFDS would shuffle the examples of a generator and hold them in memory for it; here
     shard after shard is written, and an image is read when its turn comes.
@@ -148,7 +148,7 @@ class _Builder(  # type: ignore[call-arg]
     def get_builder_config(
         cls, name: str, version: Any = None
     ) -> tfds.core.BuilderConfig:
-        """Returns a configuration of any name, which TFDS would warn of."""
+        """Returns a configuration of any name; TFDS itself would print a warning."""
         return tfds.core.BuilderConfig(name=name)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -245,7 +245,7 @@ class _Builder(  # type: ignore[call-arg]
 
 
 def _unlike_numbers(number_of: Mapping[str, int]) -> dict[str, int]:
-    """The texts that are not their numbers themselves."""
+    """Returns the texts that differ from their numbers."""
     return {text: value for text, value in number_of.items() if text != str(value)}
 
 

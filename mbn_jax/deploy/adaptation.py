@@ -1,4 +1,4 @@
-"""A trained network for new cameras, by their unlabeled images."""
+"""Adapts a trained network to new cameras by their unlabeled images."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,8 +32,8 @@ def adapt(
 ) -> dict[str, Any]:
     """Re-estimates the running statistics from folders of images, without labels.
 
-    Every batch holds as many images of each modality, and every image is drawn once
-    before any is drawn again.
+    Every batch holds the same number of images of each modality, and every image is
+    drawn once before any is drawn again.
 
     Args:
       model: as `mbn_jax.load` returns it, with norm "mbn".
@@ -49,9 +49,9 @@ def adapt(
       (`mbn_jax.convert.estimate_statistics`).
 
     Raises:
-      InputError: no folder, the same one twice, a modality that the network does not
-        have, less than two images, one that cannot be decoded, or a network whose
-        normalizations do not know the modality.
+      InputError: there is no folder, or the same one twice; the network does not have a
+        modality, or its normalizations do not depend on it; or a folder has fewer than
+        two images, or one that cannot be decoded.
     """
     _check_network(model, folders)
     names = {modality: find_images(folder) for modality, folder in folders.items()}
@@ -111,7 +111,7 @@ def _check_network(model: Any, folders: Mapping[str, str | Path]) -> None:
 def _check_numbers(
     folders: Mapping[str, str | Path], names: Mapping[str, list[str]]
 ) -> None:
-    """Refuses what has no variance, and says where there are few images."""
+    """Raises where there is one image, and warns where there are few."""
     for modality, found in names.items():
         if len(found) < 2:
             raise InputError(
@@ -140,7 +140,7 @@ def _batches(
     image_size: tuple[int, int],
     advance: Callable[[], None],
 ) -> Iterator[Batch]:
-    """Yields images with their modality (B,), as many of each modality."""
+    """Yields images with their modality (B,), the same number of each modality."""
     share = len(modality) // len(drawn)
     for start in range(0, len(next(iter(drawn.values()))), share):
         parts = [

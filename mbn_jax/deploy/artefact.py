@@ -38,8 +38,8 @@ class Artefact:
       image_size: (height, width) in pixels that it takes.
       modality: of the images that it is for, an index into `modalities`.
       modalities: the names of all modalities of the network that it was made of.
-      network: `mbn_jax.deploy.fingerprint.fingerprint` of that network, by which the
-        artefacts of its modalities know each other.
+      network: `mbn_jax.deploy.fingerprint.fingerprint` of that network, which is the
+        same in the artefacts of all its modalities.
       exported: the program, from (B, H, W, 3) uint8 to (B, D) float32, for any B.
     """
 

@@ -107,7 +107,7 @@ def _read_network(path: Path) -> ReID:
     known = {field.name for field in dataclasses.fields(ReID)} - set(_LEFT_OUT)
     fields = written.get("network") if isinstance(written, dict) else None
     if isinstance(fields, dict):
-        # Networks from before modalities had names were of these two.
+        # Networks that were saved before modalities had names have these two.
         fields = {"modalities": DEFAULT, **fields}
     if (
         not isinstance(fields, dict)

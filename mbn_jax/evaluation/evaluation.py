@@ -28,8 +28,8 @@ def evaluate_file(
 
     Args:
         path: of an ``.npz``, see `read_features`.
-        protocol: who is query, who is gallery; or what makes it of the file's records,
-            where it depends on the names of their modalities.
+        protocol: the protocol; or a function that makes it from the file's records, if
+            it depends on the names of their modalities.
         labels: what is known of the labels and paths of the data set, or None.
         distance: "cosine", "euclidean" or "k_reciprocal".
 

@@ -71,9 +71,9 @@ def read_features(path: str | Path) -> FeatureFile:
     Args:
         path: an ``.npz`` of ``features`` (N, D) floating, ``identity``, ``camera`` and
             ``modality``, each (N,) integer, and ``name`` (N,), the paths in the data
-            set's folder. These may be there: ``modalities`` (M,), the names of the
-            modalities by index, visible and infrared if it is not; ``role`` (N,)
-            integer, see `Records`; ``source``, a string.
+            set's folder. Optional arrays are ``modalities`` (M,), the names of the
+            modalities by index, without which they are visible and infrared; ``role``
+            (N,) integer, see `Records`; and ``source``, a string.
 
     Returns:
         The features and the records.

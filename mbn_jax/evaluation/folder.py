@@ -56,7 +56,7 @@ def folders_by_name(values: Iterable[str]) -> dict[str, str]:
         The folders by their names.
 
     Raises:
-        InputError: a value is something else, or a name is given twice.
+        InputError: a value has another form, or a name is given twice.
     """
     folders: dict[str, str] = {}
     for value in values:
@@ -94,7 +94,7 @@ def read_images(
 def embed_folder(
     model: Any, variables: Any, folder: str | Path, modality: str | int
 ) -> tuple[np.ndarray, list[str]]:
-    """Embeds all images of a folder, showing how far it is.
+    """Embeds all images of a folder, and shows the progress.
 
     Args:
         model: as `mbn_jax.load` returns it.
@@ -106,8 +106,8 @@ def embed_folder(
         (N, D) float32 features, rows of length one, and the N names.
 
     Raises:
-        InputError: no image, or one that cannot be decoded; or the network has no such
-          modality.
+        InputError: there is no image, an image cannot be decoded, or the network has no
+          such modality.
     """
     names = find_images(folder)
     features = [

@@ -70,8 +70,8 @@ def load_backbone(
         `@revision`, for `model.safetensors` of a model on the Hugging Face hub, such as
         `hf:timm/resnet50.tv_in1k`; or a folder with the `model.json` of Keras
         Applications' ResNet-50, for which `model.stride_in_1x1` must be set; or a
-        folder that `mbn_jax.save_pretrained` wrote, of which everything is taken over
-        but the classifier.
+        folder that `mbn_jax.save_pretrained` wrote, of which everything except the
+        classifier is taken over.
       model: the network.
       variables: of the network; arrays, or shapes of them.
 
@@ -164,7 +164,7 @@ def load_backbone(
 def _load_shared(
     path: Path, variables: Mapping[str, Any]
 ) -> tuple[dict[str, Any], str]:
-    """Takes over a network of this project, which other identities had trained.
+    """Takes over a network of this project that was trained on other identities.
 
     Where the network has a row for each modality and the source has one for all, every
     modality gets that row.
@@ -184,8 +184,8 @@ def _load_shared(
         raise InputError(
             f"{path} does not fit the network ("
             + "; ".join([*differing[:3], *misfits[:3]])
-            + "); give config.model the settings of the network that it is of, and as "
-            "many modalities."
+            + "); set config.model as for the network of that file, and use data with "
+            "as many modalities."
         )
     for name in wanted:
         leaf = flat[name]

@@ -153,7 +153,7 @@ class ResNet(nn.Module):
       stride_in_1x1: puts the stride of a bottleneck into its first convolution, where
         Caffe and Keras have it; for their weights.
       modalities: the names of the modalities, in the order of their indices. There are
-        as many rows of statistics, and separate stems are called after them (see
+        as many rows of statistics, and separate stems are named after them (see
         `stem_name`).
     """
 

@@ -1,4 +1,4 @@
-"""Trained networks by a protocol: one work directory, or one for each split."""
+"""Evaluates trained networks: one work directory, or one for each split."""
 
 import dataclasses
 import functools
@@ -80,7 +80,7 @@ def split_features(
 def test_split(workdir: str | Path, network: Network) -> Split:
     """Opens the test split of the run's data set.
 
-    Says on standard error where the data are not those that the run was trained on.
+    Prints a warning if the data are not those that the run was trained on.
 
     Raises:
       InputError: not a work directory, or the data are not there.

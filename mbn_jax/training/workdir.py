@@ -127,11 +127,11 @@ def check_same(config: ConfigDict, workdir: Path) -> None:
 
 
 def differing_data(workdir: Path, data: Info | None) -> str:
-    """Says that a run was trained on other data of the same name; empty if it was not.
+    """Returns a phrase if a run was trained on other data of the same name, or "".
 
     Args:
       workdir: of the run.
-      data: that are there now; None if nothing is known of them.
+      data: metadata of the present data; None if nothing is known of them.
     """
     path = workdir / DATASET
     if data is None or not path.exists():

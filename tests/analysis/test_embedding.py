@@ -124,7 +124,7 @@ def test_the_maps_name_every_person_and_both_modalities(clusters):
     pytest.importorskip("sklearn")
     section = map_section(*clusters)
     assert len(section.charts) == 2
-    assert "Test images of 3 identities" in section.words
+    assert "test images of 3 identities" in section.words
     assert "circles visible, triangles infrared" in section.words
     assert "pip install" not in section.words
     for chart in section.charts:

@@ -334,5 +334,5 @@ def test_names_say_crops_and_seed(tmp_path, name, crops, known):
 
 
 def test_two_names_cannot_be_made_of_the_same_folders(folders):
-    with pytest.raises(InputError, match="give one data set a name"):
+    with pytest.raises(InputError, match="give one name, for example"):
         aligned_pairs.scan(folders, list(aligned_pairs.SOURCE.datasets))

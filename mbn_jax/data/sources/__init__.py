@@ -1,4 +1,4 @@
-"""Published data sets and made ones: one file each, which says all about it.
+"""The published and the synthetic data sets: each has one file with all its facts.
 
 A new data set is a file that defines ``SOURCE`` and a line in `MODULES`.
 """
@@ -20,17 +20,17 @@ MODULES = {
     "llcm": "mbn_jax.data.sources.llcm",
 }
 
-# Of the protocols of every data set without protocols of its own.
+# The option of every data set that has no protocols of its own.
 DIRECTION = Option(
     "direction",
     str,
-    "Which modality is searched in which, for example infrared_to_visible (the default"
-    " where there are two).",
+    "The modality of the queries and that of the gallery, for example"
+    " infrared_to_visible (the default if these are the only two).",
 )
 
 
 def source_of(dataset: str) -> Source | None:
-    """Returns the source of a data set by its name, None for a person's own data.
+    """Returns the source of a data set by its name, or None for the user's own data.
 
     Args:
         dataset: for example "regdb/split3", or the name of a manifest's data set.
@@ -45,7 +45,7 @@ def all_sources() -> list[Source]:
 
 
 def task_of(dataset: str) -> str:
-    """Returns what is searched for in a data set, in a phrase."""
+    """Returns the task of a data set as a phrase, for example "re-identification"."""
     source = source_of(dataset)
     return source.task if source else "re-identification"
 
@@ -71,11 +71,11 @@ def protocol_of(
     Args:
         dataset: its name.
         modalities: the names of its modalities, by index.
-        options: those of the source; of data without a protocol function `DIRECTION`.
-            What is left out has its default.
+        options: values by name. The options are those of the source, or `DIRECTION` if
+            it has no protocol function; missing ones have their defaults.
 
     Raises:
-        InputError: the data set has no such option, or refuses its value.
+        InputError: the data set has no such option, or does not allow its value.
     """
     source = source_of(dataset)
     make = source.protocol if source else None

@@ -2,15 +2,16 @@
 
 Folders of visible and of infrared photographs whose files have the same names become a
 data set of *cross-modal scene-patch retrieval*: an identity is a place in a photograph,
-and its images are crops of that place. This needs no person and no permission, and it
-is not re-identification: both modalities see the same moment. docs/scene-patches.md
-says more and names two public sets. No photograph is part of this project.
+and its images are crops of that place. The task needs no persons and no permission,
+and it is not re-identification: both modalities see the same moment.
+docs/scene-patches.md says more and names two public sets. No photograph is part of this
+project.
 
 * The cells of a 2 × 3 grid over a pair of photographs are the identities. A cell is
   dropped where either modality has hardly any contrast (`MIN_STD`).
 * Every crop has its own scale and shift, whatever its modality, so that nothing is
   aligned to the pixel. It may reach into the next cell, and stays in the photograph.
-* Photographs are divided between train and test, never cells.
+* Photographs, not cells, are divided between train and test.
 * Crops are stored as JPEG of quality 95. PNG would be two to five times as large; JPEG
   is what the published data sets store, and here adds a root mean square error of two
   of 255 at most in color and of half of one in gray.
@@ -148,8 +149,8 @@ def _parse(names: Sequence[str]) -> tuple[str, int, int]:
     match = _PATTERN.fullmatch(names[0])
     if len(names) != 1 or match is None:
         raise InputError(
-            f"{' and '.join(names)} cannot be made of these folders; give one data set"
-            f" a name, as in --dataset={_NAME}/msrs, with -x2 for two crops of each"
+            f"{' and '.join(names)} cannot be made from these folders; give one name,"
+            f" for example --dataset={_NAME}/msrs, and add -x2 for two crops of each"
             " modality and -s3 for seed 3."
         )
     crops, seed = match.groups()
@@ -180,7 +181,7 @@ def _pairs(folders: Folders, prefix: str, findings: Findings) -> Iterator[_Pair]
             what = " and ".join(f"{folder[m]} ({len(files[m])})" for m in folder)
             raise InputError(
                 f"No photographs directly in {what} have a name in common; the two of a"
-                " pair must be called the same, for example 0001.png and 0001.jpg."
+                " pair must have the same name, for example 0001.png and 0001.jpg."
             )
         for modality, found in files.items():
             single = sorted(found.keys() - set(common))
@@ -235,12 +236,12 @@ def _check_distinct(folders: Folders) -> None:
 
 
 def _a_third(names: Sequence[str], seed: int) -> list[str]:
-    """Chooses by hashes: another photograph moves few others from train to test."""
+    """Chooses a third by hashes, so that a new photograph moves few others."""
     return sorted(names, key=lambda name: _hash(seed, name))[: round(len(names) / 3)]
 
 
 def _cells_with_contrast(pair: _Pair) -> tuple[list[tuple[int, int]], str]:
-    """The cells of a pair that are kept, and what is wrong with the pair or ""."""
+    """Returns the cells of a pair that are kept, and its problem or ""."""
     images = {file: _pixels(file) for file in pair.files.values()}
     for file, image in images.items():
         if image.dtype != np.uint8:
@@ -250,8 +251,8 @@ def _cells_with_contrast(pair: _Pair) -> tuple[list[tuple[int, int]], str]:
     if others:
         one, other = (f"{f} has {w} × {h} pixels" for f, (h, w) in sizes.items())
         return [], (
-            f"{one}, but {other}; aligned photographs have one size: resize one of the"
-            " two, or leave both out."
+            f"{one}, but {other}; aligned photographs must have the same size:"
+            " resize one of the two, or leave both out."
         )
     if height < _SMALLEST * GRID[0] or width < _SMALLEST * GRID[1]:
         return [], (
@@ -306,7 +307,7 @@ def _report_cells(
     for split in {"train", "test"} - {row.split for row in crops}:
         findings.problem(
             "splits without images",
-            f"No cell of the photographs of {split} can be used; add photographs of"
+            f"No cell of the photographs of {split} can be used; add photographs with"
             " more contrast.",
         )
 

@@ -1,4 +1,4 @@
-"""What the project has to know of a data set that is not a person's own."""
+"""What this package has to know about a data set that is not the user's own."""
 
 import dataclasses
 import re
@@ -12,7 +12,7 @@ from mbn_jax.errors import InputError
 from mbn_jax.evaluation.labels import Labels
 from mbn_jax.evaluation.rules import Protocol
 
-# By the name of a flag, the folders that it gives: one, or several.
+# The folders that each flag gives, by the name of the flag: one or several.
 Folders = Mapping[str, Sequence[Path]]
 
 
@@ -24,8 +24,8 @@ class Scan:
         root: the folder.
         manifests: one for each name that was asked for, such as "regdb/split3"; they
             may be incomplete if there are problems.
-        findings: all that is wrong or odd, and published counts.
-        left_out: paths of the images of the layout that are in no split.
+        findings: problems, warnings and published counts.
+        left_out: paths of images in the folder that are in no split.
     """
 
     root: Path
@@ -53,7 +53,7 @@ class SplitRuns(NamedTuple):
 
     Attributes:
         pattern: their names, for example "regdb/split{split}".
-        numbers: what stands in the place of ``{split}``.
+        numbers: the values of ``{split}``.
         word: how many they are, for example "ten".
     """
 
@@ -72,24 +72,24 @@ class Source:
         pattern: matches the whole names of its other data sets; "" if there are none.
         ask: where to get it and how its folder looks, in sentences for an error; empty
             for data that are made on this machine.
-        folders: the flags of ``experiments/prepare_data.py`` that name the folders that
-            it is made from.
+        folders: the flags of ``experiments/prepare_data.py`` for the folders from which
+            it is made.
         optional_folders: more such flags.
         scan: walks these folders. Takes their paths by flag and the names of the data
             sets that are wanted; raises `InputError` if they are not such folders at
             all. None if ``make`` is given.
         make: makes the manifest of a data set by its name, without a folder; None for
-            data that have to be asked for.
-        training: what is trained on, in the literature, too: "train" or "train+val".
+            data that are made from folders.
+        training: the split to train on, as in the literature: "train" or "train+val".
         validation: a split that is like the test, with other identities, or None.
-        task: what is searched for, in a phrase, for the title of a report.
+        task: a phrase for the title of a report.
         protocols: the protocols that it is reported by, the usual one first; None for
             every ordered pair of modalities.
         protocol: the protocol with options by name; None where there are none.
-        options: of ``protocol``.
-        labels: of feature files; None if nothing is known of them.
+        options: those of ``protocol``.
+        labels: known labels of feature files; None if nothing is known.
         images_per_modality: training images of the larger modality by data set name,
-            from which recipes count their epochs; empty if a prepared copy is asked.
+            from which recipes count their epochs; empty if they ask the prepared copy.
         split_runs: over whose runs the published result is a mean; None where one run
             is the result.
     """
@@ -113,14 +113,14 @@ class Source:
     split_runs: SplitRuns | None = None
 
     def knows(self, dataset: str) -> bool:
-        """Returns whether it has a data set of that whole name."""
+        """Returns whether the source has a data set of that full name."""
         return dataset in self.datasets or bool(
             self.pattern and re.fullmatch(self.pattern, dataset)
         )
 
 
 def check_choice(option: str, value: str, choices: Sequence[str]) -> str:
-    """Returns the value of an option of a protocol.
+    """Returns the value of an option of a protocol if it is allowed.
 
     Raises:
         InputError: it is not one of the choices.

@@ -45,7 +45,7 @@ def make(dataset: str) -> Manifest:
                     row = Row(path, str(identity), str(camera.number), modality, split)
                     of_split[row] = identity, camera, image
         # The order in which TFDS shuffled them in version 0.1, so that the batches of a
-        # seed are the same ones.
+        # seed are still the same.
         what |= dict(sorted(of_split.items(), key=lambda item: _key(item[0])))
 
     def encoded(row: Row) -> bytes:

@@ -150,8 +150,9 @@ def config_from_name(name: str) -> SyntheticConfig:
     if match is None:
         raise InputError(
             f"{name!r} is not a configuration of synthetic_vireid: use "
-            f"{', '.join(_KINDS)}, or a size such as nir-395-99-96-x13, which is "
-            "train, val and test identities and the images of each in each camera."
+            f"{', '.join(_KINDS)}, or a size such as nir-395-99-96-x13, which "
+            "gives the train, val and test identities and the images of each in each "
+            "camera."
         )
     kind = match[1]
     train, val, test, images, seed = (int(digits or 0) for digits in match.groups()[1:])
