@@ -1,14 +1,15 @@
-"""Miniature trees of the real data sets, whole or broken, for the tests.
+"""Miniature trees of the real data sets, and ways to change them, for the tests.
 
 Each `write_…` makes the folder `root` in the layout of a data set, with tiny images of
 random colors, and returns it. Identity numbers have gaps and labels are not in their
 order, so that mistaking one for the other shows.
 """
 
-import math
 import os
 import random
 import re
+import shutil
+from itertools import combinations, cycle, product
 from pathlib import Path
 
 import cv2
@@ -17,8 +18,6 @@ import scipy.io
 
 from mbn_jax.data.sources import source_of
 
-VISIBLE_CAMERAS = (1, 2, 4, 5)  # of SYSU-MM01
-INFRARED_CAMERAS = (3, 6)
 # The official file names them nowhere; they reproduce the published counts.
 SYSU_MM01_VAL = tuple(i for i in range(334, 434) if i != 347)
 
@@ -31,12 +30,17 @@ def encode(name, *, suffix=".jpg", gray=False, size=(16, 8)):
     return cv2.imencode(suffix, pixels)[1].tobytes()
 
 
-def add_image(root, name, *, gray=False):
-    """Writes an image where its name says, relative to the root."""
+def write(root, name, content):
+    """Writes a file of some text or bytes where its name says, relative to the root."""
     path = Path(root) / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode(name, suffix=path.suffix, gray=gray))
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
+
+
+def add_image(root, name, *, gray=False):
+    """Writes an image where its name says, relative to the root."""
+    return write(root, name, encode(name, suffix=Path(name).suffix, gray=gray))
 
 
 def sysu_mm01_identities(*, train=4, val=2, test=3):
@@ -57,32 +61,20 @@ def write_sysu_mm01(root, *, train=4, val=2, test=3, images=3):
     """
     root = Path(root)
     identities = sysu_mm01_identities(train=train, val=val, test=test)
-    for camera in range(1, 7):
-        (root / f"cam{camera}").mkdir(parents=True)
     for split, numbers in identities.items():
-        for camera in (3, 4, 5) if split == "val" else range(1, 7):
-            for identity in numbers:
-                for image in range(1, images + 1):
-                    add_image(
-                        root,
-                        f"cam{camera}/{identity:04d}/{image:04d}.jpg",
-                        gray=camera in INFRARED_CAMERAS and image % 2 == 1,
-                    )
+        cameras = (3, 4, 5) if split == "val" else range(1, 7)
+        for camera, identity, image in product(cameras, numbers, range(1, images + 1)):
+            gray = camera in (3, 6) and image % 2 == 1
+            add_image(root, f"cam{camera}/{identity:04d}/{image:04d}.jpg", gray=gray)
     write_sysu_mm01_lists(root, identities)
     return root
 
 
 def write_sysu_mm01_lists(root, identities):
     """The lists of identities in exp/, as text."""
-    exp = Path(root) / "exp"
-    exp.mkdir(parents=True)
-    identities = {
-        **identities,
-        "available": sorted(i for v in identities.values() for i in v),
-    }
-    for split, numbers in identities.items():
-        line = ",".join(map(str, numbers))
-        (exp / f"{split}_id.txt").write_text(line + "\n")
+    available = sorted(i for numbers in identities.values() for i in numbers)
+    for split, numbers in {**identities, "available": available}.items():
+        write(root, f"exp/{split}_id.txt", ",".join(map(str, numbers)) + "\n")
 
 
 def write_rand_perm_cam(root, *, seed=0):
@@ -102,92 +94,60 @@ def write_rand_perm_cam(root, *, seed=0):
     return path
 
 
-def write_true_sysu_mm01(root, official, pictures=()):
-    """SYSU-MM01 in its true shape: every folder and every file.
+def write_true_sysu_mm01(root, official):
+    """SYSU-MM01 in its true shape: every folder and every file, all of one tiny image.
 
-    These are 44,745 images of the 491 identities in the lists, and 1,118 of 22 others.
-
-    Args:
-        root: made by this function.
-        official: folder of train_id.mat, test_id.mat and rand_perm_cam.mat.
-        pictures: encoded JPEG files, linked again and again; one tiny one if none.
+    These are 44,745 images of the 491 identities in the lists, and 1,118 of 22 others;
+    the folder `official` holds train_id.mat, test_id.mat and rand_perm_cam.mat.
     """
     root, official = Path(root), Path(official)
     identities = {
         split: [int(i) for i in scipy.io.loadmat(official / f"{split}_id.mat")["id"][0]]
         for split in ("train", "test")
     }
-    identities["val"] = list(SYSU_MM01_VAL)
-    write_sysu_mm01_lists(root, identities)
-    originals = []
-    for i, content in enumerate(pictures or [encode("one")]):
-        originals.append(root / f"picture{i}")
-        originals[-1].write_bytes(content)
-
-    # An entry is (10, number of images), and the identities of a camera end with the
-    # last that it saw.
+    write_sysu_mm01_lists(root, {**identities, "val": SYSU_MM01_VAL})
+    image = add_image(root, "image.jpg")
     galleries = scipy.io.loadmat(official / "rand_perm_cam.mat")["rand_perm_cam"]
-    counts = {
-        (camera, i + 1): entry.shape[1]
-        for camera in range(1, 7)
-        for i, entry in enumerate(galleries[camera - 1, 0][:, 0])
-    }
-    written = 0
-    for (camera, identity), count in counts.items():
-        folder = root / f"cam{camera}/{identity:04d}"
-        if count:
-            folder.mkdir(parents=True)
-        for image in range(1, count + 1):
-            os.link(originals[written % len(originals)], folder / f"{image:04d}.jpg")
-            written += 1
-    for original in originals:
-        original.unlink()
+    # An order is (10, number of images), and the identities of a camera end with the
+    # last that it saw.
+    for camera, orders in enumerate(galleries[:, 0], start=1):
+        for identity, order in enumerate(orders[:, 0], start=1):
+            folder = root / f"cam{camera}/{identity:04d}"
+            if order.shape[1]:
+                folder.mkdir(parents=True)
+            for number in range(1, order.shape[1] + 1):
+                os.link(image, folder / f"{number:04d}.jpg")
+    image.unlink()
     return root
 
 
-def regdb_identities(*, identities=8):
-    """The folder numbers: 2, 5, 8 and so on."""
-    return [2 + 3 * k for k in range(identities)]
-
-
 def write_regdb(root, *, identities=8, images=4):
-    """RegDB: half of the identities train in each of ten splits, all different.
+    """RegDB of the identities 2, 5, 8, …: half of them train in each of ten splits.
 
     With fewer than six identities there are not ten halves, and some come again.
     """
     root = Path(root)
-    numbers = regdb_identities(identities=identities)
+    numbers = [2 + 3 * k for k in range(identities)]
     names = {}
-    for modality in ("Visible", "Thermal"):
-        for k, identity in enumerate(numbers):
-            names[modality, identity] = [
-                f"{modality}/{identity}/{('male', 'female')[k % 2]}"
-                f"_{('front', 'back')[image % 2]}_{modality[0].lower()}"
-                f"_{100 * k + image:05d}_{identity}.bmp"
-                for image in range(images)
+    for modality, (k, identity) in product(("Visible", "Thermal"), enumerate(numbers)):
+        names[modality, identity] = [
+            f"{modality}/{identity}/male_{('front', 'back')[image % 2]}"
+            f"_{modality[0].lower()}_{100 * k + image:05d}_{identity}.bmp"
+            for image in range(images)
+        ]
+        for name in names[modality, identity]:
+            add_image(root, name)
+    # Not in the order of their numbers, and other ones in every split.
+    halves = combinations(random.Random(0).sample(numbers, identities), identities // 2)
+    for split, half in zip(range(1, 11), cycle(halves), strict=False):
+        rest = [identity for identity in numbers[::-1] if identity not in half]
+        for part, modality in product(("train", "test"), ("Visible", "Thermal")):
+            lines = [
+                f"{name} {label}\n"
+                for label, identity in enumerate(half if part == "train" else rest)
+                for name in names[modality, identity]
             ]
-            for name in names[modality, identity]:
-                add_image(root, name)
-    (root / "idx").mkdir()
-    drawn = set()
-    generator = random.Random(0)
-    for split in range(1, 11):
-        while True:
-            order = generator.sample(numbers, identities)
-            half = frozenset(order[: identities // 2])
-            if half not in drawn or len(drawn) == math.comb(identities, len(half)):
-                break
-        drawn.add(half)
-        parts = {"train": order[: identities // 2], "test": order[identities // 2 :]}
-        for part, members in parts.items():
-            for modality in ("Visible", "Thermal"):
-                lines = [
-                    f"{name} {label}\n"
-                    for label, identity in enumerate(members)
-                    for name in names[modality, identity]
-                ]
-                index = root / f"idx/{part}_{modality.lower()}_{split}.txt"
-                index.write_text("".join(lines))
+            write(root, f"idx/{part}_{modality.lower()}_{split}.txt", "".join(lines))
     return root
 
 
@@ -201,31 +161,30 @@ def write_llcm(root, *, train=4, test=3, images=2):
     """LLCM: everyone in every camera and both modalities; test_nir/cam3 is empty."""
     root = Path(root)
     identities = llcm_identities(train=train, test=test)
-    (root / "idx").mkdir(parents=True)
     folders = {"vis": "train", "nir": "train", "test_vis": "test", "test_nir": "test"}
     for folder, split in folders.items():
         lines = []
-        for camera in range(1, 10):
-            (root / f"{folder}/cam{camera}").mkdir(parents=True)
-            if (folder, camera) == ("test_nir", 3):
-                continue
-            # From the last to the first, so that a label is not a rank.
-            for label, identity in enumerate(reversed(identities[split])):
-                for image in range(1, images + 1):
-                    name = (
-                        f"{folder}/cam{camera}/{identity:04d}/{identity:04d}"
-                        f"_c{camera:02d}_f{image:04d}_{folder[-3:]}.jpg"
-                    )
-                    add_image(root, name, gray=folder[-3:] == "nir" and image % 2 == 1)
-                    lines.append(f"{name} {label}\n")
+        # From the last to the first, so that a label is not a rank.
+        people = list(enumerate(reversed(identities[split])))
+        for camera, (label, identity) in product(range(1, 10), people):
+            for image in range(1, images + 1):
+                if (folder, camera) == ("test_nir", 3):
+                    continue
+                name = (
+                    f"{folder}/cam{camera}/{identity:04d}/{identity:04d}"
+                    f"_c{camera:02d}_f{image:04d}_{folder[-3:]}.jpg"
+                )
+                add_image(root, name, gray=folder[-3:] == "nir" and image % 2 == 1)
+                lines.append(f"{name} {label}\n")
         index = folder if split == "test" else f"train_{folder}"
-        (root / f"idx/{index}.txt").write_text("".join(lines))
-    (root / "idx/test_id.txt").write_text(",".join(map(str, identities["test"])) + "\n")
+        write(root, f"idx/{index}.txt", "".join(lines))
+    (root / "test_nir/cam3").mkdir()
+    write(root, "idx/test_id.txt", ",".join(map(str, identities["test"])) + "\n")
     return root
 
 
 def scan(dataset, root):
-    """What the source of a data set finds in a folder."""
+    """What the source of a data set, or of all of a name, finds in its folder."""
     source = source_of(dataset)
     names = [dataset] if source.knows(dataset) else source.datasets
     return source.scan({"manual_dir": [Path(root)]}, names)
@@ -236,38 +195,23 @@ def sentences(findings, kind=None):
     return "\n".join(f.sentence for f in findings if kind in (None, f.kind))
 
 
-def rows_of(found, dataset, split):
-    """The rows of a split in what `scan` has found."""
-    return found.manifests[dataset].of(split)
-
-
-def assert_rows_follow_paths(rows, pattern, modality_of):
-    """The labels of rows are what a pattern of their paths says."""
-    for row in rows:
-        said = re.fullmatch(pattern, row.path).groupdict()
-        assert row.identity == str(int(said["identity"]))
-        assert row.modality == modality_of(said)
-        if "camera" in said:
-            assert row.camera == said["camera"]
-
-
 def truncate(path):
     """Keeps the first half of a file, as an interrupted copy does."""
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
 
 
-def edit(path, old, new):
-    """Replaces the first occurrence of some text in a file; it must be there."""
-    content = path.read_text()
-    assert old in content, f"{path} holds no {old!r}"
-    path.write_text(content.replace(old, new, 1))
+def edit(path, pattern, new):
+    """Replaces the first match of a pattern in a file; there must be one."""
+    content, found = re.subn(pattern, new, path.read_text(), count=1)
+    assert found, f"{path} holds no {pattern!r}"
+    path.write_text(content)
 
 
 def remove_matching(root, pattern):
-    """Deletes the files that match a pattern, at least one; returns their names."""
-    paths = sorted(path for path in Path(root).glob(pattern) if path.is_file())
+    """Deletes what matches a pattern, one thing at least; returns the names."""
+    paths = sorted(Path(root).glob(pattern))
     assert paths, f"{root} holds no {pattern}"
     for path in paths:
-        path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     return [path.relative_to(root).as_posix() for path in paths]

@@ -6,6 +6,7 @@ wrong is noted, so that one walk tells it all.
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -96,15 +97,7 @@ class Copy:
                 continue
             missing += (name,)
             what = "folder" if is_folder else "file"
-            self.problem(MISSING, f"The {what} {path} is missing; {_COPY}")
-
-    def problem(self, kind: str, sentence: str) -> None:
-        """Notes what has to be fixed."""
-        self.findings.problem(kind, sentence)
-
-    def warning(self, kind: str, sentence: str) -> None:
-        """Notes what the user should know."""
-        self.findings.warning(kind, sentence)
+            self.findings.problem(MISSING, f"The {what} {path} is missing; {_COPY}")
 
     def walk(self) -> list[Folder]:
         """Returns the folders of images by path, empty ones, too; reads no image.
@@ -133,7 +126,7 @@ class Copy:
                     if is_dir:
                         visit(below, {}, ())
                 else:
-                    self.warning(
+                    self.findings.warning(
                         "unexpected files and folders",
                         f"The {'folder' if is_dir else 'file'} {entry.path!r} is not"
                         " part of the data set and is left out.",
@@ -154,11 +147,13 @@ class Copy:
                     wrong.append(f"lists identity {int(word)} twice")
                 identities.add(int(word))
             elif word:
-                wrong.append(f"holds {word[:40]!r} where the number of an identity is")
+                wrong.append(f"holds {word[:40]!r}, not the number of an identity")
         if (self.root / name).is_file() and not identities:
             wrong.append("lists no identity")
         for what in wrong:
-            self.problem("malformed lists", f"{self.root / name} {what}; {_COPY}")
+            self.findings.problem(
+                "malformed lists", f"{self.root / name} {what}; {_COPY}"
+            )
         return sorted(identities)
 
     def index(self, name: str, part: str, rows: Mapping[str, Row]) -> dict[str, Line]:
@@ -185,7 +180,7 @@ class Copy:
                 or not words[0].startswith(f"{part}/")
                 or not re.fullmatch("[0-9]+", words[1])
             ):
-                self.problem(
+                self.findings.problem(
                     "malformed lines",
                     f"{place}: {line.strip()[:120]!r} is not a path of this part of the"
                     f" data set and a label; {_COPY}",
@@ -193,7 +188,7 @@ class Copy:
             elif words[0] not in rows:
                 self._absent.setdefault(words[0], []).append(place)
             elif words[0] in lines:
-                self.problem(
+                self.findings.problem(
                     "images listed twice",
                     f"{place} lists {words[0]}, which {lines[words[0]].place} lists,"
                     f" too; {_COPY}",
@@ -201,14 +196,16 @@ class Copy:
             else:
                 lines[words[0]] = Line(place, rows[words[0]], int(words[1]))
         if (self.root / name).is_file() and not text.strip():
-            self.problem("malformed lines", f"{self.root / name} is empty; {_COPY}")
+            self.findings.problem(
+                "malformed lines", f"{self.root / name} is empty; {_COPY}"
+            )
         return lines
 
     def check_absent(self) -> None:
         """Notes every image that is in an index and not there, each once."""
         for name, places in self._absent.items():
             more = f" and {len(places) - 1} other lines" if len(places) > 1 else ""
-            self.problem(
+            self.findings.problem(
                 "lines that point nowhere",
                 f"{places[0]}{more}: there is no {self.root / name}; {_COPY}",
             )
@@ -230,7 +227,7 @@ class Copy:
                 pair = (identity, label, first.row.identity, first.label)
                 if pair[:2] != pair[2:] and pair not in told:
                     told.add(pair)
-                    self.problem(
+                    self.findings.problem(
                         "labels that contradict folders",
                         f"{line.place} gives identity {identity} the label {label}, but"
                         f" {first.place} gives identity {first.row.identity} the label"
@@ -239,16 +236,13 @@ class Copy:
 
     def check_disjoint(self, identities: Mapping[str, Collection[int]]) -> None:
         """Notes every identity that two lists share; their names go into a sentence."""
-        names = list(identities)
-        for i, first in enumerate(names):
-            for second in names[i + 1 :]:
-                for identity in sorted({*identities[first]} & {*identities[second]}):
-                    self.problem(
-                        "identities in two lists",
-                        f"Identity {identity} is in {first} and in {second}, but who is"
-                        " trained on must not be tested; copy the lists"
-                        f" {_FROM_ARCHIVE}",
-                    )
+        for first, second in itertools.combinations(identities, 2):
+            for identity in sorted({*identities[first]} & {*identities[second]}):
+                self.findings.problem(
+                    "identities in two lists",
+                    f"Identity {identity} is in {first} and in {second}, but who is"
+                    f" trained on must not be tested; copy the lists {_FROM_ARCHIVE}",
+                )
 
     def check_present(
         self, what: str, identities: Iterable[int], rows: Iterable[Row]
@@ -258,13 +252,13 @@ class Copy:
         for identity in identities:
             lacking = [m for m in ("visible", "infrared") if (identity, m) not in there]
             if len(lacking) == 2:
-                self.problem(
+                self.findings.problem(
                     "identities without images",
                     f"Identity {identity} is listed for {what}, but has no image; copy"
                     f" its folders {_FROM_ARCHIVE}",
                 )
             elif lacking:
-                self.warning(
+                self.findings.warning(
                     "identities of one modality",
                     f"Identity {identity} of {what} has no {lacking[0]} image; training"
                     " and search across modalities skip it.",
@@ -291,11 +285,7 @@ class Copy:
             with os.scandir(folder) as found:
                 return sorted(found, key=lambda entry: entry.name)
         except OSError as error:
-            self.problem(
-                "folders that cannot be read",
-                f"The folder {folder} cannot be read ({error.strerror or error}); make"
-                " it a folder that you may read.",
-            )
+            self._cannot_read("folder", folder, error)
             return []
 
     def _text(self, name: str) -> str:
@@ -305,12 +295,15 @@ class Copy:
         try:
             return path.read_text(encoding="utf-8-sig", errors="replace")
         except OSError as error:
-            self.problem(
-                "files that cannot be read",
-                f"The file {path} cannot be read ({error.strerror or error}); make it"
-                " one that you may read.",
-            )
+            self._cannot_read("file", path, error)
             return ""
+
+    def _cannot_read(self, what: str, path: Path, error: OSError) -> None:
+        self.findings.problem(
+            f"{what}s that cannot be read",
+            f"The {what} {path} cannot be read ({error.strerror or error}); make it a"
+            f" {what} that you may read.",
+        )
 
 
 def _check_level(root: Path, folders: Sequence[str]) -> None:

@@ -100,24 +100,21 @@ def scan(folders: Folders, names: Sequence[str]) -> Scan:
     left_out = []
     used = {row.path for row in (*train, *test)}
     for part, (split, _, index) in _PARTS.items():
-        unlisted = f"is not in {copy.root / index}"
         for path, row in images[part].items():
+            where = f"is not in {copy.root / index}"
             if path not in used:
                 left_out.append(path)
-                why = (
-                    unlisted
-                    if split == "train"
-                    else f"is of identity {row.identity}, which is not in"
-                    f" {copy.root / _TEST_LIST},"
-                )
-                copy.warning(
+                if split == "test":
+                    unlisted = f"which is not in {copy.root / _TEST_LIST},"
+                    where = f"is of identity {row.identity}, {unlisted}"
+                copy.findings.warning(
                     "unlisted images",
-                    f"The file {copy.root / path} {why} and is left out.",
+                    f"The file {copy.root / path} {where} and is left out.",
                 )
             elif path not in lines[part]:
-                copy.warning(
+                copy.findings.warning(
                     "images missing from a list",
-                    f"The file {copy.root / path} {unlisted}, but is used: the protocol"
+                    f"The file {copy.root / path} {where}, but is used: the protocol"
                     " takes what is in the folders.",
                 )
     copy.check_present("train", train_identities, train)

@@ -104,7 +104,7 @@ def scan(folders: Folders, names: Sequence[str]) -> Scan:
     used = {row.path for manifest in manifests.values() for row in manifest.rows}
     left_out = [path for path in images if path not in used]
     for path in left_out:
-        copy.warning(
+        copy.findings.warning(
             "unlisted images",
             f"The file {copy.root / path} is in no index that was read and is left"
             " out.",
@@ -145,7 +145,7 @@ def _check_name(copy: Copy, row: Row) -> None:
     ending = re.search(r"_([vt])_[0-9]+_([0-9]+)\.bmp$", row.path)
     letter = row.path[0].lower()
     if ending and (ending[1], str(int(ending[2]))) != (letter, row.identity):
-        copy.problem(
+        copy.findings.problem(
             "labels that contradict folders",
             f"The file {copy.root / row.path} is named as an image of identity"
             f" {int(ending[2])} ({ending[1]}), but lies in another folder; copy both"

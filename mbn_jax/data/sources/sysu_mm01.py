@@ -98,7 +98,7 @@ def scan(folders: Folders, names: Sequence[str]) -> Scan:
     unlisted = sorted(set(images).difference(*listed.values()))
     left_out = [row.path for identity in unlisted for row in images[identity]]
     if unlisted:
-        copy.warning(
+        copy.findings.warning(
             "unlisted identities",
             f"{len(left_out):,} images of {len(unlisted)} identities"
             f" ({some(unlisted)}) are in no list of exp/ and are left out (1,118 of 22"
@@ -129,7 +129,7 @@ def _check_numbers(
             orders = read_permutations(path)
             official = {pair: order.shape[1] for pair, order in orders.items()}
         except InputError as error:
-            copy.warning(
+            copy.findings.warning(
                 "galleries that cannot be read",
                 f"The images of the folders cannot be counted by {path.name}: {error}",
             )
@@ -170,7 +170,7 @@ def _check_folder(
         "unknown": sorted((found or set()) - expected),
     }
     said = [f"{what}: {some(which, 5)}" for what, which in differences.items() if which]
-    copy.warning(
+    copy.findings.warning(
         "folders that are not complete",
         f"The folder {folder} {has}{by_file} ({'; '.join(said) or 'it is empty'}); copy"
         " it from the archive of the data set.",
