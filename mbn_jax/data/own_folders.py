@@ -46,8 +46,9 @@ def find_rows(
     """
     if len(folders) < 2:
         raise InputError(
-            f"{len(folders)} folder is given, but two modalities or more are expected;"
-            " give a folder for each: --folder=visible=DIR --folder=infrared=DIR."
+            f"{len(folders) or 'No'} folder is given, but two modalities or more are"
+            " expected; give a folder for each: --folder=visible=DIR"
+            " --folder=infrared=DIR."
         )
     found = [
         (path, *_labels(modality, folder, path), modality)

@@ -69,8 +69,8 @@ def test_identity_in_both_parts_of_a_split_is_a_problem(root):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("_5.bmp", "_8.bmp", "is named as an image of identity 8 (v), but lies in"),
-        ("_v_", "_t_", "is named as an image of identity 5 (t), but lies in"),
+        ("_5.bmp", "_8.bmp", "is named as an image of identity 8 (v), but is in"),
+        ("_v_", "_t_", "is named as an image of identity 5 (t), but is in"),
     ],
 )
 def test_image_in_the_folder_of_others_is_a_problem(root, old, new, words):

@@ -1,7 +1,7 @@
-"""A published data set as a folder: its layout, its lists, what is wrong in a copy.
+"""A published data set as a folder: its layout, its lists, and problems of a copy.
 
-Only a folder that is not of the data set at all is refused; everything else that is
-wrong is noted, so that one walk tells it all.
+A folder that is not this data set raises an error. All other problems are collected, so
+that one walk reports all of them.
 """
 
 import contextlib
@@ -75,7 +75,7 @@ class Copy:
 
     Attributes:
         root: its folder.
-        findings: what has been met so far.
+        findings: what has been found so far.
     """
 
     def __init__(self, folders: Folders, layout: Layout) -> None:
@@ -102,7 +102,7 @@ class Copy:
     def walk(self) -> list[Folder]:
         """Returns the folders of images by path, empty ones, too; reads no image.
 
-        Whatever is not part of the layout is noted and left out.
+        Whatever is not part of the layout is reported and left out.
         """
         known = {name.rstrip("/") for name in self._needed}
         found = []
@@ -166,7 +166,7 @@ class Copy:
 
         Returns:
             The lines whose images are there, by path, each once. What is wrong with the
-            others is noted; those without an image are collected for `check_absent`.
+            others is reported; those without an image are collected for `check_absent`.
         """
         lines: dict[str, Line] = {}
         text = self._text(name)
@@ -202,7 +202,7 @@ class Copy:
         return lines
 
     def check_absent(self) -> None:
-        """Notes every image that is in an index and not there, each once."""
+        """Reports every image that is in an index and not there, each once."""
         for name, places in self._absent.items():
             more = f" and {len(places) - 1} other lines" if len(places) > 1 else ""
             self.findings.problem(
@@ -211,13 +211,13 @@ class Copy:
             )
 
     def check_pairing(self, lines: Iterable[Line]) -> None:
-        """Notes labels of two identities, and identities with two labels.
+        """Reports labels of two identities, and identities with two labels.
 
-        Of every contradiction among lines that share one numbering the first is noted.
+        The first of every contradiction among lines of one numbering is reported.
         """
         of_label: dict[int, Line] = {}
         of_identity: dict[str, Line] = {}
-        told = set()
+        reported = set()
         for line in lines:
             identity, label = line.row.identity, line.label
             for first in (
@@ -225,8 +225,8 @@ class Copy:
                 of_identity.setdefault(identity, line),
             ):
                 pair = (identity, label, first.row.identity, first.label)
-                if pair[:2] != pair[2:] and pair not in told:
-                    told.add(pair)
+                if pair[:2] != pair[2:] and pair not in reported:
+                    reported.add(pair)
                     self.findings.problem(
                         "labels that contradict folders",
                         f"{line.place} gives identity {identity} the label {label}, but"
@@ -235,19 +235,20 @@ class Copy:
                     )
 
     def check_disjoint(self, identities: Mapping[str, Collection[int]]) -> None:
-        """Notes every identity that two lists share; their names go into a sentence."""
+        """Reports every identity that two lists share, with the names of the lists."""
         for first, second in itertools.combinations(identities, 2):
             for identity in sorted({*identities[first]} & {*identities[second]}):
                 self.findings.problem(
                     "identities in two lists",
-                    f"Identity {identity} is in {first} and in {second}, but who is"
-                    f" trained on must not be tested; copy the lists {_FROM_ARCHIVE}",
+                    f"Identity {identity} is in {first} and in {second}, but training"
+                    f" and test must not share identities; copy the lists"
+                    f" {_FROM_ARCHIVE}",
                 )
 
     def check_present(
         self, what: str, identities: Iterable[int], rows: Iterable[Row]
     ) -> None:
-        """Notes listed identities without images, and those with one modality only."""
+        """Reports listed identities without images, and those of one modality only."""
         there = {(int(row.identity), row.modality) for row in rows}
         for identity in identities:
             lacking = [m for m in ("visible", "infrared") if (identity, m) not in there]
@@ -291,7 +292,7 @@ class Copy:
     def _text(self, name: str) -> str:
         path = self.root / name
         if not path.is_file():
-            return ""  # noted as missing
+            return ""  # reported as missing
         try:
             return path.read_text(encoding="utf-8-sig", errors="replace")
         except OSError as error:

@@ -1,7 +1,7 @@
 """LLCM: pedestrians seen in low light by nine cameras, in visible and near-infrared.
 
 Every camera takes images of both modalities, so that its number does not tell the
-modality. 713 identities to train on, 351 to test on.
+modality. There are 713 training and 351 test identities.
 
 Zhang and Wang, "Diverse Embedding Expansion Network and Low-Light Cross-Modality
 Benchmark for Visible-Infrared Person Re-Identification", CVPR 2023.
@@ -46,7 +46,7 @@ _LAYOUT = Layout(
             f"{part}/cam{camera}/"
             for part in _PARTS
             for camera in _CAMERAS
-            # Nobody was seen there, and an archive may leave the empty folder out.
+            # It is empty, and an archive may leave it out.
             if (part, camera) != ("test_nir", 3)
         ),
         *(index for _, _, index in _PARTS.values()),
@@ -142,7 +142,7 @@ def protocol(
     """All images of one modality against drawn ones of the other, in two readings.
 
     Args:
-        direction: which modality is looked for in which.
+        direction: the modality of the queries, then that of the gallery.
         variant: "plain" draws the gallery. "swapped" exchanges the roles afterwards, as
             the authors' test script does for visible → infrared: the drawn images
             are the queries and all images of the other modality the gallery.
@@ -156,7 +156,7 @@ def protocol(
     if swapped:
         rule = f"Every {_WORDS[whole]} image is in the gallery"
         if direction == "visible_to_infrared":
-            rule += ", although such figures are published as visible → infrared"
+            rule += ", although such metrics are published as visible → infrared"
         rule += f"; the queries are {one_each}"
     else:
         rule = f"Every {_WORDS[whole]} image is a query; the gallery holds {one_each}"

@@ -28,7 +28,7 @@ from mbn_jax.evaluation.rules import Protocol
 _NUMBERS = tuple(range(1, 11))
 _SPLITS = ("train", "test")
 # By its folder, the name and the camera of a modality. The data set does not number its
-# two cameras; these are the numbers in the field.
+# two cameras; these are the numbers of the literature.
 _MODALITIES = {"Visible": ("visible", 1), "Thermal": ("infrared", 2)}
 _IDENTITIES, _IMAGES = 412, 4120  # images of each modality
 _SPLIT = 206, 2060  # likewise, of each half
@@ -90,7 +90,7 @@ def scan(folders: Folders, names: Sequence[str]) -> Scan:
             listed = [line.row._replace(split=split) for line in lines.values()]
             identities = {int(row.identity) for row in listed}
             members[f"{split}ing of split {number}"] = identities
-            # Without an index everyone lacks a modality, for a reason that is noted.
+            # Without an index all lack a modality; the index is reported as missing.
             indices = [copy.root / _index(split, f, number) for f in _MODALITIES]
             if all(index.is_file() for index in indices):
                 copy.check_present(what, sorted(identities), listed)
@@ -126,7 +126,7 @@ def protocol(direction: str = "visible_to_infrared") -> Protocol:
         description=(
             f"Every {words[query]} image of the split's test identities is a query "
             f"against every {words[gallery]} image of them; nothing is removed, and "
-            "the CMC counts images. Published figures are means over the ten splits, "
+            "the CMC counts images. Published metrics are means over the ten splits, "
             "each with a network of its own."
         ),
         query_modality=query,
@@ -148,7 +148,7 @@ def _check_name(copy: Copy, row: Row) -> None:
         copy.findings.problem(
             "labels that contradict folders",
             f"The file {copy.root / row.path} is named as an image of identity"
-            f" {int(ending[2])} ({ending[1]}), but lies in another folder; copy both"
+            f" {int(ending[2])} ({ending[1]}), but is in another folder; copy both"
             " folders from the archive of the data set.",
         )
 

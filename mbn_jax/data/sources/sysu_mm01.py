@@ -3,7 +3,7 @@
 Cameras 1, 2, 4 and 5 are visible, 3 and 6 near-infrared; 1, 2 and 3 are indoors, and 3
 stands in the room of 2. The splits are the official ones: 296 identities to train on,
 99 for validation, 96 for the test. The validation identities are seen by cameras 3, 4
-and 5 only, so that they cannot stand for the test; papers train on both.
+and 5 only, so they cannot replace the test; papers train on both.
 
 Wu, Zheng, Yu, Gong and Lai, "RGB-Infrared Cross-Modality Person Re-Identification",
 ICCV 2017.
@@ -53,7 +53,7 @@ _LAYOUT = Layout(
     folders=(*(f"cam{camera}" for camera in range(1, 7)), "exp"),
     images=("cam(?P<camera>[1-6])", "(?P<identity>[0-9]{4})", r"[0-9]{4}\.jpg"),
     needed=tuple(_LISTS.values()),
-    # The lists are there once more as .mat files, and rand_perm_cam.mat belongs there.
+    # The same lists also come as .mat files, and rand_perm_cam.mat belongs there.
     others=r"exp/(available_id\.txt|[^/]*\.mat)",
 )
 
@@ -150,7 +150,7 @@ def _check_numbers(
                 by_file = f" and should have {count} by {path}"
                 _check_folder(copy, folder, found, {*range(1, count + 1)}, by_file)
         elif found is not None:
-            # A folder that starts at 0 has as many as if it started at 1.
+            # Numbers that start at 0 are as many as if they started at 1.
             _check_folder(
                 copy, folder, found, {*range(1, max(len(found), *found, 0) + 1)}, ""
             )
@@ -269,7 +269,7 @@ class OfficialDraw:
 
 
 def _image_number(name: str) -> int:
-    """17 of cam1/0006/0017.jpg."""
+    """Returns the number of an image: 17 for cam1/0006/0017.jpg."""
     stem = PurePosixPath(name).stem
     if not stem.isdecimal():
         raise InputError(
@@ -365,9 +365,19 @@ SOURCE = Source(
     protocols=lambda: (protocol("all"), protocol("indoor")),
     protocol=protocol,
     options=(
-        Option("search", ("all", "indoor"), "Gallery of cameras 1, 2, 4, 5 or 1, 2."),
-        Option("shots", int, "Gallery images of an identity in a camera, usually 1."),
-        Option("gallery", ("agw", "official"), "Drawn by seeds or --rand_perm_cam."),
+        Option(
+            "search",
+            ("all", "indoor"),
+            "The gallery is of cameras 1, 2, 4, 5 (all, the default) or 1, 2 (indoor).",
+        ),
+        Option(
+            "shots", int, "Number of gallery images of an identity in a camera (1)."
+        ),
+        Option(
+            "gallery",
+            ("agw", "official"),
+            "Galleries are drawn by seeds (agw) or are those of --rand_perm_cam.",
+        ),
         Option("rand_perm_cam", str, "Path of the authors' rand_perm_cam.mat."),
     ),
     labels=Labels(
