@@ -16,7 +16,7 @@ This converts a data set that its authors gave you: sysu_mm01, regdb (all ten sp
 regdb/split1 to regdb/split10, or llcm (docs/datasets.md).
 
   python experiments/prepare_data.py --dataset=aligned_pairs/msrs \
-      --visible=MSRS/vi --infrared=MSRS/ir
+      --visible=MSRS/train/vi --infrared=MSRS/train/ir
 
 This makes scene patches of aligned photographs (docs/scene-patches.md). With --check
 the command only checks, and exits with 1 if something has to be fixed.

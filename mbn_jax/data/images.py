@@ -38,7 +38,7 @@ _DEPTH_OF_PNG = 24  # position of the byte in a file
 
 def decode(
     encoded: bytes,
-    image_size: tuple[int, int],
+    image_size: tuple[int, int] | None,
     name: str,
     *,
     out: np.ndarray | None = None,
@@ -47,7 +47,7 @@ def decode(
 
     Args:
         encoded: the file, in one of the formats above.
-        image_size: (height, width) of the result in pixels.
+        image_size: (height, width) of the result in pixels; None for those of the file.
         name: names the image in the error.
         out: (H, W, 3) uint8, contiguous, to be filled, or None for a new array.
 
@@ -64,7 +64,8 @@ def decode(
             " complete image file (JPEG, PNG, BMP, WebP or TIFF of 8 or 16 bits):"
             " replace it or leave it out."
         )
-    return resize(_eight_bits(image), image_size, out=out)
+    image = _eight_bits(image)
+    return image if image_size is None else resize(image, image_size, out=out)
 
 
 def resize(

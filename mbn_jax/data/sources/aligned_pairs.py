@@ -33,7 +33,7 @@ import numpy as np
 
 from mbn_jax import modalities
 from mbn_jax.data.findings import Findings, some
-from mbn_jax.data.images import SUFFIXES, check_images, unchanged
+from mbn_jax.data.images import SUFFIXES, check_images, decode, unchanged
 from mbn_jax.data.manifest import Manifest, Row
 from mbn_jax.data.sources.source import Folders, Scan, Source
 from mbn_jax.errors import InputError
@@ -243,9 +243,6 @@ def _a_third(names: Sequence[str], seed: int) -> list[str]:
 def _cells_with_contrast(pair: _Pair) -> tuple[list[tuple[int, int]], str]:
     """Returns the cells of a pair that are kept, and its problem or ""."""
     images = {file: _pixels(file) for file in pair.files.values()}
-    for file, image in images.items():
-        if image.dtype != np.uint8:
-            return [], f"{file} has 16 bits; convert it to 8 bits, or leave it out."
     sizes = {file: image.shape[:2] for file, image in images.items()}
     (height, width), *others = set(sizes.values())
     if others:
@@ -259,7 +256,7 @@ def _cells_with_contrast(pair: _Pair) -> tuple[list[tuple[int, int]], str]:
             f"{next(iter(images))} has {width} × {height} pixels, fewer than"
             f" {_SMALLEST * GRID[1]} × {_SMALLEST * GRID[0]}; leave the pair out."
         )
-    gray = [cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in images.values()]
+    gray = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images.values()]
     found = []
     for cell in np.ndindex(GRID):
         top, bottom, left, right = _bounds(cell, (height, width))
@@ -324,7 +321,7 @@ def _maker(
         file, cell = crops[row]
         crop = _cut(photograph(file), cell, _hash(seed, row.path))
         quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-        return cv2.imencode(".jpg", crop, quality)[1].tobytes()
+        return cv2.imencode(".jpg", crop[..., ::-1], quality)[1].tobytes()
 
     return make
 
@@ -348,10 +345,8 @@ def _cut(image: np.ndarray, cell: tuple[int, int], seed: int) -> np.ndarray:
 
 
 def _pixels(file: Path) -> np.ndarray:
-    """(H, W, 3) in OpenCV's order of colors, uint8 or uint16."""
-    image = cv2.imread(os.fspath(file), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    assert image is not None  # it has been checked, and has not changed
-    return image
+    """(H, W, 3) uint8 RGB."""
+    return decode(file.read_bytes(), None, os.fspath(file))
 
 
 def _hash(seed: int, text: str) -> int:
