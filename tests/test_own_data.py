@@ -15,6 +15,7 @@ from .data import own_images
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "own-data.md").read_text()
+README = (ROOT / "README.md").read_text()
 # The network of the page would take minutes here.
 TINY = (
     "--config.num_steps=3 --config.model.width=0.0625 --config.data.image_size=(32,16)"
@@ -44,8 +45,13 @@ def run_well(command, folder):
     return done
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+def blocks(language, page=PAGE):
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+
+
+def commands_of(block):
+    joined = block.replace("\\\n", "")
+    return [" ".join(command.split()) for command in joined.strip().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +62,8 @@ def folder(tmp_path_factory):
 def test_the_page_leads_from_folders_to_ranked_lists(folder, monkeypatch):
     monkeypatch.chdir(folder)
     (making,) = blocks("python")
-    making = making.replace("nir-48-1-12-x3", "nir-6-1-4-x2")
     exec(making, {})
-    commands = [
-        command
-        for block in blocks("sh")
-        for command in block.replace("\\\n", "").strip().splitlines()
-    ]
+    commands = [command for block in blocks("sh") for command in commands_of(block)]
     scripts = [command.split()[1].partition("/")[2] for command in commands]
     assert scripts == [
         "make_manifest.py",
@@ -73,6 +74,9 @@ def test_the_page_leads_from_folders_to_ranked_lists(folder, monkeypatch):
         "gap.py",
         "embed.py",
     ]
+    (section,) = re.findall(r"## Your own cameras\n(.*?)\n## ", README, re.DOTALL)
+    (three,) = blocks("sh", section)
+    assert commands_of(three) == commands[:3]
     outputs = [run_well(command, folder) for command in commands]
 
     with open("photos/manifest.csv", newline="") as file:
@@ -80,6 +84,7 @@ def test_the_page_leads_from_folders_to_ranked_lists(folder, monkeypatch):
     assert {row["modality"] for row in rows} == {"visible", "infrared"}
     assert {row["camera"] for row in rows} == {f"cam{c}" for c in range(1, 7)}
     assert len(rows) == len(list(Path("photos").rglob("*.jpg")))
+    assert len({row["identity"] for row in rows}) == 60
     results = json.loads(Path("runs/mine/results.json").read_text())
     assert list(results["protocols"]) == ["infrared_to_visible", "visible_to_infrared"]
     of_last = results["figures"]["last"]["visible_to_infrared"]
@@ -165,7 +170,7 @@ def test_three_modalities_lead_to_six_searches(tmp_path):
         " --direction=nir/940_to_thermal",
         tmp_path,
     )
-    assert (tmp_path / "runs/mine/report/nir_940_to_visible.png").is_file()
+    assert (tmp_path / "runs/mine/report/nir%2F940_to_visible.png").is_file()
     run_well("python experiments/gap.py runs/mine --num_batches=2", tmp_path)
     run_well(
         "python experiments/embed.py --workdir=runs/mine --images=photos/nir"

@@ -16,18 +16,19 @@ import dataclasses
 import io
 import os
 import posixpath
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mbn_jax import modalities as modality_names
-from mbn_jax.data.findings import Findings, some
+from mbn_jax.data.findings import Findings
 from mbn_jax.errors import InputError
 from mbn_jax.files import write_atomically
 
 SPLITS = ("train", "val", "test", "query", "gallery")
-_TESTED = ("test", "query", "gallery")
 _LARGEST = 2**31 - 1
+_DIGITS = re.compile("[0-9]{1,20}")
 
 
 class Row(NamedTuple):
@@ -101,7 +102,7 @@ def number(texts: Iterable[str]) -> dict[str, int]:
     alphabetical order.
     """
     distinct = sorted(set(texts))
-    if all(text.isascii() and text.isdecimal() for text in distinct):
+    if all(_DIGITS.fullmatch(text) for text in distinct):
         values = [int(text) for text in distinct]
         if len(set(values)) == len(values) and max(values, default=0) <= _LARGEST:
             return dict(zip(distinct, values, strict=True))
@@ -136,6 +137,7 @@ def read_manifest(
     reader = csv.reader(io.StringIO(_text(path), newline=""), skipinitialspace=True)
     rows: list[Row] = []
     lines: list[int] = []
+    end = 0
     try:
         header = [name.strip().casefold() for name in next(reader, [])]
         _check_header(path, header, findings)
@@ -147,19 +149,21 @@ def read_manifest(
             if not any(field.strip() for field in fields):
                 continue
             if len(fields) != len(header):
+                closed = ", and close every quote" if end > line else ""
                 findings.problem(
                     "rows of another length",
                     f"{path}, line {line} has {len(fields)} fields, but the header has"
-                    f" {len(header)}; quote a field that holds a comma.",
+                    f" {len(header)}; quote a field that holds a comma{closed}.",
                 )
                 continue
             rows.append(Row(*(fields[i].strip() for i in position)))
             lines.append(line)
     except csv.Error as error:
-        raise InputError(
-            f"{path}, line {reader.line_num} cannot be read as CSV ({error}); write"
-            " the table again, with quotes around fields that hold commas."
-        ) from error
+        findings.problem(
+            "rows that are not CSV",
+            f"{path}, line {end + 1} and all that follow cannot be read as CSV"
+            f" ({error}); look for a quote in it that is not closed.",
+        )
     manifest = Manifest(rows=rows, root=root, lines=lines)
     return _checked_rows(path, manifest, findings), findings
 
@@ -171,112 +175,6 @@ def write_manifest(path: str | os.PathLike, rows: Iterable[Row]) -> None:
     writer.writerow(COLUMNS)
     writer.writerows(rows)
     write_atomically(Path(path), text.getvalue().encode())
-
-
-def check_labels(manifest: Manifest, findings: Findings) -> None:
-    """Checks identities, cameras, modalities and splits against each other.
-
-    Args:
-        manifest: whose rows are each valid by themselves.
-        findings: receives problems and warnings.
-    """
-    rows = manifest.rows
-    splits = {row.split for row in rows}
-    for split, instead in (("train", ""), ("test", ", or of query and gallery")):
-        if split not in splits and not (
-            split == "test" and splits & {"query", "gallery"}
-        ):
-            findings.problem(
-                "missing splits",
-                f"The manifest has no row of the split {split}; add rows of"
-                f" {split}{instead}.",
-            )
-    if "test" in splits and splits & {"query", "gallery"}:
-        findings.problem(
-            "mixed test splits",
-            "The manifest has rows of test and rows of query or gallery; write test"
-            " for all, or query and gallery for all.",
-        )
-    elif len(splits & {"query", "gallery"}) == 1:
-        (given,) = splits & {"query", "gallery"}
-        missing = "gallery" if given == "query" else "query"
-        findings.problem(
-            "missing splits",
-            f"The manifest has rows of {given} and none of {missing}; add them, or"
-            " write test, in which every image is query and gallery in turn.",
-        )
-    _check_modalities(manifest, findings)
-    _check_identities(manifest, findings)
-    by_camera: dict[str, set[str]] = {}
-    for row in rows:
-        by_camera.setdefault(row.camera, set()).add(row.modality)
-    for camera, found in sorted(by_camera.items()):
-        if len(found) > 1:
-            findings.warning(
-                "cameras of several modalities",
-                f"The camera {camera} has images of {' and '.join(sorted(found))}; give"
-                " the cameras different names unless one device takes both: gallery"
-                " images of the query's identity and camera are ignored.",
-            )
-
-
-def _check_modalities(manifest: Manifest, findings: Findings) -> None:
-    names = manifest.modalities
-    if len(names) < 2:
-        findings.problem(
-            "too few modalities",
-            f"All images are of the modality {' '.join(names) or '(none)'}, but two or"
-            " more are expected; write the name of each image's modality in the column"
-            " modality.",
-        )
-        return
-    if not any(map(modality_names.has_color, names)):
-        findings.warning(
-            "no modality with color",
-            f"None of the modalities {', '.join(names)} is called"
-            f" {', '.join(modality_names.COLOR)}; augmentation treats all images as"
-            " gray.",
-        )
-    there = {
-        part: {row.modality for row in manifest.rows if row.split in splits}
-        for part, splits in (("train", ("train",)), ("test", _TESTED))
-    }
-    for have, lack in (("train", "test"), ("test", "train")):
-        if there[have] and there[lack]:
-            for name in sorted(there[have] - there[lack]):
-                findings.problem(
-                    "modalities of one split",
-                    f"The modality {name} has images in {have} and none in {lack}; add"
-                    " some or remove those rows.",
-                )
-
-
-def _check_identities(manifest: Manifest, findings: Findings) -> None:
-    parts: dict[str, dict[str, set[str]]] = {"train": {}, "val": {}, "test": {}}
-    for row in manifest.rows:
-        part = "test" if row.split in _TESTED else row.split
-        parts[part].setdefault(row.identity, set()).add(row.modality)
-    for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
-        for identity in sorted(parts[first].keys() & parts[second].keys()):
-            findings.problem(
-                "identities in two splits",
-                f"The identity {identity} is in {first} and in {second}; move all its"
-                " rows to one of them.",
-            )
-    for part, of_identity in parts.items():
-        single = sorted(i for i, found in of_identity.items() if len(found) == 1)
-        if not single:
-            continue
-        what = (
-            "balanced batches leave them out"
-            if part == "train"
-            else "no search across the modalities can find them"
-        )
-        findings.warning(
-            "identities of one modality",
-            f"{len(single)} of {len(of_identity)} identities in {part} have images of"
-            f" one modality only ({some(single)}): {what}.",
-        )
 
 
 def _text(path: Path) -> str:
@@ -343,7 +241,7 @@ def _checked_rows(path: Path, manifest: Manifest, findings: Findings) -> Manifes
                 " it relative to that folder, or give another one with --images.",
             )
             continue
-        if not (manifest.root / name).is_file():
+        if not _is_file(manifest.root / name):
             slashes = ", with forward slashes" if "\\" in name else ""
             findings.problem(
                 "images that do not exist",
@@ -370,3 +268,10 @@ def _checked_rows(path: Path, manifest: Manifest, findings: Findings) -> Manifes
     return dataclasses.replace(
         manifest, rows=[row for row, _ in kept], lines=[line for _, line in kept]
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, a folder that may not be entered
+        return False

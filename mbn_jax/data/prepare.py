@@ -11,13 +11,14 @@ from typing import Any
 from mbn_jax.data import sources
 from mbn_jax.data.catalog import is_prepared, known_datasets, path_of
 from mbn_jax.data.images import Checked, check_images
-from mbn_jax.data.manifest import Manifest, check_labels, read_manifest
+from mbn_jax.data.label_checks import check_labels
+from mbn_jax.data.manifest import Manifest, read_manifest
 from mbn_jax.data.sources.source import Folders, Scan
-from mbn_jax.data.writer import write
+from mbn_jax.data.writer import check_same, write
 from mbn_jax.errors import InputError
 from mbn_jax.files import check_writable
 
-_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 
 
 def prepare_data(
@@ -48,7 +49,8 @@ def prepare_data(
             data directory cannot be written to.
     """
     names = _names(dataset, manifest)
-    if not check_only:
+    # A person's own data may have changed since: they are compared below.
+    if not check_only and manifest is None:
         for name in [name for name in names if is_prepared(name, data_dir)]:
             print(
                 f"{name} is prepared in {path_of(name, data_dir)} already; delete that"
@@ -57,6 +59,7 @@ def prepare_data(
             names.remove(name)
         if not names:
             return
+    if not check_only:
         check_writable(os.fspath(data_dir))
     scan = (
         _scan_source(dataset, names, folders or {})
@@ -65,6 +68,10 @@ def prepare_data(
     )
     checked = _check(dataset, scan, manifest)
     if check_only:
+        return
+    if manifest is not None and is_prepared(dataset, data_dir):
+        check_same(dataset, scan.manifests[dataset], data_dir, checked)
+        print(f"{dataset} is prepared in {path_of(dataset, data_dir)} already.")
         return
     # Every data set copies the images; the labels need little room.
     _check_room(data_dir, int(1.02 * checked.num_bytes) * len(names))

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from mbn_jax.data import sources
-from mbn_jax.data.catalog import VERSION, is_prepared, path_of
+from mbn_jax.data.catalog import VERSION, info, is_prepared, path_of
 from mbn_jax.data.images import SIXTEEN_BITS, Checked, unchanged
 from mbn_jax.data.manifest import Manifest, Row, number
 from mbn_jax.data.progress import progress
@@ -62,7 +62,9 @@ def write(
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with _alone(directory, dataset) as alone:
-            if is_prepared(dataset, data_dir):
+            if is_prepared(dataset, data_dir):  # by the process that was waited for
+                if manifest.make is None and checked is not None:
+                    check_same(dataset, manifest, data_dir, checked)
                 return
             # Another process may be writing what looks like a leftover.
             for leftover in directory.glob(leftovers) if alone else ():
@@ -79,6 +81,23 @@ def write(
             f"The data set {dataset} cannot be written to {directory} ({reason}); give"
             " a data directory on a disk with room that you may write to."
         ) from error
+
+
+def check_same(
+    dataset: str, manifest: Manifest, data_dir: str | os.PathLike, checked: Checked
+) -> None:
+    """Checks that prepared data are those of a manifest.
+
+    Raises:
+        InputError: they are others.
+    """
+    if info(dataset, data_dir).fingerprint != fingerprint(
+        manifest.rows, checked.digests
+    ):
+        raise InputError(
+            f"{path_of(dataset, data_dir)} holds other data of the name {dataset};"
+            " delete that directory, or give your data set another name."
+        )
 
 
 def fingerprint(rows: Sequence[Row], digests: Mapping[str, bytes]) -> str:

@@ -83,6 +83,22 @@ class Protocol:
             return [Trial(drawn, gallery) for drawn in self.draw(records, query)]
         return [Trial(query, drawn) for drawn in self.draw(records, gallery)]
 
+    def has_match(self, records: Records) -> bool:
+        """Returns whether any query can find an image of its identity.
+
+        Raises:
+            InputError: as `trials` does.
+        """
+        labels = np.stack([records.identity, records.camera], axis=1)
+        for trial in self.trials(records):
+            gallery = np.unique(labels[trial.gallery], axis=0)
+            ids, cameras = gallery[:, 0], gallery[:, 1]
+            for identity, camera in np.unique(labels[trial.query], axis=0):
+                removed = self.removed(identity, camera, ids, cameras)
+                if np.any((ids == identity) & ~removed):
+                    return True
+        return False
+
     def removed(
         self,
         query_id: Hashable,

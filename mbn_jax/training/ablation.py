@@ -190,6 +190,8 @@ def _results(run: Run) -> Iterator[Result]:
         if name not in (PAIRED, REPEATED)
     )
     for protocol in protocols_of(run.config.data.dataset, records.modalities):
+        if protocol.name not in figures:
+            continue  # no query of it has a match
         yield Result(
             setting,
             run.config.model.norm,

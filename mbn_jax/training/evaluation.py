@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from mbn_jax.mesh import make_mesh, replicated
 from mbn_jax.training.config import MACHINE_KEYS, flatten, read_config
 from mbn_jax.training.loading import load_with_step
 from mbn_jax.training.step import make_feature_fn
-from mbn_jax.training.workdir import differing_data
+from mbn_jax.training.workdir import check_data
 
 _PLACE = "{split}"
 _BATCH = 64
@@ -89,9 +88,7 @@ def test_split(workdir: str | Path, network: Network) -> Split:
     split = load_split(
         config.data.dataset, "test", network.data_dir or config.data.data_dir
     )
-    differing = differing_data(Path(workdir), split.info)
-    if differing:
-        print(f"warning: {differing}.", file=sys.stderr)
+    check_data(Path(workdir), split.info)
     return split
 
 

@@ -1,6 +1,7 @@
 """The distribution gaps of a trained network, on batches drawn as in training."""
 
 import functools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mbn_jax.modalities import has_color
 from mbn_jax.models.reid import ReID
 from mbn_jax.training.config import MACHINE_KEYS, as_json, flatten, read_config
 from mbn_jax.training.loading import load_with_step
+from mbn_jax.training.workdir import check_data
 
 
 def measure(
@@ -47,6 +49,13 @@ def measure(
         return {}
     found = {}
     for way, split in splits.items():
+        if not _num_complete(split) and config.batch.sampler == "balanced":
+            print(
+                f"No gaps are measured in {split.dataset}/{split.split}, since no "
+                "identity in it has images in every modality",
+                file=sys.stderr,
+            )
+            continue
         batches = draw_batches(
             config, model, split, num_batches, augmented=way == "training"
         )
@@ -85,6 +94,7 @@ def measure_workdir(
         "training": load_split(dataset, training_split(dataset), data_dir),
         "evaluation": load_split(dataset, "test", data_dir),
     }
+    check_data(Path(workdir), splits["evaluation"].info)
     return measure(config, model, variables, splits, num_batches)
 
 
@@ -149,8 +159,7 @@ def draw_batches(
     """
     # From 0 on without gaps, as the sampler expects them.
     present, index = np.unique(split.modality, return_inverse=True)
-    seen = [split.identity[split.modality == m] for m in present]
-    eligible = functools.reduce(np.intersect1d, seen).size
+    eligible = _num_complete(split)
     sampler = make_sampler(
         config.batch.sampler,
         split.identity,
@@ -181,6 +190,13 @@ def draw_batches(
         images = prepare(jax.random.fold_in(key, i), batch["image"], modality)
         for rows in np.split(np.arange(len(modality)), _num_parts(config, augmented)):
             yield images[rows], modality[rows]
+
+
+def _num_complete(split: Split) -> int:
+    """The number of identities that have images in every modality of the split."""
+    present = np.unique(split.modality)
+    seen = [split.identity[split.modality == m] for m in present]
+    return functools.reduce(np.intersect1d, seen).size
 
 
 def _num_parts(config: ConfigDict, augmented: bool) -> int:

@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 from mbn_jax.data.dataset import Split
 from mbn_jax.data.pipeline import train_batches
 from mbn_jax.data.sampling import Sampler, make_sampler
-from mbn_jax.data.sources import protocols_of
 from mbn_jax.evaluation import evaluate
 from mbn_jax.mesh import make_mesh, process_rows, shard
 from mbn_jax.training.checkpoint import Checkpoints
@@ -25,7 +24,7 @@ from mbn_jax.training.optimizer import make_optimizer
 from mbn_jax.training.outcome import mean_map, write_outcome
 from mbn_jax.training.processes import check_same_everywhere, is_main, together
 from mbn_jax.training.profiling import Profile
-from mbn_jax.training.splits import Splits, load_splits
+from mbn_jax.training.splits import Splits, load_splits, scored_protocols
 from mbn_jax.training.step import (
     init_state,
     make_feature_fn,
@@ -68,7 +67,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
 
     with locked(workdir, config):
         data = load_splits(config)
-        protocols = protocols_of(config.data.dataset, data.test.modalities)
+        protocols, left_out = scored_protocols(data.test)
+        if data.validation:
+            val_protocols, _ = scored_protocols(data.validation)
         sampler = make_sampler(
             config.batch.sampler,
             data.train.identity,
@@ -120,6 +121,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
                 jax.transfer_guard("disallow"),
             ):
                 progress.print(_introduction(config, data, sampler, mesh.size, start))
+                if left_out:
+                    progress.print(
+                        f"no query has a match: {', '.join(left_out)}: left out"
+                    )
                 if pretrained:
                     progress.print(f"pretrained: {pretrained}")
                 log = StepLog(
@@ -153,7 +158,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
                             figures = evaluate(
                                 features_of(state.variables, data.validation),
                                 data.validation,
-                                protocols,
+                                val_protocols,
                             )
                             writer.write(step, _scalars(figures))
                             score = mean_map(figures)

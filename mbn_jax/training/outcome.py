@@ -97,7 +97,7 @@ def write_outcome(
         title = f"{split.dataset}, {protocol.title}, step {step}"
         figure = draw_ranked_lists(lists, title)
         # The name of a modality may be any text, "nir/940" for example.
-        name = protocol.name.replace("/", "_")
+        name = protocol.name.replace("%", "%25").replace("/", "%2F")
         figure.savefig(workdir / "report" / f"{name}.png", dpi=80)
     measured = gaps()
     if measured:

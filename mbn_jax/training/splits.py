@@ -14,7 +14,9 @@ from mbn_jax.data.dataset import (
     validation_split,
 )
 from mbn_jax.data.pipeline import damaged_images
+from mbn_jax.data.sources import protocols_of
 from mbn_jax.errors import InputError
+from mbn_jax.evaluation.rules import Protocol
 from mbn_jax.training.processes import check_same_everywhere, gather, together
 
 _SHOWN = 5  # damaged records, of which each has a line
@@ -102,6 +104,27 @@ def load_splits(config: ConfigDict) -> Splits:
             held = [fingerprint, *(a.tolist() for a in labels)]
             check_same_everywhere(repr(held), "data set")
     return Splits(train, validation, test, selection)
+
+
+def scored_protocols(split: Split) -> tuple[list[Protocol], list[str]]:
+    """The protocols of a split's data set by which it can be scored.
+
+    Returns:
+      The protocols in which a query has a match, and the titles of the others, such as
+      those between modalities that share no identity.
+
+    Raises:
+      InputError: no query of any protocol has a match.
+    """
+    protocols = protocols_of(split.dataset, split.modalities)
+    scored = [protocol for protocol in protocols if protocol.has_match(split)]
+    if not scored:
+        raise InputError(
+            f"No image of {split.dataset}/{split.split} has a match: no identity in it "
+            "was seen in two modalities by different cameras (and in both roles, where "
+            "there are queries and galleries); add such images to that split."
+        )
+    return scored, [p.title for p in protocols if p not in scored]
 
 
 def carve_validation(

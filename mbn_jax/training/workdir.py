@@ -5,6 +5,7 @@ import fcntl
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -144,6 +145,29 @@ def differing_data(workdir: Path, data: Info | None) -> str:
         f"fingerprint was {str(before.get('fingerprint'))[:12]} and is now "
         f"{data.fingerprint[:12]})"
     )
+
+
+def check_data(workdir: Path, data: Info | None) -> None:
+    """Warns of data that a run was not trained on.
+
+    Args:
+      workdir: of the run.
+      data: that are there now; None if nothing is known of them.
+
+    Raises:
+      InputError: they have other modalities, which the network does not know.
+    """
+    differing = differing_data(workdir, data)
+    if not differing or data is None:
+        return
+    before = tuple(read_json(workdir / DATASET).get("modalities", ()))
+    if before != tuple(data.modalities):
+        raise InputError(
+            f"{differing}, with the modalities {', '.join(before)} and not "
+            f"{', '.join(data.modalities)}; give data of the same modalities "
+            "(--data_dir)."
+        )
+    print(f"warning: {differing}.", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -2,11 +2,11 @@
 
 import pytest
 
+from mbn_jax.data.label_checks import check_labels
 from mbn_jax.data.manifest import (
     COLUMNS,
     Manifest,
     Row,
-    check_labels,
     number,
     read_manifest,
     write_manifest,
@@ -166,6 +166,26 @@ def test_file_that_is_no_text_is_refused(root):
         read_manifest(root / "absent.csv")
 
 
+def test_quote_that_is_not_closed_is_named_with_its_line(root):
+    text = f'{HEADER}\na.png,1,x,visible,train\nb.png,"2,x,visible,train\n'
+    _, findings = read(root, text + "c.png,3,x,visible,no\n")
+    (sentence,) = sentences(findings.problems)
+    assert "line 3 has 2 fields" in sentence
+    assert "close every quote" in sentence
+    long = "c.png,3,x,visible,train\n" * 9000
+    _, findings = read(root, text.replace(",train", ",no", 1) + long)
+    split, quote = sentences(findings.problems)
+    assert "line 2: the split 'no'" in quote or "line 2: the split 'no'" in split
+    assert any("line 3 and all that follow cannot be read" in s for s in (split, quote))
+
+
+def test_path_that_no_file_system_can_hold_is_named_with_the_others(root):
+    text = f"{HEADER}\n{'x' * 300}.png,1,x,visible,train\na.png,1,x,visible,no\n"
+    _, findings = read(root, text)
+    assert len(findings.problems) == 2
+    assert "line 2: there is no image" in sentences(findings.problems)[0]
+
+
 def rows_of(text):
     """Rows from words "identity camera modality split", with paths of their own."""
     return [
@@ -226,6 +246,45 @@ def test_missing_splits_are_problems():
         assert any(words in sentence for sentence in sentences(found.problems))
 
 
+def test_searches_without_a_match_are_named():
+    """Cameras c and d see thermal and nir, of different test identities."""
+    train = "/".join(f"1 {m} {m} train" for m in ("visible", "nir", "thermal"))
+    test = "/2 a visible test/2 c nir test/3 a visible test/3 d thermal test"
+    found = found_in(train + test)
+    assert not found.problems
+    (sentence,) = [s for s in sentences(found.warnings) if "no query" in s]
+    assert "in the searches nir → thermal, thermal → nir; they are left" in sentence
+    found = found_in(SOUND.replace("2 b infrared test", "4 b infrared test"))
+    assert "No query of test has a match" in sentences(found.problems)[0]
+    # Images of one camera are not searched for among each other.
+    found = found_in(SOUND.replace("2 b infrared test", "2 a infrared test"))
+    assert "No query of test has a match" in sentences(found.problems)[0]
+
+
+def test_search_of_one_direction_is_enough():
+    found = found_in(
+        "1 a visible train/1 b infrared train/2 b infrared query/2 a visible gallery"
+    )
+    assert not found.problems
+    assert "visible → infrared; they are left out" in sentences(found.warnings)[0]
+
+
+def test_names_of_modalities_that_give_one_protocol_name_are_a_problem():
+    names = ("a", "a_to_b", "b", "b_to_b")
+    text = "/".join(
+        f"{i} {m} {m} {s}" for i, s in ((1, "train"), (2, "test")) for m in names
+    )
+    assert "give two protocols one name" in sentences(found_in(text).problems)[0]
+
+
+def test_identities_that_lack_one_of_three_modalities_are_counted():
+    train = "/".join(f"1 {m} {m} train" for m in ("visible", "nir", "thermal"))
+    test = "/".join(f"2 {m} {m} test" for m in ("visible", "nir", "thermal"))
+    found = found_in(f"{train}/{test}/3 visible visible train/3 nir nir train")
+    (sentence,) = sentences(found.warnings)
+    assert "1 of 2 identities in train have images of several modalities" in sentence
+
+
 def test_query_and_gallery_stand_in_place_of_test():
     found = found_in(
         "1 a visible train/1 b infrared train/2 a visible query/2 b infrared gallery"
@@ -265,3 +324,4 @@ def test_whole_numbers_keep_their_values_and_other_texts_are_numbered():
     assert number(["7", "007"]) == {"007": 0, "7": 1}
     assert number(["99999999999", "1"]) == {"1": 0, "99999999999": 1}
     assert number(["²", "1"]) == {"1": 0, "²": 1}
+    assert number(["9" * 5000, "1"])["1"] == 0

@@ -407,6 +407,39 @@ def test_all_that_is_wrong_with_own_images_is_told_at_once(own, data_dir, capsys
     assert not data_dir.exists()
 
 
+def test_own_images_that_changed_are_not_taken_for_prepared_ones(own, data_dir, capsys):
+    prepare_own(own, data_dir)
+    capsys.readouterr()
+    prepare_own(own, data_dir)
+    assert (
+        f"is prepared in {path_of('mine', data_dir)} already" in capsys.readouterr().out
+    )
+    image = own[0].parent / "photos" / own[1][0].path
+    image.write_bytes(image.read_bytes() + b"\0")
+    with pytest.raises(InputError, match="holds other data of the name mine; delete"):
+        prepare_own(own, data_dir)
+
+
+def test_process_that_waited_for_another_compares_what_that_has_written(
+    own, data_dir, monkeypatch
+):
+    path, rows = own
+    prepare_own(own, data_dir)
+    there = prepare.is_prepared
+    # As if the data set were written after the first look.
+    monkeypatch.setattr(prepare, "is_prepared", lambda *_: False)
+    monkeypatch.setattr(writer, "is_prepared", iter_of(False, there))
+    write_manifest(path, [rows[0]._replace(camera="9"), *rows[1:]])
+    with pytest.raises(InputError, match="holds other data of the name mine"):
+        prepare_own(own, data_dir)
+
+
+def iter_of(first, then):
+    """A function that gives a value once, and afterwards calls another."""
+    answers = iter([first])
+    return lambda *args: next(answers, then(*args))
+
+
 def test_query_and_gallery_images_keep_to_their_roles(own, data_dir):
     path, rows = own
     write_manifest(
