@@ -6,8 +6,8 @@ from mbn_jax.errors import InputError
 
 # The names of a network or of a feature file that does not say otherwise.
 DEFAULT = ("visible", "infrared")
-# Modalities of these names (in any case) have color; images of all others are gray,
-# even where their files have three channels.
+# Modalities of these names (in any case) have color; augmentation treats images of all
+# others as gray, even where their files have three different channels.
 COLOR = ("color", "colour", "rgb", "vis", "visible")
 
 

@@ -29,6 +29,15 @@ _MARKERS = {
     "D": "diamonds",
     "v": "triangles that point down",
     "P": "crosses",
+    "*": "stars",
+    "<": "triangles that point left",
+    ">": "triangles that point right",
+    "X": "saltires",
+    "p": "pentagons",
+    "h": "hexagons",
+    "8": "octagons",
+    "d": "thin diamonds",
+    "H": "hexagons on a side",
 }
 _WORDS = (
     "The map shows test images of {} identities, spread evenly over all that have "

@@ -49,7 +49,8 @@ class Augmentation:
             small margin, which would cost a random number for every pixel).
         jitter: strength s of the colour jitter: s is the largest change of brightness,
             in units of the full range, and of the factors of contrast and saturation
-            from 1. A grey image stays grey.
+            from 1. A gray image stays gray, and the saturation changes for modalities
+            with color only.
         exchange: probability that an image of a modality with color has one of its
             channels, drawn at random, in all three (Ye et al., "Channel Augmented
             Joint Learning for Visible-Infrared Recognition", CAJ, ICCV 2021, which
@@ -107,8 +108,9 @@ def augment(
         augmentation: what to do; static under ``jax.jit``.
         color: for each modality, whether its images have color, as
             `mbn_jax.modalities.has_color` says by name; static under ``jax.jit``.
-            ``exchange`` and ``gray`` apply to those that do, and ``infrared_gray``
-            applies to the others. The default is that of visible and infrared.
+            ``exchange``, ``gray`` and the saturation of ``jitter`` apply to those that
+            do, ``infrared_gray`` to the others, and all else to all. The default is
+            that of visible and infrared.
         axis_name: mapped axis under pmap and shard_map, over which the batch is cut.
 
     Returns:
@@ -188,7 +190,7 @@ def _augment_image(
         gray = in_color & (draws.gray[0] < augmentation.gray)
         image = jnp.where(gray, _luminance(image), image)
     if augmentation.jitter:
-        colours = _jitter(draws, image, augmentation.jitter)
+        colours = _jitter(draws, image, augmentation.jitter, in_color)
     else:
         colours = _to_unit_range(image)
     result = _standardise(colours)
@@ -230,7 +232,9 @@ def _exchanged(
     return jnp.where(draws.exchange[0] < probability, chosen, image)
 
 
-def _jitter(draws: _Draws, image: jax.Array, strength: float) -> jax.Array:
+def _jitter(
+    draws: _Draws, image: jax.Array, strength: float, in_color: jax.Array
+) -> jax.Array:
     """Contrast, brightness and saturation of one image, uint8 -> float32 in [0, 1]."""
     brightness, contrast, saturation = _between(-strength, strength, draws.jitter)
     # Not dm-pix's contrast: it adds up floats, in an order that depends on how many
@@ -241,6 +245,7 @@ def _jitter(draws: _Draws, image: jax.Array, strength: float) -> jax.Array:
     colours = pix.adjust_brightness(colours, brightness)
     # Hue and saturation mean nothing outside of the RGB cube.
     colours = jnp.clip(colours, 0.0, 1.0)
+    saturation = jnp.where(in_color, saturation, 0.0)
     return pix.adjust_saturation(colours, 1.0 + saturation)
 
 

@@ -32,7 +32,9 @@ SIXTEEN_BITS = (
 _NUM_THREADS = 2
 _CHUNK = 32  # images that a thread takes at once
 _JPEG, _END_OF_JPEG = b"\xff\xd8", b"\xff\xd9"
-_PNG, _TIFF = b"\x89PNG", (b"II*\0", b"MM\0*")
+_PNG, _BMP, _WEBP = b"\x89PNG", b"BM", (b"RIFF", b"WEBP")
+# TIFF and BigTIFF, in both orders of bytes.
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DEPTH_OF_PNG = 24  # position of the byte in a file
 
 
@@ -218,7 +220,9 @@ def _read(path: Path) -> _Image:
 def _stored(encoded: bytes) -> np.ndarray | None:
     """(h, w, 3) RGB, uint8 or uint16; None if the bytes are not such an image."""
     buffer = np.frombuffer(encoded, np.uint8)
-    if not buffer.size:  # OpenCV raises for it, and returns None for the rest
+    # OpenCV knows other formats, of which it would cut those of 16 bits.
+    is_webp = encoded.startswith(_WEBP[0]) and encoded[8:12] == _WEBP[1]
+    if not (is_webp or encoded.startswith((_JPEG, _PNG, _BMP, *_TIFF))):
         return None
     depth = encoded[_DEPTH_OF_PNG : _DEPTH_OF_PNG + 1]
     is_deep_png = encoded.startswith(_PNG) and depth == b"\x10"

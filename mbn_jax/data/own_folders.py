@@ -7,6 +7,7 @@ folder of their identity, or in a folder for each camera in it:
     infrared/anna/back door/0001.png
 """
 
+import collections
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -50,6 +51,12 @@ def find_rows(
             " expected; give a folder for each: --folder=visible=DIR"
             " --folder=infrared=DIR."
         )
+    resolved = [folder.resolve() for folder in folders.values()]
+    if len(set(resolved)) < len(resolved):
+        raise InputError(
+            "One folder is given for two modalities"
+            f" ({', '.join(map(str, folders.values()))}); give each its own."
+        )
     found = [
         (path, *_labels(modality, folder, path), modality)
         for modality, folder in folders.items()
@@ -79,8 +86,21 @@ def _images(modality: str, folder: Path) -> list[Path]:
             f"{folder} is not a folder; give the folder of the {modality} images."
         )
     paths = sorted(
-        path for path in folder.rglob("*") if path.suffix.casefold() in SUFFIXES
+        path
+        for path in folder.rglob("*")
+        if path.suffix.casefold() in SUFFIXES
+        and path.is_file()
+        # What some systems put beside files and into folders.
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
+    for path in paths:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"The name of {str(path)!r} is not UTF-8, in which a manifest is"
+                " written; rename it."
+            ) from error
     if not paths:
         raise InputError(
             f"{folder} holds no image ({', '.join(SUFFIXES)}); expected"
@@ -107,11 +127,9 @@ def _draw_splits(
     seed: int,
 ) -> dict[str, str]:
     """The split of every identity that is not in train."""
-    identities = sorted({identity for identity, _ in seen})
-    times = [sum(i == identity for i, _ in seen) for identity in identities]
-    complete = [
-        i for i, n in zip(identities, times, strict=True) if n == num_modalities
-    ]
+    times = collections.Counter(identity for identity, _ in seen)
+    identities = sorted(times)
+    complete = [i for i in identities if times[i] == num_modalities]
     numbers = {
         split: max(1, round(share * len(identities))) if share else 0
         for split, share in shares.items()

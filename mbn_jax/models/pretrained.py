@@ -7,6 +7,7 @@ wrote. Nothing is unpickled, and nothing is downloaded without saying so.
 """
 
 import hashlib
+import json
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ from safetensors import SafetensorError
 
 from mbn_jax import convert
 from mbn_jax.errors import InputError
+from mbn_jax.modalities import DEFAULT
 from mbn_jax.models.keras import Arrays, Path_, find_in_keras, read_keras
 from mbn_jax.models.reid import ReID
 from mbn_jax.models.resnet import ResNet
@@ -89,7 +91,7 @@ def load_backbone(
             "with a model.json, or hf:owner/name."
         )
     if (Path(source) / SHARED).is_file():
-        return _load_shared(Path(source) / SHARED, variables)
+        return _load_shared(Path(source), model, variables)
     is_keras = (Path(source) / "model.json").is_file()
     backbone: Any = getattr(model, "backbone", model)
     if backbone.stride_in_1x1 != is_keras:
@@ -162,13 +164,15 @@ def load_backbone(
 
 
 def _load_shared(
-    path: Path, variables: Mapping[str, Any]
+    folder: Path, model: Any, variables: Mapping[str, Any]
 ) -> tuple[dict[str, Any], str]:
     """Takes over a network of this project that was trained on other identities.
 
     Where the network has a row for each modality and the source has one for all, every
     modality gets that row.
     """
+    _check_modalities(folder / "model.json", model)
+    path = folder / SHARED
     arrays = _read_safetensors(path)
     flat = flatten_dict(variables, sep="/")
     wanted = {name for name in flat if not name.startswith(_CLASSIFIER)}
@@ -192,6 +196,26 @@ def _load_shared(
         flat[name] = np.broadcast_to(arrays[name], leaf.shape).astype(leaf.dtype)
     note = f"{len(wanted)} arrays of {path}; not pretrained: classifier"
     return unflatten_dict(flat, sep="/"), note
+
+
+def _check_modalities(path: Path, model: Any) -> None:
+    """Refuses statistics of other modalities, which their index would not show."""
+    try:
+        network = json.loads(path.read_text())["network"]
+        theirs = tuple(network.get("modalities", DEFAULT))
+        norm = network["norm"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} cannot be read as the description of a shared network ({error}); "
+            "copy the folder again."
+        ) from error
+    ours = tuple(getattr(model, "modalities", DEFAULT))
+    if norm == "mbn" and theirs != ours:
+        raise InputError(
+            f"The shared network of {path.parent} has statistics of the modalities "
+            f"{', '.join(theirs)}, but the data have {', '.join(ours)}; give the "
+            "modalities of the data the same names, or start from other weights."
+        )
 
 
 def _groups(flat: Mapping[Path_, Any]) -> list[list[Path_]]:

@@ -163,6 +163,16 @@ def test_a_line_joins_the_centers_of_all_modalities_that_an_identity_has(monkeyp
     assert legend == list(THREE)
 
 
+def test_ten_modalities_have_ten_markers():
+    names = tuple(f"band {chr(97 + m)}" for m in range(10))
+    identity, modality = np.repeat([1, 2], 10), np.tile(np.arange(10), 2)
+    section = map_section(
+        RNG.normal(size=(20, 4)), records(identity, modality, modalities=names)
+    )
+    shapes = re.findall(r"([a-z ]+) band [a-j]", section.words)
+    assert len(shapes) == len(set(shapes)) == 10
+
+
 def test_of_too_few_images_to_have_neighbours_there_is_one_map():
     of = people(4, images=4)
     section = map_section(RNG.normal(size=(len(of), 5)), of)

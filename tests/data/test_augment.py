@@ -140,6 +140,23 @@ def test_jitter_changes_colours_and_leaves_grey_images_grey():
     assert np.all((colours > -1e-5) & (colours < 1 + 1e-5))
 
 
+def test_saturation_is_left_alone_where_a_modality_has_no_color():
+    """False colors of a thermal camera stay in proportion to their gray."""
+    images = noise(8)
+    augmentation = Augmentation(pad=0, flip=0.0, erase=0.0, jitter=0.9)
+    key = jax.random.key(3)
+    modality = jnp.zeros(8, jnp.int32)
+    with_color, without = (
+        augment(key, images, modality, augmentation, color=(has_color,))
+        for has_color in (True, False)
+    )
+    assert np.abs(with_color - without).max() > 0.1
+    gray = np.tile(noise(8, channels=1), (1, 1, 1, 3))
+    np.testing.assert_array_equal(
+        *(augment(key, gray, modality, augmentation, color=(c,)) for c in (True, False))
+    )
+
+
 def shares(result, choices):
     """How often an image is each of the normalised choices; it is exactly one."""
     is_choice = np.array([np.abs(result - c).max((1, 2, 3)) < 1e-5 for c in choices])

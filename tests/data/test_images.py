@@ -76,6 +76,31 @@ def test_constant_image_of_sixteen_bits_is_black():
     assert not decode(file_of(np.full(SIZE, 7000, np.uint16)), SIZE, "x").any()
 
 
+def test_big_tiff_is_scaled_as_any_other():
+    """By hand: OpenCV does not write it. One strip of 2 × 2 counts of 16 bits."""
+    entries = [
+        (256, 3, 1, 2),  # width
+        (257, 3, 1, 2),  # height
+        (258, 3, 1, 16),  # bits
+        (259, 3, 1, 1),  # no compression
+        (262, 3, 1, 1),  # black is zero
+        (273, 16, 1, 256),  # where the strip begins
+        (277, 3, 1, 1),  # channels
+        (278, 3, 1, 2),  # rows in the strip
+        (279, 16, 1, 8),  # bytes in it
+    ]
+    header = struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16)
+    table = struct.pack("<Q", len(entries))
+    table += b"".join(struct.pack("<HHQQ", *entry) for entry in entries) + bytes(8)
+    counts = np.array([[7000, 7100], [7200, 7300]], "<u2")
+    big = (header + table).ljust(256, b"\0") + counts.tobytes()
+    classic = file_of(counts, ".tiff")
+    np.testing.assert_array_equal(
+        decode(big, (2, 2), "x"), decode(classic, (2, 2), "x")
+    )
+    assert np.ptp(decode(big, (2, 2), "x")) == 255
+
+
 def with_orientation(encoded, orientation):
     """The file with an EXIF note that it is to be turned."""
     tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0" + bytes([orientation])
@@ -103,6 +128,8 @@ def test_orientation_that_the_camera_noted_is_applied(suffix):
 NO_IMAGES = {
     "nothing": b"",
     "text": b"page not found",
+    "GIF": b"GIF89a" + bytes(40),
+    "PGM of 16 bits": b"P5 2 2 65535\n" + bytes(range(8)),
     "floats": cv2.imencode(".tiff", GRAY.astype(np.float32))[1].tobytes(),
     "half a PNG": file_of(COLOR)[:60],
     "half a WebP": file_of(COLOR, ".webp")[:40],

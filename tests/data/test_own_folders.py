@@ -1,5 +1,7 @@
 """A manifest of folders: who is where, and who is drawn for the test."""
 
+import os
+
 import pytest
 
 from mbn_jax.data.findings import Findings
@@ -21,6 +23,10 @@ def test_every_image_is_a_row_with_the_labels_of_its_folders(folders, tmp_path):
     camera.mkdir()
     (camera / "9.PNG").write_bytes(own_images.encode(0))
     (tmp_path / "visible/person 0/Thumbs.db").write_bytes(b"")
+    (tmp_path / "visible/person 0/._0.png").write_bytes(b"")
+    (tmp_path / "visible/person 0/folder.png").mkdir()
+    (tmp_path / "visible/.thumbs").mkdir()
+    (tmp_path / "visible/.thumbs/0.png").write_bytes(own_images.encode(0))
     rows = find_rows(folders, tmp_path)
     assert len(rows) == 6 * 2 * 2 + 1
     for row in rows:
@@ -67,6 +73,8 @@ def test_the_draw_is_a_function_of_the_seed(folders, tmp_path):
 def test_folders_that_cannot_be_used_are_refused(folders, tmp_path):
     with pytest.raises(InputError, match="1 folder is given, but two modalities"):
         find_rows({"visible": folders["visible"]}, tmp_path)
+    with pytest.raises(InputError, match="One folder is given for two modalities"):
+        find_rows({**folders, "thermal": tmp_path / "x" / "../visible"}, tmp_path)
     with pytest.raises(InputError, match="absent is not a folder; give the folder of"):
         find_rows({**folders, "thermal": tmp_path / "absent"}, tmp_path)
     (tmp_path / "empty").mkdir()
@@ -74,6 +82,11 @@ def test_folders_that_cannot_be_used_are_refused(folders, tmp_path):
         find_rows({**folders, "thermal": tmp_path / "empty"}, tmp_path)
     with pytest.raises(InputError, match="6 of 6 identities have images in every"):
         find_rows(folders, tmp_path, test=1.0)
+    odd = tmp_path / "visible/person 0" / os.fsdecode(b"\xff.png")
+    odd.write_bytes(own_images.encode(0))
+    with pytest.raises(InputError, match=r"The name of .*udcff\.png' is not UTF-8"):
+        find_rows(folders, tmp_path)
+    odd.unlink()
     (tmp_path / "visible/loose.png").write_bytes(own_images.encode(0))
     with pytest.raises(InputError, match=r"loose\.png is not in the folder of an ide"):
         find_rows(folders, tmp_path)

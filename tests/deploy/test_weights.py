@@ -184,3 +184,16 @@ def test_a_shared_network_of_another_width_is_no_start(network, folder):
     )
     with pytest.raises(InputError, match=r"does not fit the network .*has the shape"):
         load_backbone(str(folder), wider, shapes)
+
+
+def test_shared_statistics_of_other_modalities_are_no_start(tmp_path):
+    shared = small(modalities=("visible", "lwir", "nir"))
+    variables = filled(shared)
+    mbn_jax.save_pretrained(tmp_path, shared, variables)
+    load_backbone(str(tmp_path), shared, variables)
+    ours = small(modalities=("visible", "nir", "thermal"))
+    with pytest.raises(InputError, match="visible, lwir, nir, but the data have visib"):
+        load_backbone(str(tmp_path), ours, variables)
+    (tmp_path / NETWORK).write_text("{}")
+    with pytest.raises(InputError, match="cannot be read as the description"):
+        load_backbone(str(tmp_path), ours, variables)
