@@ -44,13 +44,13 @@ _IMAGES = flags.DEFINE_string(
     None,
     "Folder that the paths in --manifest are relative to; by default its own.",
 )
+_OWNERS: dict[str, list[str]] = {}
+for source in all_sources():
+    for name in (*source.folders, *source.optional_folders):
+        _OWNERS.setdefault(name, []).append(source.name)
 _FOLDERS = {
-    name: flags.DEFINE_multi_string(
-        name, [], f"Folder that {source.name} is made from; several may be given."
-    )
-    for source in reversed(all_sources())
-    for name in (*source.folders, *source.optional_folders)
-    if name not in flags.FLAGS
+    name: flags.DEFINE_multi_string(name, [], f"Folder of {' or '.join(owners)}.")
+    for name, owners in _OWNERS.items()
 }
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", "data", "Directory of all prepared data sets."

@@ -87,10 +87,10 @@ def _names(dataset: str, manifest: object) -> list[str]:
     source = sources.source_of(dataset)
     if manifest is not None:
         if source or not re.fullmatch(_NAME, dataset):
-            taken = f"is a name of {source.name}" if source else "cannot be a name"
+            taken = "is taken by this project" if source else "cannot be a name"
             raise InputError(
                 f"{dataset!r} {taken}; give your data set a name of its own that"
-                " consists of letters, digits, _, . and -."
+                " consists of at most 100 letters, digits, _, . and -."
             )
         return [dataset]
     if source and source.make:
@@ -132,7 +132,13 @@ def _scan_manifest(
     dataset: str, path: str | os.PathLike, images: str | os.PathLike | None
 ) -> Scan:
     manifest, findings = read_manifest(path, images)
-    check_labels(manifest, findings)
+    if manifest.rows:
+        check_labels(manifest, findings)
+    elif not findings.problems:
+        findings.problem(
+            "no rows",
+            f"The manifest {path} has no rows; add a row for each image.",
+        )
     return Scan(root=manifest.root, manifests={dataset: manifest}, findings=findings)
 
 

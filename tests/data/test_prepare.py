@@ -440,6 +440,13 @@ def iter_of(first, then):
     return lambda *args: next(answers, then(*args))
 
 
+def test_table_without_rows_is_a_problem(own, data_dir, capsys):
+    write_manifest(own[0], [])
+    with pytest.raises(InputError, match="problems above: 1"):
+        prepare_own(own, data_dir)
+    assert "has no rows; add a row for each image" in capsys.readouterr().err
+
+
 def test_query_and_gallery_images_keep_to_their_roles(own, data_dir):
     path, rows = own
     write_manifest(
@@ -458,7 +465,9 @@ def test_query_and_gallery_images_keep_to_their_roles(own, data_dir):
     assert split.select(np.array([0, 5])).role.tolist() == split.role[[0, 5]].tolist()
 
 
-@pytest.mark.parametrize("name", ["sysu_mm01", "a/b", "-x", "", "regdb/split3"])
+@pytest.mark.parametrize(
+    "name", ["sysu_mm01", "a/b", "-x", "", "regdb/split3", "x" * 101]
+)
 def test_name_that_own_images_cannot_have_is_refused(own, data_dir, name):
     with pytest.raises(InputError, match="give your data set a name of its own"):
         prepare_own(own, data_dir, name)
