@@ -7,13 +7,8 @@ import numpy as np
 import pytest
 
 from mbn_jax.data.dataset import Split
-from mbn_jax.data.pipeline import (
-    decode,
-    image_batches,
-    load_images,
-    resize,
-    train_batches,
-)
+from mbn_jax.data.images import decode, resize
+from mbn_jax.data.pipeline import image_batches, load_images, train_batches
 from mbn_jax.data.sampling import BalancedSampler
 from mbn_jax.errors import InputError
 
