@@ -226,17 +226,6 @@ def test_decode_fills_the_array_that_it_is_given(size):
     assert not batch[[0, 2]].any()
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_grey_image_becomes_three_equal_channels(dtype):
-    deepest = np.iinfo(dtype).max
-    grey = np.linspace(0, deepest, 24).reshape(6, 4).astype(dtype)
-    image = decode(cv2.imencode(".png", grey)[1].tobytes(), (6, 4), "grey")
-    assert image.shape == (6, 4, 3)
-    assert image.dtype == np.uint8
-    np.testing.assert_array_equal(image, np.tile(image[..., :1], (1, 1, 3)))
-    np.testing.assert_allclose(image[..., 0] / 255, grey / deepest, atol=1 / 255)
-
-
 @pytest.mark.parametrize("kept", [0, 10, 0.5])
 def test_truncated_image_is_named(kept):
     noise = np.random.default_rng(0).integers(0, 256, (64, 32, 3), dtype=np.uint8)
