@@ -7,7 +7,8 @@ from mbn_jax.errors import InputError
 # The names of a network or of a feature file that does not say otherwise.
 DEFAULT = ("visible", "infrared")
 # Modalities of these names (in any case) have color; augmentation treats images of all
-# others as gray, even where their files have three different channels.
+# others as gray, even where their files have three different channels: `augment` says
+# which of its parts ask for color.
 COLOR = ("color", "colour", "rgb", "vis", "visible")
 
 

@@ -62,7 +62,8 @@ class Augmentation:
             code, it is of the normalised image, in which the channels of a gray picture
             are three different ones.
         channel_erase: as ``erase``, but every channel of the rectangle is filled with a
-            value of its own (CAJ's channel random erasing).
+            value of its own (CAJ's channel random erasing); as in CAJ, in images of
+            every modality.
 
     Raises:
         InputError: a value is out of range.

@@ -125,11 +125,18 @@ def test_orientation_that_the_camera_noted_is_applied(suffix):
     assert decoded[18:].max() < 15
 
 
+# One black pixel. OpenCV reads this and the next three formats.
+GIF = bytes.fromhex(
+    "47494638396101000100800000000000ffffff2c000000000100010000020144003b"
+)
 NO_IMAGES = {
     "nothing": b"",
     "text": b"page not found",
-    "GIF": b"GIF89a" + bytes(40),
+    "GIF": GIF,
     "PGM of 16 bits": b"P5 2 2 65535\n" + bytes(range(8)),
+    "PPM": b"P6 1 2 255\n" + bytes(range(6)),
+    "JPEG 2000": file_of(np.zeros((64, 64), np.uint16), ".jp2"),
+    "RIFF of sound": b"RIFF" + bytes(4) + b"WAVE" + bytes(40),
     "floats": cv2.imencode(".tiff", GRAY.astype(np.float32))[1].tobytes(),
     "half a PNG": file_of(COLOR)[:60],
     "half a WebP": file_of(COLOR, ".webp")[:40],

@@ -194,6 +194,30 @@ def test_shared_statistics_of_other_modalities_are_no_start(tmp_path):
     ours = small(modalities=("visible", "nir", "thermal"))
     with pytest.raises(InputError, match="visible, lwir, nir, but the data have visib"):
         load_backbone(str(tmp_path), ours, variables)
-    (tmp_path / NETWORK).write_text("{}")
+    for damaged in (b"{}", b"[]", b"\xff"):
+        (tmp_path / NETWORK).write_bytes(damaged)
+        with pytest.raises(InputError, match="cannot be read as the description"):
+            load_backbone(str(tmp_path), ours, variables)
+    (tmp_path / NETWORK).unlink()
     with pytest.raises(InputError, match="cannot be read as the description"):
         load_backbone(str(tmp_path), ours, variables)
+
+
+def test_statistics_for_all_start_a_network_of_other_modalities(tmp_path):
+    shared = small(norm="bn")
+    mbn_jax.save_pretrained(tmp_path, shared, filled(shared))
+    ours = small(norm="bn", modalities=("visible", "thermal"))
+    load_backbone(str(tmp_path), ours, filled(ours))
+
+
+def test_the_order_of_modalities_matters_and_the_default_is_known_by_name(tmp_path):
+    shared = small()
+    variables = filled(shared)
+    mbn_jax.save_pretrained(tmp_path, shared, variables)
+    written = json.loads((tmp_path / NETWORK).read_text())
+    del written["network"]["modalities"]
+    (tmp_path / NETWORK).write_text(json.dumps(written))
+    load_backbone(str(tmp_path), shared, variables)
+    turned = small(modalities=("infrared", "visible"))
+    with pytest.raises(InputError, match="visible, infrared, but the data have infra"):
+        load_backbone(str(tmp_path), turned, variables)
