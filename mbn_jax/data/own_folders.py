@@ -8,6 +8,7 @@ folder of their identity, or in a folder for each camera in it:
 """
 
 import collections
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import numpy as np
 from mbn_jax.data.images import SUFFIXES
 from mbn_jax.data.manifest import Row
 from mbn_jax.errors import InputError
+
+_DEEPEST = 2  # folders below that of a modality: an identity and a camera
 
 
 def find_rows(
@@ -85,14 +88,19 @@ def _images(modality: str, folder: Path) -> list[Path]:
         raise InputError(
             f"{folder} is not a folder; give the folder of the {modality} images."
         )
-    paths = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.casefold() in SUFFIXES
-        and path.is_file()
+    paths = []
+    for place, names, files in os.walk(folder, followlinks=True):
+        below = Path(place).relative_to(folder).parts
         # What some systems put beside files and into folders.
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+        names[:] = [name for name in names if not name.startswith(".")]
+        if len(below) > _DEEPEST:  # a link may lead upwards
+            names.clear()
+        paths += [
+            Path(place, file)
+            for file in files
+            if Path(file).suffix.casefold() in SUFFIXES and not file.startswith(".")
+        ]
+    paths.sort()
     for path in paths:
         try:
             str(path).encode()

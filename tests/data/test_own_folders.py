@@ -36,6 +36,16 @@ def test_every_image_is_a_row_with_the_labels_of_its_folders(folders, tmp_path):
         assert (tmp_path / row.path).is_file()
 
 
+def test_folders_that_are_links_are_followed(folders, tmp_path):
+    before = find_rows(folders, tmp_path)
+    (tmp_path / "visible/person 0").rename(tmp_path / "elsewhere")
+    (tmp_path / "visible/person 0").symlink_to(tmp_path / "elsewhere")
+    assert find_rows(folders, tmp_path) == before
+    (tmp_path / "elsewhere/again").symlink_to(tmp_path / "visible")
+    with pytest.raises(InputError, match="is not in the folder of an identity"):
+        find_rows(folders, tmp_path)
+
+
 def test_rows_of_folders_are_a_sound_manifest(folders, tmp_path):
     findings = Findings()
     rows = find_rows(folders, tmp_path, val=0.2)
