@@ -22,6 +22,7 @@ from pathlib import Path
 
 from absl import app, flags
 
+from mbn_jax.data.findings import some
 from mbn_jax.data.manifest import write_manifest
 from mbn_jax.data.own_folders import find_rows
 from mbn_jax.errors import InputError
@@ -74,6 +75,15 @@ def main(argv: list[str]) -> None:
     identities = Counter(split for _, split in {(r.identity, r.split) for r in rows})
     sizes = ", ".join(f"{count} in {split}" for split, count in identities.items())
     print(f"{_OUTPUT.value}: {len(rows):,} images; identities: {sizes}")
+    seen: dict[str, set[str]] = {}
+    for row in rows:
+        seen.setdefault(row.identity, set()).add(row.modality)
+    lacking = sorted(i for i, found in seen.items() if len(found) < len(folders))
+    if lacking:
+        print(
+            f"{len(lacking)} identities lack a modality: {some(lacking)} (is a folder"
+            " misspelled?)"
+        )
     images = "" if root == output.parent else f" --images={root}"
     print(
         "Next: python experiments/prepare_data.py --dataset=mine"

@@ -17,6 +17,7 @@ import io
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,6 +110,11 @@ def number(texts: Iterable[str]) -> dict[str, int]:
     return {text: position for position, text in enumerate(distinct)}
 
 
+def composed(text: str) -> str:
+    """Returns a text in the composed form of Unicode (NFC)."""
+    return unicodedata.normalize("NFC", text)
+
+
 def read_manifest(
     path: str | os.PathLike, images: str | os.PathLike | None = None
 ) -> tuple[Manifest, Findings]:
@@ -116,7 +122,8 @@ def read_manifest(
 
     Args:
         path: of the file: UTF-8 with or without a byte order mark, with any line
-            endings, quoted fields, and columns in any order. Spaces around a field are
+            endings, fields separated by commas, semicolons or tabs, quoted fields, and
+            columns in any order. Spaces around a field are
             removed; columns of other names are ignored with a warning.
         images: folder that the paths are relative to; None for the folder of the file.
 
@@ -134,7 +141,12 @@ def read_manifest(
             f" {path} are relative to."
         )
     findings = Findings()
-    reader = csv.reader(io.StringIO(_text(path), newline=""), skipinitialspace=True)
+    text = _text(path)
+    # Excel writes semicolons where the comma is a decimal point.
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True
+    )
     rows: list[Row] = []
     lines: list[int] = []
     end = 0
@@ -156,7 +168,9 @@ def read_manifest(
                     f" {len(header)}; quote a field that holds a comma{closed}.",
                 )
                 continue
-            rows.append(Row(*(fields[i].strip() for i in position)))
+            fields = [fields[i].strip() for i in position]
+            # A Mac writes ü as two characters in names of files: labels are one form.
+            rows.append(Row(fields[0], *map(composed, fields[1:])))
             lines.append(line)
     except csv.Error as error:
         findings.problem(
@@ -241,6 +255,8 @@ def _checked_rows(path: Path, manifest: Manifest, findings: Findings) -> Manifes
                 " it relative to that folder, or give another one with --images.",
             )
             continue
+        forms = [name, *(unicodedata.normalize(f, name) for f in ("NFC", "NFD"))]
+        name = next((n for n in forms if _is_file(manifest.root / n)), name)
         if not _is_file(manifest.root / name):
             slashes = ", with forward slashes" if "\\" in name else ""
             findings.problem(

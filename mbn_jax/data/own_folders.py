@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mbn_jax.data.images import SUFFIXES
-from mbn_jax.data.manifest import Row
+from mbn_jax.data.manifest import Row, composed
 from mbn_jax.errors import InputError
 
 _DEEPEST = 2  # folders below that of a modality: an identity and a camera
@@ -125,7 +125,8 @@ def _labels(modality: str, folder: Path, path: Path) -> tuple[str, str]:
             f"The image {path} is not in the folder of an identity; expected"
             f" {folder}/IDENTITY/{path.name} or {folder}/IDENTITY/CAMERA/{path.name}."
         )
-    return parts[0], parts[1] if len(parts) == 3 else modality
+    camera = parts[1] if len(parts) == 3 else modality
+    return composed(parts[0]), composed(camera)
 
 
 def _draw_splits(

@@ -184,9 +184,10 @@ def _print_sizes(name: str, manifest: Manifest) -> None:
     for split, of_modality in manifest.counts().items():
         identities = len({row.identity for row in manifest.of(split)})
         parts = [f"{count:,} {modality}" for modality, count in of_modality.items()]
+        listed = [", ".join(parts[:-1]), parts[-1]]
         print(
             f"{name}{'/' * bool(name)}{split}: {sum(of_modality.values()):,} images of"
-            f" {identities:,} identities, {', '.join(parts[:-1])} and {parts[-1]}",
+            f" {identities:,} identities, {' and '.join(filter(None, listed))}",
             file=sys.stderr,
         )
 

@@ -35,8 +35,9 @@ def _pair(query: int, gallery: int, modalities: Sequence[str]) -> Protocol:
         name=f"{of}_to_{to}",
         title=f"{of} → {to}",
         description=(
-            f"Every {of} image of the split is a query against every {to} image of it "
-            "(one gallery, no sampling); gallery images with both the identity and the "
+            f"Every {of} image of the split is a query against every {to} image of it, "
+            "except for images that are marked as query or gallery only (one gallery, "
+            "no sampling); gallery images with both the identity and the "
             "camera of a query are removed for that query, queries left without a "
             "match are not scored, and the CMC counts images, not identities."
         ),
