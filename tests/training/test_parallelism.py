@@ -131,7 +131,8 @@ def test_twenty_steps_move_the_parameters(on_one_device):
     """Otherwise agreement after twenty steps would say nothing."""
     first, last, _ = on_one_device
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), last.params, first.params)
-    assert max(jax.tree.leaves(moved)) > 3e-3
+    # Twice what parameters may differ by.
+    assert max(jax.tree.leaves(moved)) > 2e-3
 
 
 def test_the_rows_of_a_part_are_the_same_on_any_number_of_devices():
