@@ -2,8 +2,9 @@
 
     python benchmarks/step_candidates.py '{"batch": 16, "height": 288, ...}'
 
-is what `turns.Worker` starts. Beyond the sizes the argument has "config", keys of our
-configuration that differ, or "torch", the form of PyTorch's step.
+is what `turns.Worker` starts. Beyond the sizes, which name one of `NETWORKS`, the
+argument has "config", keys of our configuration that differ, and "augmented", or
+"torch", the form of PyTorch's step and what `peer_values` takes from our configuration.
 """
 
 import json
@@ -11,53 +12,128 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import turns  # type: ignore[import-not-found]
 
-NUM_IDENTITIES = 395  # of SYSU-MM01's training set
-LABEL_SMOOTHING = 0.1
-AUGMENTATION = {"pad": 10, "flip": 0.5, "erase": 0.5, "jitter": 0.5}
+
+class Network(NamedTuple):
+    """A network and its batch.
+
+    Attributes:
+      title: for the line above the tables.
+      num_identities: the classifier's classes.
+      num_images: of each identity and modality in a batch; there are two modalities.
+      batch: images.
+      height: pixels.
+      width: pixels.
+      steps: counted in a turn, for a turn of a few seconds at most.
+      config: keys of our configuration that differ from the quick run's.
+    """
+
+    title: str
+    num_identities: int
+    num_images: int
+    batch: int
+    height: int
+    width: int
+    steps: int
+    config: Mapping[str, Any]
 
 
-def make_config(sizes: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
-    """Our configuration of the step, without augmentation, with changes by key."""
+NETWORKS = {
+    "resnet50": Network(
+        title="ResNet-50",
+        num_identities=395,  # of SYSU-MM01's training set
+        num_images=2,
+        batch=64,
+        height=288,
+        width=144,
+        steps=1,
+        config={
+            "augmentation.pad": 10,
+            "augmentation.erase": 0.5,
+            "model.depth": 50,
+            "model.width": 1.0,
+            "model.last_stride": 1,
+            "optimizer.name": "sgd",
+            "optimizer.learning_rate": 1e-3,
+            "optimizer.weight_decay": 5e-4,
+            "optimizer.schedule": "constant",
+            "optimizer.warmup_steps": 0,
+        },
+    ),
+    "quick": Network(
+        title="the quick run's ResNet-18 of a quarter of the width",
+        num_identities=300,  # of the embedded near-infrared data
+        num_images=4,
+        batch=64,
+        height=96,
+        width=48,
+        steps=20,
+        config={},
+    ),
+}
+
+
+def make_config(
+    sizes: Mapping[str, Any], changes: Mapping[str, Any], augmented: bool = False
+) -> Any:
+    """Our configuration of the step, with changes by key.
+
+    Args:
+      sizes: "network", one of `NETWORKS`, "batch", "height", "width" and "dtype".
+      changes: values by key, like "model.norm".
+      augmented: whether the step has the network's augmentation, or none.
+    """
     from mbn_jax.training.config import default_config
 
     config = default_config()
+    network = NETWORKS[sizes["network"]]
+    config.update_from_flattened_dict(dict(network.config))
+    if not augmented:
+        off = {key: type(value)(0) for key, value in config.augmentation.items()}
+        config.augmentation.update(off)
     values = {
         "data.image_size": (sizes["height"], sizes["width"]),
-        "batch.num_identities": sizes["batch"] // 4,
-        "batch.num_images": 2,
-        **{f"augmentation.{k}": type(value)(0) for k, value in AUGMENTATION.items()},
-        "model.depth": 50,
-        "model.width": 1.0,
-        "model.last_stride": 1,
+        "batch.num_identities": sizes["batch"] // (2 * network.num_images),
+        "batch.num_images": network.num_images,
         "model.dtype": sizes["dtype"],
-        "loss.label_smoothing": LABEL_SMOOTHING,
-        "optimizer.name": "sgd",
-        "optimizer.learning_rate": 1e-3,
-        "optimizer.weight_decay": 5e-4,
-        "optimizer.schedule": "constant",
-        "optimizer.warmup_steps": 0,
         **changes,
     }
     config.update_from_flattened_dict(values)
     return config
 
 
+def peer_values(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """What PyTorch's step takes from our configuration, so that both are one network.
+
+    Its process is told, instead of reading the configuration, which would import JAX
+    and add to the process's memory.
+    """
+    config = make_config(sizes, {})
+    model = {key: config.model[key] for key in ("depth", "width", "last_stride")}
+    keys = ("name", "learning_rate", "momentum", "nesterov", "weight_decay")
+    return {
+        **model,
+        "label_smoothing": config.loss.label_smoothing,
+        "optimizer": {key: config.optimizer[key] for key in keys},
+    }
+
+
 def make_batch(sizes: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Random pixels; every identity has two images of each modality."""
+    """Random pixels; every identity has as many images of each modality."""
     rows = np.arange(sizes["batch"], dtype=np.int32)
     shape = (sizes["batch"], sizes["height"], sizes["width"], 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    identity = rows // (2 * NETWORKS[sizes["network"]].num_images)
     modality = rows % 2
-    return dict(image=pixels, identity=rows // 4, modality=modality, camera=modality)
+    return dict(image=pixels, identity=identity, modality=modality, camera=modality)
 
 
 def our_step(
-    sizes: Mapping[str, Any], changes: Mapping[str, Any]
+    sizes: Mapping[str, Any], changes: Mapping[str, Any], augmented: bool
 ) -> tuple[Callable[[], float], dict[str, Any]]:
     """The project's own step, with the state donated, on all devices that there are."""
     import jax
@@ -66,9 +142,9 @@ def our_step(
     from mbn_jax.training.optimizer import make_optimizer
     from mbn_jax.training.step import init_state, make_model, make_train_step
 
-    config = make_config(sizes, changes)
+    config = make_config(sizes, changes, augmented)
     mesh = make_mesh()
-    model = make_model(config, NUM_IDENTITIES)
+    model = make_model(config, NETWORKS[sizes["network"]].num_identities)
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     state = init_state(model, optimizer, config.seed, mesh)
     batch = shard(mesh, make_batch(sizes))
@@ -78,6 +154,7 @@ def our_step(
     traced = time.perf_counter()
     compiled = lowered.compile()
     facts = {
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "tracing": traced - started,
         "compiling": time.perf_counter() - traced,
         "operations": compiled.cost_analysis()["flops"],
@@ -97,21 +174,21 @@ def our_step(
 
 
 def torch_step(
-    sizes: Mapping[str, Any], form: Mapping[str, bool]
+    sizes: Mapping[str, Any], form: Mapping[str, Any]
 ) -> tuple[Callable[[], float], dict[str, Any]]:
     """PyTorch's step in the form of the given flags."""
     import torch_resnet  # type: ignore[import-not-found]
 
     batch = make_batch(sizes)
-    step = torch_resnet.train_step(
+    step, parameters = torch_resnet.train_step(
         batch["image"],
         batch["identity"],
-        num_identities=NUM_IDENTITIES,
+        num_identities=NETWORKS[sizes["network"]].num_identities,
         dtype=sizes["dtype"],
-        label_smoothing=LABEL_SMOOTHING,
         **form,
     )
-    return step, {"peak": matrix_peak("torch", sizes["dtype"])}
+    peak = matrix_peak("torch", sizes["dtype"])
+    return step, {"parameters": parameters, "peak": peak}
 
 
 def matrix_peak(library: str, dtype: str) -> float:
@@ -178,7 +255,8 @@ def analytic_operations(sizes: Mapping[str, Any]) -> float:
             forward.append(2 * y.size * args[0].shape[-1] * math.prod(size))
         return y
 
-    model = make_model(make_config(sizes, {}), NUM_IDENTITIES)
+    num_identities = NETWORKS[sizes["network"]].num_identities
+    model = make_model(make_config(sizes, {}), num_identities)
     images = jax.ShapeDtypeStruct(
         (sizes["batch"], sizes["height"], sizes["width"], 3), jnp.float32
     )
@@ -193,8 +271,9 @@ def main() -> None:
     """Serves the steps of one candidate."""
     spec = json.loads(sys.argv[1])
     changes, form = spec.pop("config", {}), spec.pop("torch", None)
+    augmented = spec.pop("augmented", False)
     if form is None:
-        turns.serve(lambda: our_step(spec, changes))
+        turns.serve(lambda: our_step(spec, changes, augmented))
     else:
         turns.serve(lambda: torch_step(spec, form))
 

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import turns  # type: ignore[import-not-found]
-from step_candidates import AUGMENTATION  # type: ignore[import-not-found]
 
 from mbn_jax.training import loop
 from mbn_jax.training.splits import load_splits
@@ -80,7 +79,6 @@ def compare_loop(config: Any, rounds: int) -> None:
     config.num_steps = (rounds + 2) * length
     config.eval_every = length
     config.compilation_cache = ""
-    config.augmentation.update(AUGMENTATION)
     windows: list[Windows] = []
 
     def watched_step(*arguments: Any) -> Windows:

@@ -1,15 +1,17 @@
-"""A training step of ResNet-50 against the same step in PyTorch.
+"""A training step against the same step in PyTorch.
 
     python benchmarks/train_step.py --batch=16
     python benchmarks/train_step.py --batch=16 --options
     python benchmarks/train_step.py --batch=16 --loop
+    python benchmarks/train_step.py --network=quick
 
-Last stride 1, identity and weighted regularised triplet loss, SGD with Nesterov
-momentum and weight decay, from uint8 images in memory to updated weights. The first
+A ResNet-50 with last stride 1 and SGD with Nesterov momentum, or the quick run's
+ResNet-18 of a quarter of the width with AdamW; identity and weighted regularised
+triplet loss and weight decay, from uint8 images in memory to updated weights. The first
 compares with PyTorch, where it is installed, and says how long compiling takes; the
 second measures rematerialisation and accumulation; the third what the training loop
-adds to its steps. All print Markdown tables; docs/benchmarks.md keeps those that we
-measured.
+adds to its steps; the last compares the small network. All print Markdown tables;
+docs/benchmarks.md keeps those that we measured.
 """
 
 import argparse
@@ -28,10 +30,11 @@ import rich.progress
 import turns  # type: ignore[import-not-found]
 from machine import machine_line  # type: ignore[import-not-found]
 from step_candidates import (  # type: ignore[import-not-found]
-    AUGMENTATION,
+    NETWORKS,
     analytic_operations,
     make_config,
     matrix_peak,
+    peer_values,
 )
 
 SCRIPT = str(Path(__file__).with_name("step_candidates.py"))
@@ -43,9 +46,7 @@ OURS = "ours, MBN"
 COMPARED: dict[str, dict[str, Any]] = {
     OURS: {},
     "ours, BN": {"config": {"model.norm": "bn"}},
-    "ours, MBN, augmented": {
-        "config": {f"augmentation.{key}": value for key, value in AUGMENTATION.items()}
-    },
+    "ours, MBN, augmented": {"augmented": True},
     "PyTorch, BN, contiguous": {"torch": {"channels_last": False, "compiled": False}},
     "PyTorch, BN, channels last": {"torch": {"channels_last": True, "compiled": False}},
     "PyTorch, BN, torch.compile": {"torch": {"channels_last": True, "compiled": True}},
@@ -72,6 +73,14 @@ def measure(
         for name in track(candidates, "compiling"):
             worker = turns.Worker(SCRIPT, {**sizes, **candidates[name]}, environment)
             workers[name] = stack.enter_context(worker)
+        parameters = {name: w.facts["parameters"] for name, w in workers.items()}
+        if len(set(parameters.values())) > 1:
+            counts = ", ".join(f"{n:,} ({name})" for name, n in parameters.items())
+            raise SystemExit(
+                "error: the candidates are not one network, since their numbers of "
+                f"parameters differ: {counts}; make benchmarks/torch_resnet.py follow "
+                "mbn_jax/models."
+            )
         taken: dict[str, list[turns.Turn]] = {name: [] for name in workers}
         for _ in track(range(rounds), "rounds"):
             for name, worker in workers.items():
@@ -82,6 +91,16 @@ def measure(
 def seconds_of(taken: Sequence[turns.Turn]) -> list[float]:
     """Seconds of a step in every round."""
     return [turn.seconds for turn in taken]
+
+
+def spread(seconds: list[float]) -> str:
+    """Median and range, to a millisecond, or to a tenth of it where that is much."""
+    return turns.spread(seconds, 4 if statistics.median(seconds) < 0.1 else 3)
+
+
+def giga(value: float) -> str:
+    """In units of 10⁹, with a decimal where it is small."""
+    return f"{value / 1e9:.{1 if value < 1e10 else 0}f}"
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -95,7 +114,11 @@ def compare(
     sizes: Mapping[str, Any], rounds: int, steps: int, names: list[str]
 ) -> None:
     """Prints the step against PyTorch's."""
+    peer = peer_values(sizes)
     candidates = {name: COMPARED[name] for name in names}
+    for name, form in candidates.items():
+        if "torch" in form:
+            candidates[name] = {"torch": {**form["torch"], **peer}}
     # JAX takes three quarters of a GPU for itself unless told otherwise.
     environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.8 / len(candidates):.2f}"}
     facts, taken = measure(candidates, sizes, rounds, steps, environment)
@@ -112,18 +135,18 @@ def compare(
         rows.append(
             [
                 name,
-                turns.spread(seconds, 3),
+                spread(seconds),
                 f"{sizes['batch'] / statistics.median(seconds):.2f}",
                 turns.ratio(seconds_of(taken[reference]), seconds),
                 f"{turns_taken[-1].peak_memory / 1e6:.0f}",
-                f"{facts[name].get('operations', math.nan) / 1e9:.0f}",
+                giga(facts[name].get("operations", math.nan)),
                 f"{rate / 1e9:.0f}",
                 f"{rate / max(peaks):.0%}",
             ]
         )
     print(
         "\nConvolutions and classifier, forward and gradients: "
-        f"{operations / 1e9:.0f} G operations. Largest rate of a product of matrices: "
+        f"{giga(operations)} G operations. Largest rate of a product of matrices: "
         f"{max(peaks) / 1e9:.0f} G/s."
     )
     titles = f"step|time, s|images/s|images/s / {reference}|peak memory, MB"
@@ -149,7 +172,7 @@ def compare_options(sizes: Mapping[str, Any], rounds: int, steps: int) -> None:
     rows = [
         [
             name,
-            turns.spread(seconds_of(taken[name]), 3),
+            spread(seconds_of(taken[name])),
             turns.ratio(seconds_of(taken[name]), seconds_of(taken["plain"])),
             f"{facts[name]['temporary'] / 1e6:.0f}",
             f"{facts[name]['temporary'] / facts['plain']['temporary']:.2f}",
@@ -168,22 +191,35 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--batch", type=int, default=64, help="images (default 64)")
-    add("--height", type=int, default=288, help="pixels (default 288)")
-    add("--width", type=int, default=144, help="pixels (default 144)")
+    add("--network", default="resnet50", choices=NETWORKS)
+    for key, meaning in (
+        ("batch", "images"),
+        ("height", "pixels"),
+        ("width", "pixels"),
+        ("steps", "counted in each turn"),
+    ):
+        defaults = ", ".join(
+            f"{getattr(network, key)} for {name}" for name, network in NETWORKS.items()
+        )
+        add(f"--{key}", type=int, help=f"{meaning} (default {defaults})")
     add("--rounds", type=int, default=5, help="counted (default 5)")
-    add("--steps", type=int, default=1, help="counted in each turn (default 1)")
     add("--dtype", default="float32", choices=["float32", "bfloat16"])
     add("--only", nargs="+", choices=COMPARED, help="these candidates, instead of all")
     add("--options", action="store_true", help="rematerialisation and accumulation")
     add("--loop", action="store_true", help="the overhead of the training loop")
     flags = parser.parse_args()
-    if flags.batch < 16 or flags.batch % 16:
-        parser.error(f"--batch is {flags.batch}, expected a multiple of 16")
-    sizes = {key: getattr(flags, key) for key in ("batch", "height", "width", "dtype")}
+    network = NETWORKS[flags.network]
+    for key in ("batch", "height", "width", "steps"):
+        if getattr(flags, key) is None:
+            setattr(flags, key, getattr(network, key))
+    multiple = 4 * 2 * network.num_images  # four parts of whole identities
+    if flags.batch < multiple or flags.batch % multiple:
+        parser.error(f"--batch is {flags.batch}, expected a multiple of {multiple}")
+    keys = ("network", "batch", "height", "width", "dtype")
+    sizes = {key: getattr(flags, key) for key in keys}
     packages = ["jax"] + ["torch"] * bool(importlib.util.find_spec("torch"))
     print(
-        f"{machine_line(*packages)}, ResNet-50, {flags.batch} images of "
+        f"{machine_line(*packages)}, {network.title}, {flags.batch} images of "
         f"{flags.height}×{flags.width}, {flags.dtype}, {flags.rounds} rounds of "
         f"{flags.steps} steps, median (range)"
     )
@@ -192,7 +228,7 @@ def main() -> None:
     elif flags.loop:
         from train_loop import compare_loop  # type: ignore[import-not-found]
 
-        compare_loop(make_config(sizes, {}), flags.rounds)
+        compare_loop(make_config(sizes, {}, augmented=True), flags.rounds)
     else:
         names = [name for name in COMPARED if name.startswith("ours")]
         if importlib.util.find_spec("torch"):

@@ -1,14 +1,19 @@
-r"""Compares batch normalisation with MBN over data sets, backbones, losses, samplers.
+r"""Compares batch normalization with MBN over data sets, backbones, losses, samplers.
 
     python experiments/ablate.py --workdir=runs/ablation --num_parallel=2 \
         --grid=data=synthetic_vireid/nir,synthetic_vireid/thermal \
         --grid=backbone=resnet18,resnet18_ibn_a --grid=sampler=balanced,natural
 
-trains what is missing, resumes what was interrupted, and writes ablation.csv,
-ablation.md and ablation.png. By default one axis at a time leaves its first value;
-norm=bn,mbn and seed=0,1,2 are always combined with all, whatever --config says of them.
-A loss is a sum: identity+wrt.
---config and --config.key=value say what all runs have in common.
+trains what is missing, resumes what was interrupted, evaluates every network with other
+running statistics, too, and writes ablation.csv, ablation.md (differences with
+intervals, every direction, controls), ablation.png, by_gap.png and gaps.csv. By default
+one axis at a time leaves its first value; norm=bn,mbn and seed=0,1,2 are always
+combined with all, whatever --config says of them. A loss is a sum: identity+wrt.
+--config and --config.key=value set what all runs have in common.
+
+    python experiments/ablate.py --workdir=runs/tables --results=docs/study/patches.csv
+
+makes the tables and figures again from one or more ablation.csv, and trains nothing.
 """
 
 import signal
@@ -18,6 +23,7 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 
+from mbn_jax.analysis.ablation import read_csv
 from mbn_jax.errors import InputError
 from mbn_jax.training import ablation
 from mbn_jax.training import config as configuration
@@ -36,7 +42,22 @@ _CROSS = flags.DEFINE_bool("cross", False, "All combinations of all axes.")
 _PARALLEL = flags.DEFINE_integer(
     "num_parallel", 1, "Runs at a time; on GPUs each has its own.", lower_bound=1
 )
+_RESULTS = flags.DEFINE_multi_string(
+    "results", [], "ablation.csv to make tables and figures of; nothing is trained."
+)
 _DRY = flags.DEFINE_bool("dry_run", False, "Only list the runs.")
+
+
+def read_text(path: str) -> str:
+    """Returns the content of a file.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}.") from error
 
 
 def main(argv: list[str]) -> None:
@@ -48,6 +69,15 @@ def main(argv: list[str]) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     workdir = Path(_WORKDIR.value)
     try:
+        if _RESULTS.value:
+            workdir.mkdir(parents=True, exist_ok=True)
+            results = [
+                result
+                for path in _RESULTS.value
+                for result in read_csv(read_text(path), path)
+            ]
+            print(ablation.write_outcome(results, workdir))
+            return
         grid = read_grid(_GRID.value)
         grid = {"norm": ["bn", "mbn"], "seed": ["0", "1", "2"]} | grid
         runs = make_runs(_CONFIG.value, grid, workdir, cross=_CROSS.value)
@@ -57,7 +87,8 @@ def main(argv: list[str]) -> None:
             return
         experiments = Path(__file__).parent
         failed = ablation.carry_out(runs, workdir, _PARALLEL.value, experiments)
-        print(ablation.write_outcome(runs, workdir))
+        print(ablation.write_outcome(ablation.read_results(runs), workdir))
+        ablation.write_gaps(runs, workdir)
     except InputError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -1,213 +1,420 @@
-"""What a grid of runs shows: a table of means and differences, and a figure."""
+"""What a grid of runs shows: tables, differences between BN and MBN, and figures.
+
+* The measure is mAP at the last step, averaged over the protocols (both directions).
+* Runs with the same seed see the same batches and start from the same weights, so the
+  difference is taken seed by seed. Its interval and p-value are those of the paired t
+  test: seeds are the sample, and the data are fixed.
+* With many settings, some differ by chance. Holm's correction bounds the probability
+  that any of them is called different without being so.
+"""
 
 import csv
 import io
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from scipy import stats
 
-from mbn_jax.analysis.charts import SERIES
+from mbn_jax.analysis.charts import BLUE, SERIES
+from mbn_jax.errors import InputError
 
-FIGURES = ("rank1", "rank10", "mAP", "mINP")
-REPLICATES = 10_000
+METRICS = ("rank1", "rank10", "mAP", "mINP")
+# Of the run, in every line of the CSV: training accuracy over the last twentieth of the
+# steps, and the lasting gap after the normalizations, averaged over them.
+FACTS = ("accuracy", "lasting_training", "lasting_evaluation")
+NORMS = ("bn", "mbn")
+AS_TRAINED = "as trained"
+_LAST = ("run",)
+_NAMES = ("norm", "seed", "protocol", "statistics")
+
+Setting = tuple[tuple[str, str], ...]
 
 
 class Result(NamedTuple):
-    """A run by one protocol.
+    """A run by one protocol, with one choice of running statistics.
 
     Attributes:
-      setting: values of the axes but norm and seed, by name.
+      setting: values of the axes except norm and seed, by name.
       norm: "bn" or "mbn".
       seed: of the run.
       protocol: its name.
-      figures: as in results.json.
-      precisions: (Q,) float64, average precision of every query, in the same order for
-        all runs of one data set; NaN without a match.
-      run: name of its directory; a run may stand for several settings.
+      statistics: the running statistics, `AS_TRAINED` or one of the controls of
+        `mbn_jax.training.controls`.
+      metrics: the `METRICS`, as fractions.
+      facts: the `FACTS` of the run; NaN where they were not measured.
+      run: name of its directory; a run may belong to several settings.
     """
 
-    setting: tuple[tuple[str, str], ...]
+    setting: Setting
     norm: str
     seed: str
     protocol: str
-    figures: Mapping[str, Any]
-    precisions: np.ndarray
+    statistics: str
+    metrics: Mapping[str, float]
+    facts: Mapping[str, float]
     run: str
 
 
 class Difference(NamedTuple):
-    """MBN − BN of one setting, in fractions of mAP.
+    """MBN − BN in one setting, in fractions of mAP.
 
     Attributes:
       mean: over the paired seeds.
-      low, high: the 95 % interval.
-      num_seeds: that both have.
+      low, high: the 95 % interval of the paired t test; NaN for fewer than two pairs.
+      p: p-value of the paired t test, two-sided; NaN for fewer than two pairs.
+      deviation: standard deviation of the paired differences.
+      num_seeds: the seeds that both have.
     """
 
     mean: float
     low: float
     high: float
+    p: float
+    deviation: float
     num_seeds: int
 
 
 def as_csv(results: Sequence[Result]) -> str:
-    """One line for each run and protocol."""
+    """Returns one line for each run, protocol and choice of statistics."""
     text = io.StringIO()
-    axes = [name for name, _ in results[0].setting]
+    axes = list(dict.fromkeys(name for r in results for name, _ in r.setting))
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*axes, "norm", "seed", "protocol", *FIGURES, "run"])
+    writer.writerow([*axes, *_NAMES, *METRICS, *FACTS, *_LAST])
     for result in results:
-        figures = [f"{result.figures[name]:.6f}" for name in FIGURES]
-        values = [value for _, value in result.setting]
-        names = [*values, result.norm, result.seed, result.protocol]
-        writer.writerow([*names, *figures, result.run])
+        values = dict(result.setting)
+        numbers = [result.metrics[name] for name in METRICS]
+        numbers += [result.facts[name] for name in FACTS]
+        writer.writerow(
+            [
+                *(values.get(axis, "") for axis in axes),
+                *(getattr(result, name) for name in _NAMES),
+                *("" if math.isnan(number) else f"{number:.6f}" for number in numbers),
+                result.run,
+            ]
+        )
     return text.getvalue()
 
 
-def difference(results: Sequence[Result], seed: int = 0) -> Difference | None:
-    """The paired difference of one setting by one protocol; None without a pair.
-
-    Runs with the same seed see the same batches and the same first weights, so their
-    average precisions are subtracted query by query. The interval is the percentile
-    bootstrap (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993) of the
-    mean of this matrix, its seeds and its queries drawn anew with replacement. Of three
-    seeds it can show little more than their range.
+def read_csv(text: str, name: str) -> list[Result]:
+    """Returns the results in the text of a CSV that `as_csv` has written.
 
     Args:
-      results: of the setting, with both norms.
-      seed: of the drawing.
+      text: of the file.
+      name: of the file, for errors.
+
+    Raises:
+      InputError: a column is missing, or a number is not one.
     """
-    by_norm = {
-        norm: {r.seed: r.precisions for r in results if r.norm == norm}
-        for norm in ("mbn", "bn")
-    }
-    seeds = sorted(by_norm["mbn"].keys() & by_norm["bn"].keys())
-    if not seeds:
-        return None
-    differences = np.stack([by_norm["mbn"][s] - by_norm["bn"][s] for s in seeds])
-    differences = differences[:, ~np.isnan(differences).any(0)]
-    num_seeds, num_queries = differences.shape
-    rng = np.random.default_rng(seed)
+    reader = csv.DictReader(io.StringIO(text))
+    columns = list(reader.fieldnames or [])
+    known = [*_NAMES, *METRICS, *FACTS, *_LAST]
+    missing = [column for column in known if column not in columns]
+    if missing:
+        raise InputError(
+            f"{name} lacks the column {missing[0]!r}, expected an ablation.csv of "
+            "experiments/ablate.py."
+        )
+    axes = [column for column in columns if column not in known]
+    results = []
+    for line, row in enumerate(reader, start=2):
+        try:
+            metrics = {key: float(row[key]) for key in METRICS}
+            facts = {key: float(row[key] or "nan") for key in FACTS}
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name}, line {line}: {error}.") from error
+        setting = tuple((axis, row[axis]) for axis in axes if row[axis])
+        norm, seed, protocol, statistics = (row[key] for key in _NAMES)
+        results.append(
+            Result(
+                setting, norm, seed, protocol, statistics, metrics, facts, row["run"]
+            )
+        )
+    return results
 
-    def weights(n: int) -> np.ndarray:
-        return np.bincount(rng.integers(n, size=n), minlength=n) / n
 
-    means = [
-        weights(num_seeds) @ (differences @ weights(num_queries))
-        for _ in range(REPLICATES)
-    ]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Difference(differences.mean(), low, high, num_seeds)
-
-
-def by_setting(
-    results: Sequence[Result],
-) -> dict[tuple[tuple[tuple[str, str], ...], str], list[Result]]:
-    """The results of every setting and protocol, in the order of the first."""
-    groups: dict[tuple[tuple[tuple[str, str], ...], str], list[Result]] = {}
+def by_setting(results: Sequence[Result]) -> dict[Setting, list[Result]]:
+    """Returns the results of every setting, in the order of the first."""
+    groups: dict[Setting, list[Result]] = {}
     for result in results:
-        groups.setdefault((result.setting, result.protocol), []).append(result)
+        groups.setdefault(result.setting, []).append(result)
     return groups
 
 
-def as_markdown(results: Sequence[Result]) -> str:
-    """Mean ± standard deviation over the seeds, in per cent, and the differences.
+def mean_map(
+    results: Sequence[Result], statistics: str = AS_TRAINED
+) -> dict[str, dict[str, float]]:
+    """Returns mAP, averaged over the protocols, by norm and seed, of one setting."""
+    values: dict[str, dict[str, list[float]]] = {norm: {} for norm in NORMS}
+    for result in results:
+        if result.statistics == statistics:
+            of_norm = values.setdefault(result.norm, {})
+            of_norm.setdefault(result.seed, []).append(result.metrics["mAP"])
+    return {
+        norm: {seed: float(np.mean(maps)) for seed, maps in of_norm.items()}
+        for norm, of_norm in values.items()
+    }
 
-    Of the first setting all values are named, of the others what differs from it.
+
+def difference(results: Sequence[Result]) -> Difference | None:
+    """Returns the paired difference MBN − BN of one setting; None without a pair.
+
+    Args:
+      results: of the setting, with both norms.
     """
-    first = results[0].setting
-    columns = ["BN: rank-1", "mAP", "MBN: rank-1", "mAP", "mAP, MBN − BN (95 %)"]
-    columns += ["pairs"]
-    lines = [
-        "| " + " | ".join(["setting", "direction", *columns]) + " |",
-        "|" + "---|" * (2 + len(columns)),
-    ]
-    for (setting, protocol), group in by_setting(results).items():
-        cells = [_short(setting, first), _title(protocol)]
-        for norm in ("bn", "mbn"):
-            for name in ("rank1", "mAP"):
-                values = [r.figures[name] for r in group if r.norm == norm]
-                cells.append(_mean_and_deviation(values))
-        found = difference(group)
-        cells += (
-            ["–", "0"]
-            if found is None
-            else [
-                f"{100 * found.mean:+.1f} ({100 * found.low:+.1f} to "
-                f"{100 * found.high:+.1f})",
-                str(found.num_seeds),
-            ]
-        )
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    maps = mean_map(results)
+    seeds = sorted(maps["mbn"].keys() & maps["bn"].keys())
+    if not seeds:
+        return None
+    paired = np.array([maps["mbn"][seed] - maps["bn"][seed] for seed in seeds])
+    mean, n = float(paired.mean()), len(seeds)
+    if n < 2:
+        return Difference(mean, math.nan, math.nan, math.nan, math.nan, n)
+    deviation = float(paired.std(ddof=1))
+    if deviation == 0:
+        return Difference(mean, mean, mean, 0.0 if mean else 1.0, 0.0, n)
+    test = stats.ttest_1samp(paired, 0.0)
+    low, high = test.confidence_interval(0.95)
+    return Difference(mean, float(low), float(high), float(test.pvalue), deviation, n)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Returns p-values corrected for their number; NaN stays and does not count.
+
+    Reference: Holm, "A simple sequentially rejective multiple test procedure",
+    Scandinavian Journal of Statistics 6, 1979.
+    """
+    order = [i for i in np.argsort(p_values) if not math.isnan(p_values[i])]
+    corrected = [math.nan] * len(p_values)
+    largest = 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
+
+
+def seeds_needed(
+    deviation: float, effect: float = 0.01, power: float = 0.8, level: float = 0.05
+) -> int | None:
+    """Returns how many pairs of runs show an effect with the paired t test.
+
+    The power of $n$ pairs is that of the noncentral t distribution with $n - 1$ degrees
+    of freedom and noncentrality $\\sqrt{n}$ effect / deviation (Cohen, "Statistical
+    Power Analysis for the Behavioral Sciences", 1988).
+
+    Args:
+      deviation: standard deviation of the paired differences.
+      effect: the true mean difference, in the same unit.
+      power: probability to find it.
+      level: of the two-sided test.
+
+    Returns:
+      The smallest number of pairs, at least 2; None for a deviation of NaN, or if
+      10,000 do not suffice.
+    """
+    if math.isnan(deviation):
+        return None
+    if deviation == 0:
+        return 2
+    for n in itertools.chain(range(2, 200), range(200, 10_001, 50)):
+        critical = stats.t.isf(level / 2, n - 1)
+        away = math.sqrt(n) * effect / deviation
+        found = stats.nct.sf(critical, n - 1, away)
+        found += stats.nct.cdf(-critical, n - 1, away)
+        if found >= power:
+            return n
+    return None
+
+
+def as_markdown(results: Sequence[Result]) -> str:
+    """Returns the differences of all settings as a table, in percent."""
+    groups = by_setting(results)
+    found = {setting: difference(group) for setting, group in groups.items()}
+    corrected = holm([d.p if d else math.nan for d in found.values()])
+    titles = "setting|seeds|BN, mAP|MBN, mAP|MBN − BN (95 %)|p|p, Holm"
+    titles += "|BN, accuracy|MBN, accuracy|BN, lasting gap|MBN, lasting gap"
+    titles += "|seeds to see 1 point"
+    rows = []
+    for (setting, group), p_holm in zip(groups.items(), corrected, strict=True):
+        of_setting, maps = found[setting], mean_map(group)
+        cells = [label(setting, groups), str(of_setting.num_seeds if of_setting else 0)]
+        cells += [mean_and_deviation(maps[norm].values()) for norm in NORMS]
+        cells += _test_cells(of_setting, p_holm)
+        for fact, digits, factor in (("accuracy", 0, 100), ("lasting_training", 3, 1)):
+            for norm in NORMS:
+                values = [factor * value for value in _facts(group, norm, fact)]
+                cells.append(f"{np.mean(values):.{digits}f}" if values else "–")
+        needed = seeds_needed(of_setting.deviation) if of_setting else None
+        cells.append("–" if needed is None else str(needed))
+        rows.append(cells)
+    return _table(titles.split("|"), rows)
+
+
+def directions_as_markdown(results: Sequence[Result]) -> str:
+    """Returns the metrics of every setting, direction and norm, in percent."""
+    groups = by_setting(results)
+    rows = []
+    for setting, group in groups.items():
+        as_trained = [r for r in group if r.statistics == AS_TRAINED]
+        for protocol in dict.fromkeys(r.protocol for r in as_trained):
+            for norm in NORMS:
+                of_norm = [
+                    r.metrics
+                    for r in as_trained
+                    if r.norm == norm and r.protocol == protocol
+                ]
+                cells = [label(setting, groups), title(protocol), norm.upper()]
+                cells += [
+                    mean_and_deviation([metrics[name] for metrics in of_norm])
+                    for name in METRICS
+                ]
+                rows.append(cells)
+    titles = "setting|direction|norm|rank-1|rank-10|mAP|mINP"
+    return _table(titles.split("|"), rows)
+
+
+def controls_as_markdown(results: Sequence[Result]) -> str:
+    """Returns mAP with other running statistics minus that as trained, in points.
+
+    The mean over the protocols, of every run that has both; mean and 95 % interval of
+    the t test over the seeds.
+    """
+    groups = by_setting(results)
+    controls = list(dict.fromkeys(r.statistics for r in results))
+    controls = [name for name in controls if name != AS_TRAINED]
+    rows = []
+    for setting, group in groups.items():
+        for norm in NORMS:
+            trained = mean_map(group)[norm]
+            if not trained:
+                continue
+            cells = [label(setting, groups), norm.upper()]
+            cells.append(mean_and_deviation(trained.values()))
+            for control in controls:
+                other = mean_map(group, control)[norm]
+                seeds = sorted(trained.keys() & other.keys())
+                paired = [other[seed] - trained[seed] for seed in seeds]
+                cells.append(_mean_and_interval(paired))
+            rows.append(cells)
+    return _table(["setting", "norm", f"mAP, {AS_TRAINED}", *controls], rows)
 
 
 def draw(results: Sequence[Result]) -> Figure:
-    """The differences of all settings with their intervals, one below the other."""
+    """Draws the differences of all settings with their intervals."""
     groups = by_setting(results)
-    settings = list(dict.fromkeys(setting for setting, _ in groups))
-    protocols = list(dict.fromkeys(protocol for _, protocol in groups))
-    # Room for the points of a setting, and for a legend of two columns.
-    height = len(settings) * max(0.5, 0.12 * len(protocols))
-    height += 1 + 0.1 * len(protocols)
-    figure = Figure(figsize=(8, height), layout="constrained")
+    figure = Figure(figsize=(8, 1.2 + 0.36 * len(groups)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    colors = itertools.cycle(SERIES)
-    for k, (protocol, color) in enumerate(zip(protocols, colors, strict=False)):
-        offset = 0.6 * ((k + 0.5) / len(protocols) - 0.5)
-        first = True
-        for row, setting in enumerate(settings):
-            found = difference(groups.get((setting, protocol), []))
-            if found is None:
-                continue
-            axes.plot(
-                [100 * found.low, 100 * found.high],
-                [row + offset] * 2,
-                color=color,
-                linewidth=2,
-            )
-            axes.plot(
-                100 * found.mean,
-                row + offset,
-                "o",
-                color=color,
-                label=_title(protocol) if first else None,
-            )
-            first = False
+    for row, group in enumerate(groups.values()):
+        found = difference(group)
+        if found:
+            low, mean, high = (100 * x for x in (found.low, found.mean, found.high))
+            axes.plot([low, high], [row, row], color=BLUE, linewidth=2)
+            axes.plot(mean, row, "o", color=BLUE)
     axes.axvline(0, color="0.5", linewidth=1)
-    names = [_short(setting, settings[0]) for setting in settings]
-    axes.set_yticks(range(len(settings)), names)
-    axes.invert_yaxis()
-    axes.set_xlabel("mAP of MBN minus that of BN, points; 95 % interval")
+    axes.set_yticks(range(len(groups)), [label(s, groups) for s in groups])
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+    axes.set_xlabel("mAP of MBN minus mAP of BN, points; 95 % interval over seeds")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return figure
 
 
-def _short(
-    setting: tuple[tuple[str, str], ...], first: tuple[tuple[str, str], ...]
-) -> str:
-    """What differs from the first setting; of the first, all."""
-    changed = [
-        f"{n}: {v}" for (n, v), (_, d) in zip(setting, first, strict=True) if v != d
-    ]
-    return ", ".join(changed) or ", ".join(value for _, value in setting)
+def draw_by_gap(results: Sequence[Result]) -> Figure:
+    """Draws the difference of every setting over the lasting gap that BN leaves."""
+    groups = by_setting(results)
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    colors = itertools.cycle(SERIES)
+    for (setting, group), color in zip(groups.items(), colors, strict=False):
+        gap, found = _facts(group, "bn", "lasting_training"), difference(group)
+        if gap and found:
+            low, mean, high = (100 * x for x in (found.low, found.mean, found.high))
+            x = float(np.mean(gap))
+            axes.plot([x, x], [low, high], color=color, linewidth=2)
+            axes.plot(x, mean, "o", color=color, label=label(setting, groups))
+    axes.axhline(0, color="0.5", linewidth=1)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("lasting gap after BN's layers in training, standard deviations")
+    axes.set_ylabel("mAP of MBN minus mAP of BN, points")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=7)
+    return figure
 
 
-def _title(protocol: str) -> str:
+def gap_correlation(results: Sequence[Result]) -> tuple[float, int]:
+    """Returns Spearman's correlation of BN's lasting gap with the difference.
+
+    Over the settings that have both, and how many these are; NaN for fewer than three.
+    """
+    pairs = []
+    for group in by_setting(results).values():
+        gap, found = _facts(group, "bn", "lasting_training"), difference(group)
+        if gap and found:
+            pairs.append((np.mean(gap), found.mean))
+    if len(pairs) < 3:
+        return math.nan, len(pairs)
+    return float(stats.spearmanr(pairs).statistic), len(pairs)
+
+
+def label(setting: Setting, settings: Mapping[Setting, object]) -> str:
+    """Returns the values of a setting on the axes that vary, or all of them."""
+    values: dict[str, set[str]] = {}
+    for other in settings:
+        for axis, value in other:
+            values.setdefault(axis, set()).add(value)
+    varying = [value for axis, value in setting if len(values[axis]) > 1]
+    return ", ".join(varying or [value for _, value in setting]) or "–"
+
+
+def title(protocol: str) -> str:
+    """Returns the name of a protocol for people: `a → b`."""
     return protocol.replace("_to_", " → ").replace("_", " ")
 
 
-def _mean_and_deviation(values: Sequence[float]) -> str:
+def mean_and_deviation(values: Iterable[float]) -> str:
+    """Returns `mean ± standard deviation` in percent."""
+    values = list(values)
     if not values:
         return "–"
     mean = f"{100 * np.mean(values):.1f}"
     if len(values) == 1:
         return mean
     return f"{mean} ± {100 * np.std(values, ddof=1):.1f}"
+
+
+def _facts(results: Sequence[Result], norm: str, name: str) -> list[float]:
+    """A fact of every run of a norm, once for each run, where it was measured."""
+    by_run = {r.run: r.facts[name] for r in results if r.norm == norm}
+    return [value for value in by_run.values() if not math.isnan(value)]
+
+
+def _test_cells(found: Difference | None, p_holm: float) -> list[str]:
+    """The difference with its interval, its p-value and the corrected one."""
+    if found is None:
+        return ["–"] * 3
+    if math.isnan(found.p):
+        return [f"{100 * found.mean:+.1f}", "–", "–"]
+    interval = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
+    cells = [f"{100 * found.mean:+.1f} ({interval})"]
+    return cells + [f"{p:.3f}" if p >= 0.001 else "< 0.001" for p in (found.p, p_holm)]
+
+
+def _mean_and_interval(paired: Sequence[float]) -> str:
+    if not paired:
+        return "–"
+    mean = f"{100 * np.mean(paired):+.1f}"
+    if len(paired) < 2 or np.ptp(paired) == 0:
+        return mean
+    low, high = stats.ttest_1samp(paired, 0.0).confidence_interval(0.95)
+    return f"{mean} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

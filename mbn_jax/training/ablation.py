@@ -1,7 +1,11 @@
 """The runs of a grid: those that are missing are carried out, and all are compared."""
 
 import concurrent.futures
+import csv
 import dataclasses
+import io
+import json
+import math
 import os
 import queue
 import subprocess
@@ -12,14 +16,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mbn_jax.analysis.ablation import Result, as_csv, as_markdown, draw
-from mbn_jax.data.sources import protocols_of
+import numpy as np
+
+from mbn_jax.analysis import ablation
+from mbn_jax.analysis.ablation import Result
+from mbn_jax.analysis.gap_charts import GAPS, WAYS, read_gaps
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation import average_precisions
-from mbn_jax.evaluation.feature_file import read_features
 from mbn_jax.files import read_json, write_atomically, write_json
 from mbn_jax.training.config import as_json
-from mbn_jax.training.grid import FEATURES, PAIRED, REPEATED, Run
+from mbn_jax.training.controls import CONTROLS
+from mbn_jax.training.grid import PAIRED, REPEATED, Run
 from mbn_jax.training.splits import load_splits
 from mbn_jax.training.workdir import check_same
 
@@ -36,7 +42,7 @@ def carry_out(
       runs: of `make_runs`.
       workdir: of the whole.
       num_parallel: runs at a time.
-      experiments: folder of `train.py` and `evaluate.py`.
+      experiments: folder of `train.py` and `controls.py`.
 
     Returns:
       The runs that have failed; the others are finished.
@@ -134,7 +140,7 @@ def _gpus() -> list[str]:
 def _carry_out(
     run: Run, workdir: Path, experiments: Path, gpu: str | None, children: _Children
 ) -> bool:
-    """Trains and evaluates one run; whether both went well."""
+    """Trains one run and measures its controls; whether both went well."""
     config = workdir / "configs" / f"{run.workdir.name}.json"
     for folder in (config.parent, run.log.parent):
         folder.mkdir(parents=True, exist_ok=True)
@@ -143,61 +149,129 @@ def _carry_out(
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
     saved = experiments / "configs" / "saved.py"
-    part = run.workdir / f"part-{FEATURES}"
     commands = (
         ["train.py", f"--workdir={run.workdir}", f"--config={saved}:{config}"],
-        ["evaluate.py", f"--workdir={run.workdir}", f"--save_features={part}"],
+        ["controls.py", f"--workdir={run.workdir}"],
     )
     with open(run.log, "a") as log:
         for script, *arguments in commands:
             command = [sys.executable, str(experiments / script), *arguments]
             if children.call(command, stdout=log, stderr=log, env=environment):
                 return False
-    part.replace(run.workdir / FEATURES)
     return True
 
 
-def write_outcome(runs: Sequence[Run], workdir: Path) -> str:
-    """Writes ablation.csv, ablation.md and ablation.png.
+def read_results(runs: Sequence[Run]) -> list[Result]:
+    """Returns what the finished runs of a grid have reached, by protocol and control.
+
+    Raises:
+      InputError: a file of a run is damaged.
+    """
+    return [r for run in runs if run.is_finished() for r in _results(run)]
+
+
+def write_outcome(results: Sequence[Result], workdir: Path) -> str:
+    """Writes ablation.csv, ablation.md, ablation.png and by_gap.png.
 
     Args:
-      runs: of `make_runs`; those that are finished count.
+      results: of the runs that are compared.
       workdir: of the whole.
 
     Returns:
-      The table of ablation.md.
+      The tables of ablation.md.
 
     Raises:
-      InputError: no run is finished.
+      InputError: there are no results.
     """
-    results = [r for run in runs if run.is_finished() for r in _results(run)]
     if not results:
         raise InputError(f"No run in {workdir} is finished.")
-    table = as_markdown(results)
-    write_atomically(workdir / "ablation.csv", as_csv(results).encode())
-    write_atomically(workdir / "ablation.md", table.encode())
-    draw(results).savefig(workdir / "ablation.png", dpi=150)
-    return table
+    correlation, num_settings = ablation.gap_correlation(results)
+    tables = [
+        ablation.as_markdown(results),
+        ablation.directions_as_markdown(results),
+        ablation.controls_as_markdown(results),
+    ]
+    if num_settings >= 3:
+        tables.append(
+            "Spearman's correlation of BN's lasting gap with the difference, over "
+            f"{num_settings} settings: {correlation:+.2f}\n"
+        )
+    text = "\n".join(tables)
+    write_atomically(workdir / "ablation.csv", ablation.as_csv(results).encode())
+    write_atomically(workdir / "ablation.md", text.encode())
+    ablation.draw(results).savefig(workdir / "ablation.png", dpi=150)
+    ablation.draw_by_gap(results).savefig(workdir / "by_gap.png", dpi=150)
+    return text
+
+
+def write_gaps(runs: Sequence[Run], workdir: Path) -> None:
+    """Writes gaps.csv: the gaps of every layer, averaged over the seeds.
+
+    One line for each setting, norm, way, layer and side; the columns are the axes,
+    "norm", "seeds" (their number), "way", "layer", "side", and "intra", "lasting" and
+    "inter", each averaged over the pairs of modalities or the modalities.
+    """
+    groups: dict[tuple[tuple[str, str], ...], list[dict[str, Any]]] = {}
+    for run in runs:
+        gaps = read_gaps(run.workdir / "gaps.json") if run.is_finished() else {}
+        if gaps:
+            setting = tuple((k, v) for k, v in run.values.items() if k != REPEATED)
+            groups.setdefault(setting, []).append(gaps)
+    if not groups:
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    axes = list(dict.fromkeys(name for setting in groups for name, _ in setting))
+    writer.writerow([*axes, "seeds", "way", "layer", "side", *GAPS])
+    for setting, of_runs in groups.items():
+        values = [dict(setting).get(axis, "") for axis in axes]
+        for way in WAYS:
+            for of_layer in zip(*(gaps.get(way, []) for gaps in of_runs), strict=True):
+                means = [
+                    np.mean(
+                        [d for gap in of_layer for d in getattr(gap, kind).values()]
+                    )
+                    for kind in GAPS
+                ]
+                names = [len(of_runs), way, of_layer[0].layer, of_layer[0].side]
+                writer.writerow([*values, *names, *(f"{mean:.4f}" for mean in means)])
+    write_atomically(workdir / "gaps.csv", text.getvalue().encode())
 
 
 def _results(run: Run) -> Iterator[Result]:
-    """The run by each of its protocols, query by query from the stored features."""
-    features, records, _ = read_features(run.workdir / FEATURES)
-    figures = read_json(run.workdir / "results.json")["figures"]["last"]
+    """The run by each of its protocols, with each choice of running statistics."""
     setting = tuple(
         (name, value)
         for name, value in run.values.items()
         if name not in (PAIRED, REPEATED)
     )
-    for protocol in protocols_of(run.config.data.dataset, records.modalities):
-        if protocol.name not in figures:
-            continue  # no query of it has a match
-        yield Result(
-            setting,
-            run.config.model.norm,
-            str(run.config.seed),
-            protocol.name,
-            figures[protocol.name],
-            average_precisions(features, records, protocol),
-            run.workdir.name,
-        )
+    facts = {"accuracy": _accuracy(run)}
+    gaps = read_gaps(run.workdir / "gaps.json")
+    for way in WAYS:
+        lasting = [
+            np.mean([*gap.lasting.values()])
+            for gap in gaps.get(way, [])
+            if gap.side == "after"
+        ]
+        facts[f"lasting_{way}"] = float(np.mean(lasting)) if lasting else math.nan
+    for statistics, protocols in read_json(run.workdir / CONTROLS).items():
+        for protocol, metrics in protocols.items():
+            yield Result(
+                setting,
+                run.config.model.norm,
+                str(run.config.seed),
+                protocol,
+                statistics,
+                metrics,
+                facts,
+                run.workdir.name,
+            )
+
+
+def _accuracy(run: Run) -> float:
+    """Training accuracy, over the last twentieth of the steps."""
+    lines = (run.workdir / "metrics.jsonl").read_text().splitlines()
+    entries = [entry for entry in map(json.loads, lines) if "accuracy" in entry]
+    first = 0.95 * run.config.num_steps
+    values = [e["accuracy"] for e in entries if e["step"] > first]
+    return float(np.mean(values)) if values else math.nan

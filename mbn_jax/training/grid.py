@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 from mbn_jax.data.catalog import check_name
 from mbn_jax.errors import InputError
 from mbn_jax.training.config import LOSSES, as_json, check, flatten, unknown
+from mbn_jax.training.controls import CONTROLS
 
 PAIRED = "norm"  # the axis whose two values are compared
 REPEATED = "seed"  # the axis that a mean is taken over
-FEATURES = "test_features.npz"
 
 
 class Run(NamedTuple):
@@ -32,8 +32,8 @@ class Run(NamedTuple):
     workdir: Path
 
     def is_finished(self) -> bool:
-        """Whether it has been trained and its features are there."""
-        return (self.workdir / FEATURES).exists()
+        """Whether it has been trained and its controls have been measured."""
+        return (self.workdir / CONTROLS).exists()
 
     @property
     def log(self) -> Path:

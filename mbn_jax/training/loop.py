@@ -24,6 +24,7 @@ from mbn_jax.training.optimizer import make_optimizer
 from mbn_jax.training.outcome import mean_map, write_outcome
 from mbn_jax.training.processes import check_same_everywhere, is_main, together
 from mbn_jax.training.profiling import Profile
+from mbn_jax.training.resources import keep_freed_memory
 from mbn_jax.training.splits import Splits, load_splits, scored_protocols
 from mbn_jax.training.step import (
     init_state,
@@ -64,6 +65,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
     check(config)
     check_same_everywhere(_to_be_shared(config, workdir), "configuration or --workdir")
     mesh = make_mesh(config.num_devices)
+    if mesh.devices.flat[0].platform == "cpu":
+        keep_freed_memory()
 
     with locked(workdir, config):
         data = load_splits(config)

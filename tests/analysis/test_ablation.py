@@ -1,140 +1,220 @@
-"""What a grid of runs shows, against figures that are known beforehand."""
+"""What a grid of runs shows, against numbers that are known beforehand."""
 
 import csv
 import io
-import itertools
+import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from mbn_jax import InputError
 from mbn_jax.analysis.ablation import (
+    AS_TRAINED,
     Result,
     as_csv,
     as_markdown,
+    controls_as_markdown,
     difference,
+    directions_as_markdown,
     draw,
+    draw_by_gap,
+    gap_correlation,
+    holm,
+    mean_map,
+    read_csv,
+    seeds_needed,
 )
 
 NIR, THERMAL = (("data", "nir"),), (("data", "thermal"),)
+BOTH = ("a_to_b", "b_to_a")
 
 
-def result(precisions, norm="mbn", seed="0", setting=NIR, protocol="a_to_b"):
-    precisions = np.asarray(precisions, float)
-    figures = {"rank1": 0.5, "rank10": 0.75, "mINP": 0.25}
-    figures["mAP"] = float(np.nanmean(precisions))
-    return Result(setting, norm, seed, protocol, figures, precisions, f"{norm}-{seed}")
+def result(mean_ap, norm="mbn", seed="0", setting=NIR, protocol="a_to_b", **changes):
+    metrics = {"rank1": 0.5, "rank10": 0.75, "mAP": mean_ap, "mINP": 0.25}
+    facts = {"accuracy": 0.97, "lasting_training": 0.2, "lasting_evaluation": math.nan}
+    made = Result(
+        setting, norm, seed, protocol, AS_TRAINED, metrics, facts, f"{norm}-{seed}"
+    )
+    return made._replace(**changes)
 
 
-def pairs(differences, setting=NIR):
-    """Runs of both norms whose precisions differ by the rows of a matrix."""
-    base = np.linspace(0.2, 0.5, np.shape(differences)[1])
+def pairs(differences, setting=NIR, protocols=BOTH):
+    """Runs of both norms whose mAP differ by the given numbers, seed by seed."""
     return [
-        result(base + (norm == "mbn") * row, norm, str(seed), setting)
-        for seed, row in enumerate(np.asarray(differences))
+        result(0.3 + 0.01 * seed + (norm == "mbn") * d, norm, str(seed), setting, p)
+        for seed, d in enumerate(differences)
         for norm in ("bn", "mbn")
+        for p in protocols
     ]
 
 
-def test_the_mean_difference_is_that_of_the_pairs_and_lies_in_its_interval():
-    rng = np.random.default_rng(0)
-    differences = rng.normal(0.1, 0.2, (3, 200))
-    found = difference(pairs(differences))
-    assert found.mean == pytest.approx(differences.mean())
-    assert found.low < found.mean < found.high
-    assert found.num_seeds == 3
+def cells(line):
+    return [cell.strip() for cell in line.split("|")[1:-1]]
 
 
-def test_the_interval_is_as_wide_as_chance_makes_it():
-    """Where seeds agree, it is that of a mean over queries: ± 1.96 σ / √Q."""
-    of_queries = np.random.default_rng(1).normal(0.0, 0.3, 400)
-    found = difference(pairs(np.tile(of_queries, (3, 1))))
-    expected = 2 * 1.96 * of_queries.std() / 20
-    assert found.high - found.low == pytest.approx(expected, rel=0.1)
+def test_the_measure_is_the_mean_over_both_directions():
+    results = [result(0.2), result(0.5, protocol="b_to_a")]
+    assert mean_map(results)["mbn"] == {"0": pytest.approx(0.35)}
 
 
-def test_seeds_that_disagree_widen_the_interval_to_their_range():
-    found = difference(pairs([[-0.1] * 50, [0.0] * 50, [0.2] * 50]))
-    assert (found.low, found.high) == pytest.approx((-0.1, 0.2))
+def test_the_interval_and_the_p_value_are_those_of_the_paired_t_test():
+    found = difference(pairs([0.01, 0.03, -0.01, 0.02]))
+    # By hand: mean 0.0125, standard deviation 0.0170783, t(0.975, 3) = 3.182446.
+    assert found.mean == pytest.approx(0.0125)
+    assert found.deviation == pytest.approx(0.0170783, rel=1e-5)
+    half = 3.1824463 * 0.01707825 / 2
+    assert (found.low, found.high) == pytest.approx((0.0125 - half, 0.0125 + half))
+    bn = [0.30, 0.31, 0.32, 0.33]
+    mbn = [0.31, 0.34, 0.31, 0.35]
+    assert found.p == pytest.approx(stats.ttest_rel(mbn, bn).pvalue)
+    assert found.num_seeds == 4
 
 
-def test_queries_without_a_match_are_left_out():
-    differences = np.full((2, 5), 0.25)
-    results = pairs(differences)
-    for r in results:
-        r.precisions[2] = np.nan
-    assert difference(results).mean == pytest.approx(0.25)
+def test_other_statistics_than_those_trained_do_not_enter_the_difference():
+    results = pairs([0.1, 0.3])
+    others = [r._replace(statistics="pooled", metrics={"mAP": 0.0}) for r in results]
+    assert difference(results + others) == difference(results)
 
 
 def test_only_seeds_that_both_have_are_compared():
-    results = pairs([[0.1] * 4, [0.3] * 4])
-    assert difference(results[:3]).num_seeds == 1
-    assert difference(results[:3]).mean == pytest.approx(0.1)
+    results = pairs([0.1, 0.3], protocols=["a_to_b"])
+    found = difference(results[:3])
+    assert found.num_seeds == 1
+    assert found.mean == pytest.approx(0.1)
+    assert math.isnan(found.low)
+    assert math.isnan(found.p)
     assert difference(results[1:2]) is None
 
 
-def test_the_table_has_a_line_for_every_setting_and_direction():
-    results = pairs([[0.1] * 4, [0.3] * 4]) + pairs([[-0.2] * 4], THERMAL)
+def test_equal_differences_have_an_interval_of_no_width():
+    assert difference(pairs([0.0, 0.0])).p == 1.0
+
+
+def test_holm_multiplies_by_the_number_of_hypotheses_that_are_left():
+    # Smallest first: 4 x 0.01, 3 x 0.02, 2 x 0.03 raised to 0.06, 1 x 0.5.
+    assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
+    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+    missing, present = holm([math.nan, 0.04])
+    assert math.isnan(missing)
+    assert present == pytest.approx(0.04)
+
+
+def test_as_many_seeds_as_needed_have_the_power_that_was_asked_for():
+    """Of many simulated studies with so many seeds, four in five find the effect."""
+    n = seeds_needed(0.012, effect=0.01)
+    drawn = np.random.default_rng(0).normal(0.01, 0.012, (20_000, n))
+    found = stats.ttest_1samp(drawn, 0.0, axis=1).pvalue < 0.05
+    assert 0.79 < found.mean() < 0.87
+    fewer = stats.ttest_1samp(drawn[:, 1:], 0.0, axis=1).pvalue < 0.05
+    assert fewer.mean() < 0.8
+
+
+def test_without_a_deviation_the_number_of_seeds_is_not_known():
+    assert seeds_needed(math.nan) is None
+    assert seeds_needed(0.0) == 2
+
+
+def test_the_table_has_a_line_for_every_setting():
+    results = pairs([0.1, 0.3]) + pairs([-0.2], THERMAL)
     header, _, *lines = as_markdown(results).splitlines()
-    assert header.startswith("| setting | direction | BN: rank-1 | mAP | MBN: rank-1 |")
-    first, second = ([c.strip() for c in line.split("|")[1:-1]] for line in lines)
-    assert first[:3] == ["nir", "a → b", "50.0 ± 0.0"]
-    assert first[3:] == [
-        "35.0 ± 0.0",
-        "50.0 ± 0.0",
-        "55.0 ± 14.1",
-        "+20.0 (+10.0 to +30.0)",
-        "2",
+    assert cells(header)[:5] == [
+        "setting",
+        "seeds",
+        "BN, mAP",
+        "MBN, mAP",
+        "MBN − BN (95 %)",
     ]
-    assert second[0] == "data: thermal"
-    assert second[-2:] == ["-20.0 (-20.0 to -20.0)", "1"]
-    assert second[3] == "35.0"
+    first, second = map(cells, lines)
+    assert first[:4] == ["nir", "2", "30.5 ± 0.7", "50.5 ± 14.8"]
+    assert first[4] == "+20.0 (-107.1 to +147.1)"
+    assert first[7:11] == ["97", "97", "0.200", "0.200"]
+    assert second[:5] == ["thermal", "1", "30.0", "10.0", "-20.0"]
+    assert second[-1] == "–"
 
 
-def test_the_csv_has_a_line_for_every_run():
-    results = pairs([[0.1] * 4, [0.3] * 4])
-    rows = list(csv.DictReader(io.StringIO(as_csv(results))))
-    assert [(row["norm"], row["seed"]) for row in rows] == [
-        ("bn", "0"),
-        ("mbn", "0"),
-        ("bn", "1"),
-        ("mbn", "1"),
+def test_settings_are_named_by_the_axes_that_vary():
+    one = (("data", "nir"), ("loss", "wrt"))
+    other = (("data", "thermal"), ("loss", "wrt"))
+    lines = as_markdown(pairs([0.1], one) + pairs([0.1], other)).splitlines()[2:]
+    assert [cells(line)[0] for line in lines] == ["nir", "thermal"]
+    (line,) = as_markdown(pairs([0.1], one)).splitlines()[2:]
+    assert cells(line)[0] == "nir, wrt"
+
+
+def test_every_direction_and_norm_has_its_metrics():
+    lines = directions_as_markdown(pairs([0.1, 0.1])).splitlines()[2:]
+    assert [cells(line)[1:3] for line in lines] == [
+        ["a → b", "BN"],
+        ["a → b", "MBN"],
+        ["b → a", "BN"],
+        ["b → a", "MBN"],
     ]
-    assert rows[3]["run"] == "mbn-1"
-    assert float(rows[1]["mAP"]) == pytest.approx(results[1].figures["mAP"], abs=1e-6)
+    assert cells(lines[1])[3:6] == ["50.0 ± 0.0", "75.0 ± 0.0", "40.5 ± 0.7"]
 
 
-def test_the_figure_has_a_point_for_every_direction_of_every_data_set():
-    results = pairs([[0.1] * 4])
-    for protocol in ("b_to_a", "c_to_d", "d_to_c"):
-        results += [r._replace(protocol=protocol) for r in pairs([[0.2] * 4], THERMAL)]
-    (axes,) = draw(results).axes
-    points = [line for line in axes.lines if line.get_marker() == "o"]
-    assert len({float(p.get_ydata()[0]) for p in points}) == 4
+def test_controls_are_compared_with_the_same_network_as_trained():
+    results = pairs([0.1, 0.1])
+    for r in pairs([0.1, 0.1]):
+        if r.norm == "mbn":
+            lower = {**r.metrics, "mAP": r.metrics["mAP"] - 0.05}
+            results.append(r._replace(statistics="pooled", metrics=lower))
+    header, _, bn, mbn = map(cells, controls_as_markdown(results).splitlines())
+    assert header == ["setting", "norm", "mAP, as trained", "pooled"]
+    assert bn[1:] == ["BN", "30.5 ± 0.7", "–"]
+    assert mbn[1] == "MBN"
+    assert mbn[3].startswith("-5.0")
 
 
-def test_six_directions_of_three_modalities_have_six_colors_and_names():
+def test_the_csv_gives_back_what_was_written():
+    results = pairs([0.1, 0.3]) + pairs([0.2], THERMAL)
+    text = as_csv(results)
+    assert len(list(csv.DictReader(io.StringIO(text)))) == len(results)
+    again = read_csv(text, "a.csv")
+    assert as_markdown(again) == as_markdown(results)
+    assert as_csv(again) == text
+    assert math.isnan(again[0].facts["lasting_evaluation"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("mINP", "other"), "a.csv lacks the column 'mINP'"),
+        (lambda text: text.replace("0.500000", "half"), "a.csv, line 2: .*'half'"),
+        (lambda text: "", "a.csv lacks the column 'norm'"),
+    ],
+)
+def test_a_csv_of_something_else_is_an_error(change, message):
+    with pytest.raises(InputError, match=message):
+        read_csv(change(as_csv(pairs([0.1]))), "a.csv")
+
+
+def test_the_correlation_is_that_of_ranks_over_the_settings():
     results = []
-    for two in itertools.permutations(("visible", "nir", "thermal"), 2):
-        protocol = "_to_".join(two)
-        results += [r._replace(protocol=protocol) for r in pairs([[0.1] * 4])]
-    figure = draw(results)
+    for i, (gap, gain) in enumerate([(0.1, 0.0), (0.2, 0.03), (0.4, 0.02)]):
+        for r in pairs([gain, gain], (("data", str(i)),)):
+            results.append(r._replace(facts={**r.facts, "lasting_training": gap}))
+    # Ranks 1, 2, 3 against 1, 3, 2: 1 - 6 · 2 / (3 · 8).
+    assert gap_correlation(results) == (pytest.approx(0.5), 3)
+    few, number = gap_correlation(results[:16])
+    assert math.isnan(few)
+    assert number == 2
+
+
+def points(figure):
     (axes,) = figure.axes
-    points = [line for line in axes.lines if line.get_marker() == "o"]
-    assert len({point.get_color() for point in points}) == 6
-    names = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert names[0] == "visible → nir"
-    assert len(set(names)) == 6
-    figure.canvas.draw()
-    assert axes.get_legend().get_window_extent().y0 >= axes.get_window_extent().y1
+    return axes, [line for line in axes.lines if line.get_marker() == "o"]
 
 
 def test_the_figure_shows_every_setting():
-    results = pairs([[0.1] * 4, [0.3] * 4]) + pairs([[-0.2] * 4], THERMAL)
-    figure = draw(results)
-    (axes,) = figure.axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == [
-        "nir",
-        "data: thermal",
-    ]
-    points = [line for line in axes.lines if line.get_marker() == "o"]
-    assert [float(p.get_xdata()[0]) for p in points] == pytest.approx([20.0, -20.0])
+    figure = draw(pairs([0.1, 0.3]) + pairs([-0.2], THERMAL))
+    axes, found = points(figure)
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names == ["nir", "thermal"]
+    assert [float(p.get_xdata()[0]) for p in found] == pytest.approx([20.0, -20.0])
+
+
+def test_the_other_figure_shows_the_difference_over_the_gap():
+    _, found = points(draw_by_gap(pairs([0.1, 0.3]) + pairs([-0.2], THERMAL)))
+    assert [float(p.get_xdata()[0]) for p in found] == pytest.approx([0.2, 0.2])
+    assert [float(p.get_ydata()[0]) for p in found] == pytest.approx([20.0, -20.0])

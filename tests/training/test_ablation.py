@@ -1,5 +1,6 @@
 """The runs of a grid: carried out, interrupted, resumed, and shown."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -9,9 +10,13 @@ from pathlib import Path
 import pytest
 
 from mbn_jax import InputError
+from mbn_jax.analysis.ablation import read_csv
+from mbn_jax.analysis.gap import Gap
+from mbn_jax.analysis.gap_charts import as_json
 from mbn_jax.training import ablation
 from mbn_jax.training.config import default_config
-from mbn_jax.training.grid import FEATURES, make_runs
+from mbn_jax.training.controls import CONTROLS
+from mbn_jax.training.grid import Run, make_runs
 
 from .test_loop import overrides
 
@@ -36,7 +41,7 @@ def carried_out(tmp_path_factory, data_dir):
         first.send_signal(signal.SIGTERM)
         assert "interrupted; the same command goes on" in first.stderr.read()
     assert first.returncode == 130
-    assert not list(workdir.glob("*/test_features.npz"))
+    assert not list(workdir.glob("*/controls.json"))
     # It would be refused if somebody still trained there.
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -47,21 +52,80 @@ def test_runs_are_carried_out_and_shown(carried_out):
     workdir, _, done = carried_out
     assert "0 of 2 runs are there" in done.stderr
     assert "2/2" in done.stderr
-    assert done.stdout.count("infrared → visible") == 1
-    assert done.stdout.count("visible → infrared") == 1
-    for name in ("ablation.csv", "ablation.md", "ablation.png"):
+    # Two directions of BN and of MBN.
+    assert done.stdout.count("infrared → visible") == 2
+    assert done.stdout.count("visible → infrared") == 2
+    assert (workdir / "ablation.md").read_text() in done.stdout
+    for name in ("ablation.png", "by_gap.png"):
         assert (workdir / name).stat().st_size > 100
-    lines = (workdir / "ablation.csv").read_text().splitlines()
-    assert len(lines) == 1 + 2 * 2
+    results = read_csv((workdir / "ablation.csv").read_text(), "ablation.csv")
+    assert {(r.norm, r.statistics) for r in results} == {
+        ("bn", "as trained"),
+        ("bn", "re-estimated together"),
+        ("bn", "re-estimated by modality"),
+        ("mbn", "as trained"),
+        ("mbn", "re-estimated by modality"),
+        ("mbn", "of the other modality"),
+        ("mbn", "pooled"),
+    }
+    assert len(results) == 2 * 7
+
+
+def test_as_trained_is_what_the_run_itself_reports(carried_out):
+    workdir, _, _ = carried_out
+    for result in read_csv((workdir / "ablation.csv").read_text(), "ablation.csv"):
+        if result.statistics == "as trained":
+            run = workdir / result.run
+            figures = json.loads((run / "results.json").read_text())["figures"]["last"]
+            expected = figures[result.protocol]
+            assert result.metrics["mAP"] == pytest.approx(expected["mAP"], abs=1e-5)
+            accuracies = [
+                entry["accuracy"]
+                for line in (run / "metrics.jsonl").read_text().splitlines()
+                if "accuracy" in (entry := json.loads(line))
+            ]
+            assert result.facts["accuracy"] == pytest.approx(accuracies[-1], abs=1e-6)
+
+
+def test_tables_are_made_again_from_the_csv(carried_out, tmp_path):
+    workdir, _, done = carried_out
+    command = [sys.executable, SCRIPT, f"--workdir={tmp_path / 'tables'}"]
+    command.append(f"--results={workdir / 'ablation.csv'}")
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.stdout == done.stdout, again.stderr
+    missing = subprocess.run(
+        [*command, f"--results={tmp_path}"], capture_output=True, text=True, check=False
+    )
+    assert missing.returncode == 1
+    assert f"error: {tmp_path} cannot be read" in missing.stderr
+
+
+def test_gaps_of_the_layers_are_averaged_over_the_seeds(tmp_path):
+    values = {"norm": "bn", "data": "nir"}
+    runs = []
+    for seed, intra in enumerate((0.1, 0.3)):
+        config = default_config()
+        run = Run({**values, "seed": str(seed)}, config, tmp_path / str(seed))
+        run.workdir.mkdir()
+        (run.workdir / CONTROLS).touch()
+        pair = {"visible-infrared": intra}
+        inter = {"visible": 0.0, "infrared": intra}
+        gap = Gap("neck", "after", pair, pair, inter)
+        (run.workdir / "gaps.json").write_text(json.dumps(as_json({"training": [gap]})))
+        runs.append(run)
+    ablation.write_gaps(runs, tmp_path)
+    header, line = (tmp_path / "gaps.csv").read_text().splitlines()
+    assert header == "norm,data,seeds,way,layer,side,intra,lasting,inter"
+    assert line == "bn,nir,2,training,neck,after,0.2000,0.2000,0.1000"
 
 
 def test_what_is_there_is_not_trained_again(carried_out):
     workdir, command, done = carried_out
-    features = {p: p.stat().st_mtime_ns for p in workdir.glob("*/test_features.npz")}
+    controls = {p: p.stat().st_mtime_ns for p in workdir.glob("*/controls.json")}
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "2 of 2 runs are there" in again.stderr
     assert again.stdout == done.stdout
-    assert features == {p: p.stat().st_mtime_ns for p in features}
+    assert controls == {p: p.stat().st_mtime_ns for p in controls}
 
 
 TRAIN = """
@@ -75,10 +139,10 @@ with open(workdir / "trained", "a") as file:
     file.write(os.environ.get("CUDA_VISIBLE_DEVICES", "none") + "\\n")
 sys.exit(f"seed {config['seed']}" if config["seed"] == 1 else 0)
 """
-EVALUATE = """
+MEASURE_CONTROLS = """
 import pathlib, sys
 arguments = dict(a[2:].split("=", 1) for a in sys.argv[1:])
-pathlib.Path(arguments["save_features"]).touch()
+pathlib.Path(arguments["workdir"], "controls.json").touch()
 """
 
 
@@ -88,7 +152,7 @@ def stand_ins(tmp_path, monkeypatch):
     experiments = tmp_path / "experiments"
     experiments.mkdir()
     (experiments / "train.py").write_text(TRAIN)
-    (experiments / "evaluate.py").write_text(EVALUATE)
+    (experiments / "controls.py").write_text(MEASURE_CONTROLS)
     monkeypatch.setattr(ablation, "load_splits", lambda config: None)
     monkeypatch.setattr(ablation, "_gpus", lambda: [])
     return experiments
@@ -119,7 +183,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(stand_ins):
 
 def test_what_is_missing_is_carried_out(stand_ins):
     runs, _ = carry_out(stand_ins)
-    (runs[2].workdir / FEATURES).unlink()
+    (runs[2].workdir / CONTROLS).unlink()
     _, failed = carry_out(stand_ins)
     assert not failed
     assert times_trained(runs) == [1, 1, 2, 1]
