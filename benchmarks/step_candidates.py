@@ -71,7 +71,7 @@ NETWORKS = {
         batch=64,
         height=96,
         width=48,
-        steps=20,
+        steps=10,
         config={},
     ),
 }
