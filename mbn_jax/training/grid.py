@@ -150,7 +150,12 @@ def make_runs(
             name = re.sub(r"[^\w.+=,-]+", "_", name)
             key = json.dumps(as_json(config), sort_keys=True)
             runs.append(Run(values, config, workdirs.setdefault(key, workdir / name)))
-    return runs
+    # One seed of every setting before the next seed, so that a study that is stopped
+    # has equally many seeds everywhere.
+    seeds = list(always.get(REPEATED, []))
+    return sorted(
+        runs, key=lambda run: seeds.index(run.values[REPEATED]) if seeds else 0
+    )
 
 
 def _settings(

@@ -32,6 +32,12 @@ def test_or_all_are_combined():
     assert len(runs) == 4 * 2 * 3
 
 
+def test_a_seed_of_all_settings_comes_before_the_next_seed():
+    runs = runs_of("sampler=balanced,natural")
+    assert [run.config.seed for run in runs] == [0] * 4 + [1] * 4 + [2] * 4
+    assert [run.values["sampler"] for run in runs[::2]] == ["balanced", "natural"] * 3
+
+
 def test_values_reach_the_configuration():
     (run, *_) = runs_of(
         "data=synthetic_vireid/thermal",
@@ -40,7 +46,7 @@ def test_values_reach_the_configuration():
         "sampler=agnostic",
         "affine=separate",
         "optimizer.learning_rate=0.5",
-    )[3:]
+    )[1:]
     config = run.config
     assert config.data.dataset == "synthetic_vireid/thermal"
     assert (config.model.depth, config.model.variant) == (50, "resnet_ibn_a")
