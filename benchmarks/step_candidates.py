@@ -53,10 +53,13 @@ NETWORKS = {
         steps=1,
         config={
             "augmentation.pad": 10,
+            "augmentation.flip": 0.5,
             "augmentation.erase": 0.5,
+            "augmentation.jitter": 0.5,
             "model.depth": 50,
             "model.width": 1.0,
             "model.last_stride": 1,
+            "loss.label_smoothing": 0.1,
             "optimizer.name": "sgd",
             "optimizer.learning_rate": 1e-3,
             "optimizer.weight_decay": 5e-4,
