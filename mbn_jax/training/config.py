@@ -95,7 +95,7 @@ def default_config() -> ConfigDict:
     """The quick run, locked: an unknown key is an error."""
     config = ConfigDict()
     config.seed = 0  # of weights, batches and augmentation
-    config.num_steps = 800
+    config.num_steps = 1500
     config.num_devices = 0  # 0: all; on a CPU, n makes n devices of it
     # How a step runs on several devices: "jit", "shard_map" or "pmap". docs/scaling.md
     config.parallelism = "jit"
@@ -109,7 +109,7 @@ def default_config() -> ConfigDict:
     config.compilation_cache = "default"
     config.log_every = 10  # steps
     # Steps between checkpoints, and validations, if there is any.
-    config.eval_every = 200
+    config.eval_every = 300
 
     # Batches that the report measures the distribution gaps on; 0 leaves them out.
     config.gap_batches = 32
@@ -127,8 +127,8 @@ def default_config() -> ConfigDict:
     config.data.num_val_identities = 0
 
     config.batch = ConfigDict()
-    config.batch.num_identities = 8  # P
-    config.batch.num_images = 4  # K, of each modality
+    config.batch.num_identities = 16  # P
+    config.batch.num_images = 2  # K, of each modality
     # "balanced": P identities with K images in each of the M modalities; "agnostic": P
     # identities with M K images, whatever their modality; "natural": M P K images as
     # they come.
@@ -141,7 +141,7 @@ def default_config() -> ConfigDict:
     config.augmentation.pad = 4  # pixels on each side before cropping
     config.augmentation.flip = 0.5  # probability
     config.augmentation.erase = 0.0  # probability
-    config.augmentation.jitter = 0.5  # strength of brightness, contrast, saturation
+    config.augmentation.jitter = 0.3  # strength of brightness, contrast, saturation
     # Of modalities with color (mbn_jax.modalities.COLOR):
     config.augmentation.exchange = 0.0  # probability; one channel in all three
     config.augmentation.gray = 0.0  # probability

@@ -56,9 +56,9 @@ def peak_memory() -> dict[str, float]:
 def keep_freed_memory() -> None:
     """Tells the C library to reuse freed memory instead of returning it to the system.
 
-    XLA for CPU allocates the temporary memory of every step anew. Fresh pages of the
-    system cost a fifth of the time of the quick run's step, and half of the time of a
-    ResNet-50's on some virtual machines. Without glibc nothing changes.
+    XLA for CPU allocates the temporary memory of every step anew. Getting fresh pages
+    from the system took a fifth of the time of the quick run's step, and half of the
+    CPU time of a ResNet-50's on a virtual machine. Without glibc nothing changes.
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

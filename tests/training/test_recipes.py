@@ -12,11 +12,14 @@ import pytest
 from mbn_jax import InputError
 from mbn_jax.training import recipes
 from mbn_jax.training.config import as_json, check, default_config
+from mbn_jax.training.grid import make_runs, read_grid
 from mbn_jax.training.step import make_model
 
 CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
 SINGLE = ("quick", "quick_thermal")
 OF_DATASETS = ("agw_bn", "agw_mbn", "caj_mbn")
+STUDY = ("patches", "random", "synthetic")
+STUDY_FLAGS = CONFIGS.parents[1] / "docs" / "study"
 DATASETS = [
     "sysu_mm01",
     "regdb/split7",
@@ -32,7 +35,25 @@ def load(name):
 
 def test_every_file_is_known_here():
     names = {path.stem for path in CONFIGS.glob("*.py")}
-    assert names == {*SINGLE, *OF_DATASETS, "saved"}
+    assert names == {*SINGLE, *OF_DATASETS, "saved", "study"}
+
+
+@pytest.mark.parametrize("part", STUDY)
+def test_the_grid_of_a_part_of_the_study_is_valid(part):
+    lines = (STUDY_FLAGS / f"{part}.flags").read_text().splitlines()
+    assert f"--config=experiments/configs/study.py:{part}" in lines
+    axes = [line.removeprefix("--grid=") for line in lines if "--grid" in line]
+    grid = {"norm": ["bn", "mbn"], "seed": ["0"]} | read_grid(axes)
+    config = load("study")["get_config"](part)
+    runs = make_runs(config, grid, Path("runs"), cross="--cross" in lines)
+    # BN is trained once where only the affine of MBN differs.
+    expected = {"patches": 12, "random": 4, "synthetic": 8}
+    assert len({run.workdir for run in runs}) == expected[part]
+
+
+def test_another_part_of_the_study_is_an_error():
+    with pytest.raises(InputError, match="no setting 'all', expected patches, random"):
+        load("study")["get_config"]("all")
 
 
 @pytest.mark.parametrize("name", SINGLE)
