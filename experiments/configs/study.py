@@ -24,7 +24,7 @@ def get_config(name: str = "synthetic") -> ConfigDict:
     config.gap_batches = 16
     if name == "synthetic":
         return config
-    config.data.dataset = "aligned_pairs/photographs_third-x2-s0"
+    config.data.dataset = "aligned_pairs/split-x2"
     config.data.image_size = (64, 64)
     config.batch.num_identities = 16
     config.batch.num_images = 2

@@ -362,14 +362,11 @@ def gap_correlation(results: Sequence[Result]) -> tuple[float, int]:
     return float(stats.spearmanr(pairs).statistic), len(pairs)
 
 
-def label(setting: Setting, settings: Mapping[Setting, object]) -> str:
-    """Returns the values of a setting on the axes that vary, or all of them."""
-    values: dict[str, set[str]] = {}
-    for other in settings:
-        for axis, value in other:
-            values.setdefault(axis, set()).add(value)
-    varying = [value for axis, value in setting if len(values[axis]) > 1]
-    return ", ".join(varying or [value for _, value in setting]) or "–"
+def label(setting: Setting, settings: Iterable[Setting]) -> str:
+    """Returns the values of a setting that not all settings have, or all of its own."""
+    common = set.intersection(*map(set, settings))
+    own = [value for axis, value in setting if (axis, value) not in common]
+    return ", ".join(own or [value for _, value in setting]) or "–"
 
 
 def title(protocol: str) -> str:
