@@ -11,9 +11,11 @@ one axis at a time leaves its first value; norm=bn,mbn and seed=0,1,2 are always
 combined with all, whatever --config says of them. A loss is a sum: identity+wrt.
 --config and --config.key=value set what all runs have in common.
 
-    python experiments/ablate.py --workdir=runs/tables --results=docs/study/patches.csv
+--results=FILE takes an earlier ablation.csv in place of the runs that are in it, for
+example of another machine. The tables and figures of such files alone:
 
-makes the tables and figures again from one or more ablation.csv, and trains nothing.
+    python experiments/ablate.py --workdir=runs/tables --notrain \
+        --results=docs/study/synthetic.csv
 """
 
 import signal
@@ -23,7 +25,7 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 
-from mbn_jax.analysis.ablation import read_csv
+from mbn_jax.analysis.ablation import Result, read_csv
 from mbn_jax.errors import InputError
 from mbn_jax.training import ablation
 from mbn_jax.training import config as configuration
@@ -43,21 +45,23 @@ _PARALLEL = flags.DEFINE_integer(
     "num_parallel", 1, "Runs at a time; on GPUs each has its own.", lower_bound=1
 )
 _RESULTS = flags.DEFINE_multi_string(
-    "results", [], "ablation.csv to make tables and figures of; nothing is trained."
+    "results", [], "ablation.csv whose runs are taken as done."
 )
+_TRAIN = flags.DEFINE_bool("train", True, "Train what --results does not have.")
 _DRY = flags.DEFINE_bool("dry_run", False, "Only list the runs.")
 
 
-def read_text(path: str) -> str:
-    """Returns the content of a file.
+def read_results(path: str) -> list[Result]:
+    """Returns the results in an ablation.csv.
 
     Raises:
-      InputError: it cannot be read.
+      InputError: it cannot be read, or is something else.
     """
     try:
-        return Path(path).read_text()
+        text = Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}.") from error
+    return read_csv(text, path)
 
 
 def main(argv: list[str]) -> None:
@@ -69,25 +73,21 @@ def main(argv: list[str]) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     workdir = Path(_WORKDIR.value)
     try:
-        if _RESULTS.value:
-            workdir.mkdir(parents=True, exist_ok=True)
-            results = [
-                result
-                for path in _RESULTS.value
-                for result in read_csv(read_text(path), path)
-            ]
-            print(ablation.write_outcome(results, workdir))
-            return
         grid = read_grid(_GRID.value)
         grid = {"norm": ["bn", "mbn"], "seed": ["0", "1", "2"]} | grid
-        runs = make_runs(_CONFIG.value, grid, workdir, cross=_CROSS.value)
+        results = [r for path in _RESULTS.value for r in read_results(path)]
+        runs = []
+        if _TRAIN.value:
+            runs = make_runs(_CONFIG.value, grid, workdir, cross=_CROSS.value)
+            runs = ablation.without_known(runs, results)
         if _DRY.value:
             for path, run in {run.workdir: run for run in runs}.items():
                 print(f"{path}{'  (done)' if run.is_finished() else ''}")
             return
         experiments = Path(__file__).parent
         failed = ablation.carry_out(runs, workdir, _PARALLEL.value, experiments)
-        print(ablation.write_outcome(ablation.read_results(runs), workdir))
+        results += ablation.read_results(runs)
+        print(ablation.write_outcome(results, workdir))
         ablation.write_gaps(runs, workdir)
     except InputError as error:
         sys.exit(f"error: {error}")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from mbn_jax.analysis import ablation
-from mbn_jax.analysis.ablation import Result
+from mbn_jax.analysis.ablation import Result, Setting
 from mbn_jax.analysis.gap_charts import GAPS, WAYS, read_gaps
 from mbn_jax.errors import InputError
 from mbn_jax.files import read_json, write_atomically, write_json
@@ -161,6 +161,16 @@ def _carry_out(
     return True
 
 
+def without_known(runs: Sequence[Run], results: Sequence[Result]) -> list[Run]:
+    """Returns the runs that are not among the results, by their setting and seed."""
+    known = {(r.setting, r.norm, r.seed) for r in results}
+    return [
+        run
+        for run in runs
+        if (_setting(run), run.config.model.norm, str(run.config.seed)) not in known
+    ]
+
+
 def read_results(runs: Sequence[Run]) -> list[Result]:
     """Returns what the finished runs of a grid have reached, by protocol and control.
 
@@ -197,6 +207,7 @@ def write_outcome(results: Sequence[Result], workdir: Path) -> str:
             f"{num_settings} settings: {correlation:+.2f}\n"
         )
     text = "\n".join(tables)
+    workdir.mkdir(parents=True, exist_ok=True)
     write_atomically(workdir / "ablation.csv", ablation.as_csv(results).encode())
     write_atomically(workdir / "ablation.md", text.encode())
     ablation.draw(results).savefig(workdir / "ablation.png", dpi=150)
@@ -238,13 +249,13 @@ def write_gaps(runs: Sequence[Run], workdir: Path) -> None:
     write_atomically(workdir / "gaps.csv", text.getvalue().encode())
 
 
+def _setting(run: Run) -> Setting:
+    """The values of the axes except norm and seed."""
+    return tuple(kv for kv in run.values.items() if kv[0] not in (PAIRED, REPEATED))
+
+
 def _results(run: Run) -> Iterator[Result]:
     """The run by each of its protocols, with each choice of running statistics."""
-    setting = tuple(
-        (name, value)
-        for name, value in run.values.items()
-        if name not in (PAIRED, REPEATED)
-    )
     facts = {"accuracy": _accuracy(run)}
     gaps = read_gaps(run.workdir / "gaps.json")
     for way in WAYS:
@@ -257,7 +268,7 @@ def _results(run: Run) -> Iterator[Result]:
     for statistics, protocols in read_json(run.workdir / CONTROLS).items():
         for protocol, metrics in protocols.items():
             yield Result(
-                setting,
+                _setting(run),
                 run.config.model.norm,
                 str(run.config.seed),
                 protocol,

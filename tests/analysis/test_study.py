@@ -9,12 +9,10 @@ import pytest
 from mbn_jax.analysis.ablation import (
     METRICS,
     as_markdown,
+    by_setting,
     controls_as_markdown,
     difference,
     directions_as_markdown,
-    draw,
-    draw_by_gap,
-    by_setting,
     read_csv,
 )
 

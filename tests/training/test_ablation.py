@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mbn_jax import InputError
-from mbn_jax.analysis.ablation import read_csv
+from mbn_jax.analysis.ablation import AS_TRAINED, FACTS, METRICS, Result, read_csv
 from mbn_jax.analysis.gap import Gap
 from mbn_jax.analysis.gap_charts import as_json
 from mbn_jax.training import ablation
@@ -89,7 +89,7 @@ def test_as_trained_is_what_the_run_itself_reports(carried_out):
 
 def test_tables_are_made_again_from_the_csv(carried_out, tmp_path):
     workdir, _, done = carried_out
-    command = [sys.executable, SCRIPT, f"--workdir={tmp_path / 'tables'}"]
+    command = [sys.executable, SCRIPT, f"--workdir={tmp_path / 'tables'}", "--notrain"]
     command.append(f"--results={workdir / 'ablation.csv'}")
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.stdout == done.stdout, again.stderr
@@ -98,6 +98,22 @@ def test_tables_are_made_again_from_the_csv(carried_out, tmp_path):
     )
     assert missing.returncode == 1
     assert f"error: {tmp_path} cannot be read" in missing.stderr
+
+
+def test_runs_whose_results_are_given_are_not_carried_out():
+    grid = {"norm": ["bn", "mbn"], "seed": ["0", "1"], "sampler": ["natural"]}
+    runs = make_runs(default_config(), grid, Path("runs"), cross=True)
+    assert len(runs) == 4
+    setting = (("sampler", "natural"),)
+    metrics, facts = dict.fromkeys(METRICS, 0.5), dict.fromkeys(FACTS, 0.5)
+    known = Result(setting, "bn", "1", "a_to_b", AS_TRAINED, metrics, facts, "x")
+    other = known._replace(setting=(("sampler", "balanced"),), seed="0")
+    left = ablation.without_known(runs, [known, other])
+    assert [(r.values["norm"], r.values["seed"]) for r in left] == [
+        ("bn", "0"),
+        ("mbn", "0"),
+        ("mbn", "1"),
+    ]
 
 
 def test_gaps_of_the_layers_are_averaged_over_the_seeds(tmp_path):
