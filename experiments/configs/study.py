@@ -36,6 +36,7 @@ def get_config(name: str = "synthetic") -> ConfigDict:
         )
     config.model.pretrained = "package/ResNet50"
     config.model.stride_in_1x1 = True
+    config.model.last_stride = 2  # at 64 × 64 a finer map costs half as much again
     config.model.depth = 50
     config.model.width = 1.0
     config.optimizer.learning_rate = 3e-4
