@@ -27,10 +27,10 @@ def convolve(
     in one thread, by a general loop, if the kernel is larger than the map, as in the
     last stage for small images. As products of two matrices, the 1×1 convolutions make
     a step of a ResNet-50 take 0.6 of the time, and those on small maps a step of a
-    narrow ResNet-18 with last stride 2 for images of 96×48 take 0.45. The matrices have two axes, not (B, H, W, C) by one: the
-    gradient would sum over three axes, and XLA would transpose for that. Elsewhere the
-    convolution stays: accelerators are made for it, and flattening positions moves data
-    where they are tiled, as on a TPU.
+    narrow ResNet-18 with last stride 2 for images of 96×48 take 0.45. The matrices have
+    two axes, not (B, H, W, C) by one: the gradient would sum over three axes, and XLA
+    would transpose for that. Elsewhere the convolution stays: accelerators are made for
+    it, and flattening positions moves data where they are tiled, as on a TPU.
     """
     size = kernel.shape[:2]
     out = [
