@@ -95,7 +95,7 @@ def default_config() -> ConfigDict:
     """The quick run, locked: an unknown key is an error."""
     config = ConfigDict()
     config.seed = 0  # of weights, batches and augmentation
-    config.num_steps = 1000
+    config.num_steps = 1500
     config.num_devices = 0  # 0: all; on a CPU, n makes n devices of it
     # How a step runs on several devices: "jit", "shard_map" or "pmap". docs/scaling.md
     config.parallelism = "jit"
@@ -109,7 +109,7 @@ def default_config() -> ConfigDict:
     config.compilation_cache = "default"
     config.log_every = 10  # steps
     # Steps between checkpoints, and validations, if there is any.
-    config.eval_every = 250
+    config.eval_every = 300
 
     # Batches that the report measures the distribution gaps on; 0 leaves them out.
     config.gap_batches = 32
@@ -194,7 +194,7 @@ def default_config() -> ConfigDict:
     config.optimizer.weight_decay = 1e-3
     config.optimizer.schedule = "cosine"  # or "step", "constant"
     config.optimizer.warmup_steps = 50
-    config.optimizer.decay_steps = (500, 750)  # of "step"
+    config.optimizer.decay_steps = (750, 1100)  # of "step"
     config.optimizer.decay_factor = 0.1  # of "step"
     return config.lock()
 
