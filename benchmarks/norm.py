@@ -26,11 +26,12 @@ import numpy as np
 from flax import linen as nn
 from machine import machine_line  # type: ignore[import-not-found]
 from rich.progress import track
-from turns import keep_freed_memory, ratio  # type: ignore[import-not-found]
+from turns import ratio  # type: ignore[import-not-found]
 
 from mbn_jax import ModalityBatchNorm, by_modality
 from mbn_jax.models.reid import ReID
 from mbn_jax.models.resnet import ResNet
+from mbn_jax.training.memory import keep_freed_memory
 
 Shape = tuple[int, ...]
 OURS, REFERENCE = "ModalityBatchNorm", "nn.BatchNorm"

@@ -88,7 +88,6 @@ def compare_loop(config: Any, rounds: int) -> None:
     def without_validation(config: Any) -> Any:
         return dataclasses.replace(load_splits(config), validation=None)
 
-    turns.keep_freed_memory()
     with (
         tempfile.TemporaryDirectory() as workdir,
         mock.patch.object(loop, "make_train_step", watched_step),

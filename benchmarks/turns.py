@@ -5,10 +5,8 @@ could not be told apart, and what one library keeps would be lost to the other. 
 its turns a process sleeps in a read, and its freed memory is back with the system.
 """
 
-import ctypes
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -16,6 +14,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
+
+from mbn_jax.training.memory import give_back_memory, keep_freed_memory
 
 
 class Turn(NamedTuple):
@@ -137,26 +137,3 @@ def forget_peak_memory() -> None:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         print("the peak of the memory includes compilation", file=sys.stderr)
-
-
-def keep_freed_memory() -> None:
-    """Tells the C library to hand freed memory out again instead of returning it.
-
-    To get fresh pages for hundreds of megabytes from the system in every step costs
-    time, and not the same in every round.
-    """
-    if _has_glibc():
-        libc = ctypes.CDLL(None)
-        no_trim, no_mmap = (-1, 2**31 - 1), (-4, 0)  # M_TRIM_THRESHOLD, M_MMAP_MAX
-        libc.mallopt(*no_trim)
-        libc.mallopt(*no_mmap)
-
-
-def give_back_memory() -> None:
-    """Returns freed memory to the system."""
-    if _has_glibc():
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _has_glibc() -> bool:
-    return sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
