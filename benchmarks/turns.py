@@ -5,6 +5,7 @@ could not be told apart, and what one library keeps would be lost to the other. 
 its turns a process sleeps in a read, and its freed memory is back with the system.
 """
 
+import ctypes
 import json
 import os
 import statistics
@@ -15,7 +16,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from mbn_jax.training.memory import give_back_memory, keep_freed_memory
+# Tells glibc to reuse freed memory instead of returning it to the system, as training
+# on a CPU does (mbn_jax.training.resources): to get fresh pages for hundreds of megabytes
+# in every step costs time, and not the same in every round. By environment variables,
+# so that the workers of other libraries need not import ours.
+KEEP_FREED_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "2147483647", "MALLOC_MMAP_MAX_": "0"}
 
 
 class Turn(NamedTuple):
@@ -42,7 +47,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, **environment},
+            env={**os.environ, **KEEP_FREED_MEMORY, **environment},
         )
         self.facts: dict[str, Any] = self._read()
 
@@ -86,7 +91,6 @@ def serve(prepare: Callable[[], tuple[Callable[[], object], dict[str, Any]]]) ->
 
     step, facts = prepare()
     give_back_memory()  # that compiling took
-    keep_freed_memory()
     forget_peak_memory()
     step()
     answer(facts)
@@ -137,3 +141,10 @@ def forget_peak_memory() -> None:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         print("the peak of the memory includes compilation", file=sys.stderr)
+
+
+def give_back_memory() -> None:
+    """Returns freed memory to the system, where the C library can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)

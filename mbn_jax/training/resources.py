@@ -1,6 +1,9 @@
 """What a run uses: memory, and time for compiling."""
 
+import ctypes
+import platform
 import resource
+import sys
 
 import jax
 
@@ -48,3 +51,22 @@ def peak_memory() -> dict[str, float]:
     if bytes_in_use:
         peak["device_memory_peak"] = max(bytes_in_use) / 2**30
     return peak
+
+
+def keep_freed_memory() -> None:
+    """Tells the C library to reuse freed memory instead of returning it to the system.
+
+    XLA for CPU allocates the temporary memory of every step anew. Getting fresh pages
+    from the system took a fifth of the time of the quick run's step, and half of the
+    CPU time of a ResNet-50's on a virtual machine. Without glibc nothing changes.
+    """
+    if has_glibc():
+        libc = ctypes.CDLL(None)
+        no_trim, no_mmap = (-1, 2**31 - 1), (-4, 0)  # M_TRIM_THRESHOLD, M_MMAP_MAX
+        libc.mallopt(*no_trim)
+        libc.mallopt(*no_mmap)
+
+
+def has_glibc() -> bool:
+    """Returns whether the C library is glibc."""
+    return sys.platform == "linux" and platform.libc_ver()[0] == "glibc"

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from mbn_jax.training.memory import has_glibc
+from mbn_jax.training.resources import has_glibc
 
 PROGRAM = """
 import ctypes, sys
-from mbn_jax.training.memory import keep_freed_memory
+from mbn_jax.training.resources import keep_freed_memory
 
 def resident():
     with open("/proc/self/status") as file:
