@@ -22,12 +22,16 @@ def get_config(name: str = "synthetic") -> ConfigDict:
     """The configuration that all runs of a part of the study share."""
     config = default_config()
     config.gap_batches = 16
+    # The quick run's values when the study began: another recipe is another study.
+    config.num_steps = 1500
+    config.batch.num_identities = 16
+    config.batch.num_images = 2
+    config.augmentation.jitter = 0.3
+    config.model.last_stride = 1
     if name == "synthetic":
         return config
     config.data.dataset = "aligned_pairs/split-x2"
     config.data.image_size = (64, 64)
-    config.batch.num_identities = 16
-    config.batch.num_images = 2
     if name == "random":
         return config
     if name != "patches":
