@@ -4,15 +4,16 @@ r"""Compares batch normalization with MBN over data sets, backbones, losses, sam
         --grid=data=synthetic_vireid/nir,synthetic_vireid/thermal \
         --grid=backbone=resnet18,resnet18_ibn_a --grid=sampler=balanced,natural
 
-trains what is missing, resumes what was interrupted, evaluates every network with other
-running statistics, too, and writes ablation.csv, ablation.md (differences with
-intervals, every direction, controls), ablation.png, by_gap.png and gaps.csv. By default
-one axis at a time leaves its first value; norm=bn,mbn and seed=0,1,2 are always
-combined with all, whatever --config says of them. A loss is a sum: identity+wrt.
---config and --config.key=value set what all runs have in common.
+trains what is missing, resumes what was interrupted, also evaluates every network with
+other running statistics, and writes ablation.csv, ablation.md (differences with
+intervals, every direction, controls), ablation.png, by_gap.png and gaps.csv. By
+default, one axis at a time varies around the first values; norm (bn, mbn) and seed (0,
+1, 2) are always combined with everything and override --config. A loss is a sum:
+identity+wrt. --config and --config.key=value set what all runs have in common.
 
---results=FILE takes an earlier ablation.csv in place of the runs that are in it, for
-example of another machine. The tables and figures of such files alone:
+--results=FILE uses the results in an earlier ablation.csv, for example from another
+machine, instead of training those runs. It compares the values of the axes, norm and
+seed, not the rest of the configuration. To make only the tables and charts:
 
     python experiments/ablate.py --workdir=runs/tables --notrain \
         --results=docs/study/synthetic.csv
@@ -45,7 +46,7 @@ _PARALLEL = flags.DEFINE_integer(
     "num_parallel", 1, "Runs at a time; on GPUs each has its own.", lower_bound=1
 )
 _RESULTS = flags.DEFINE_multi_string(
-    "results", [], "ablation.csv whose runs are taken as done."
+    "results", [], "ablation.csv whose runs count as finished."
 )
 _TRAIN = flags.DEFINE_bool("train", True, "Train what --results does not have.")
 _DRY = flags.DEFINE_bool("dry_run", False, "Only list the runs.")
@@ -76,6 +77,8 @@ def main(argv: list[str]) -> None:
         grid = read_grid(_GRID.value)
         grid = {"norm": ["bn", "mbn"], "seed": ["0", "1", "2"]} | grid
         results = [r for path in _RESULTS.value for r in read_results(path)]
+        if not (results or _TRAIN.value):
+            raise InputError("--notrain needs --results=FILE, an earlier ablation.csv.")
         runs = []
         if _TRAIN.value:
             runs = make_runs(_CONFIG.value, grid, workdir, cross=_CROSS.value)
@@ -85,7 +88,9 @@ def main(argv: list[str]) -> None:
                 print(f"{path}{'  (done)' if run.is_finished() else ''}")
             return
         experiments = Path(__file__).parent
-        failed = ablation.carry_out(runs, workdir, _PARALLEL.value, experiments)
+        failed = []
+        if runs:
+            failed = ablation.carry_out(runs, workdir, _PARALLEL.value, experiments)
         results += ablation.read_results(runs)
         print(ablation.write_outcome(results, workdir))
         ablation.write_gaps(runs, workdir)

@@ -3,9 +3,9 @@ r"""Evaluates a finished run with other running statistics than its own.
     python experiments/controls.py --workdir=runs/quick
 
 prints mAP and rank-1 with statistics that are re-estimated from the unlabeled test
-images, together (BN) or for each modality, with those of the other modality, and with
-pooled ones (MBN), and writes controls.json into the work directory. No weight changes,
-so the differences show what the statistics alone do.
+images (BN: of all together, and of each modality; MBN: of each modality), with those of
+the other modality and with pooled ones (MBN), and writes controls.json into the work
+directory. No weight changes, so the differences show what the statistics alone do.
 """
 
 import sys
@@ -17,8 +17,10 @@ from mbn_jax.errors import InputError
 from mbn_jax.training.config import parse_flags
 from mbn_jax.training.controls import CONTROLS, measure_controls
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Of a finished run.", required=True)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data, if they moved.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Work directory of a finished run.", required=True
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data, if they have moved.")
 
 
 def main(argv: list[str]) -> None:

@@ -8,8 +8,8 @@ After the colon of --config=experiments/configs/study.py:NAME stands one of
   random     scene patches, a quarter of a ResNet-18 from random weights
   synthetic  synthetic_vireid, the quick run's network, until it has learned
 
-What differs within each of them is in docs/study/NAME.flags: data, loss, batches, norm,
-affine, seeds. docs/study.md says how the data and the weights are made.
+What differs within each of them is in docs/study/NAME.flags: data, backbone, loss,
+affine, batches, seeds. docs/study.md says how the data and the weights are made.
 """
 
 from ml_collections import ConfigDict
@@ -38,6 +38,7 @@ def get_config(name: str = "synthetic") -> ConfigDict:
         raise InputError(
             f"The study has no setting {name!r}, expected patches, random or synthetic."
         )
+    config.num_steps = 400  # or more, as the pilot run of docs/study.md needs
     config.model.pretrained = "package/ResNet50"
     config.model.stride_in_1x1 = True
     config.model.last_stride = 2  # at 64 × 64 a finer map costs half as much again

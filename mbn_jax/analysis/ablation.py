@@ -1,11 +1,11 @@
-"""What a grid of runs shows: tables, differences between BN and MBN, and figures.
+"""Summarizes a grid of runs: tables, differences between BN and MBN, and charts.
 
 * The measure is mAP at the last step, averaged over the protocols (both directions).
 * Runs with the same seed see the same batches and start from the same weights, so the
   difference is taken seed by seed. Its interval and p-value are those of the paired t
   test: seeds are the sample, and the data are fixed.
 * With many settings, some differ by chance. Holm's correction bounds the probability
-  that any of them is called different without being so.
+  of any false positive.
 """
 
 import csv
@@ -24,13 +24,16 @@ from mbn_jax.analysis.charts import BLUE, SERIES
 from mbn_jax.errors import InputError
 
 METRICS = ("rank1", "rank10", "mAP", "mINP")
-# Of the run, in every line of the CSV: training accuracy over the last twentieth of the
-# steps, and the lasting gap after the normalizations, averaged over them.
+# Facts about the run, repeated in every line of the CSV: training accuracy over the
+# last twentieth of the steps, and the lasting gap after the normalizations, averaged
+# over them, in training and in evaluation.
 FACTS = ("accuracy", "lasting_training", "lasting_evaluation")
 NORMS = ("bn", "mbn")
 AS_TRAINED = "as trained"
 _LAST = ("run",)
 _NAMES = ("norm", "seed", "protocol", "statistics")
+_NO_SPREAD = 1e-9  # of differences: less is rounding
+_MARKERS = ("o", "s", "^", "D")
 
 Setting = tuple[tuple[str, str], ...]
 
@@ -41,7 +44,7 @@ class Result(NamedTuple):
     Attributes:
       setting: values of the axes except norm and seed, by name.
       norm: "bn" or "mbn".
-      seed: of the run.
+      seed: the run's seed.
       protocol: its name.
       statistics: the running statistics, `AS_TRAINED` or one of the controls of
         `mbn_jax.training.controls`.
@@ -65,8 +68,9 @@ class Difference(NamedTuple):
 
     Attributes:
       mean: over the paired seeds.
-      low, high: the 95 % interval of the paired t test; NaN for fewer than two pairs.
-      p: p-value of the paired t test, two-sided; NaN for fewer than two pairs.
+      low, high: the 95 % interval of the paired t test; NaN, like the next two, for
+        fewer than two pairs and for pairs that all differ by the same.
+      p: p-value of the paired t test, two-sided.
       deviation: standard deviation of the paired differences.
       num_seeds: the seeds that both have.
     """
@@ -104,11 +108,11 @@ def read_csv(text: str, name: str) -> list[Result]:
     """Returns the results in the text of a CSV that `as_csv` has written.
 
     Args:
-      text: of the file.
-      name: of the file, for errors.
+      text: the file's content.
+      name: the file's name, for errors.
 
     Raises:
-      InputError: a column is missing, or a number is not one.
+      InputError: a column is missing, or a value is not a number.
     """
     reader = csv.DictReader(io.StringIO(text))
     columns = list(reader.fieldnames or [])
@@ -123,7 +127,7 @@ def read_csv(text: str, name: str) -> list[Result]:
     results = []
     for line, row in enumerate(reader, start=2):
         try:
-            metrics = {key: float(row[key]) for key in METRICS}
+            metrics = {key: float(row[key] or "nan") for key in METRICS}
             facts = {key: float(row[key] or "nan") for key in FACTS}
         except (TypeError, ValueError) as error:
             raise InputError(f"{name}, line {line}: {error}.") from error
@@ -139,10 +143,28 @@ def read_csv(text: str, name: str) -> list[Result]:
 
 def by_setting(results: Sequence[Result]) -> dict[Setting, list[Result]]:
     """Returns the results of every setting, in the order of the first."""
-    groups: dict[Setting, list[Result]] = {}
-    for result in results:
-        groups.setdefault(result.setting, []).append(result)
-    return groups
+    groups: dict[frozenset[tuple[str, str]], list[Result]] = {}
+    for result in results:  # of several files, whose axes may be in another order
+        groups.setdefault(frozenset(result.setting), []).append(result)
+    return {group[0].setting: group for group in groups.values()}
+
+
+def check_distinct(results: Sequence[Result]) -> None:
+    """Checks that no run is there twice: it would count twice in every mean.
+
+    Raises:
+      InputError: one is; the message names both.
+    """
+    runs: dict[tuple[object, ...], Result] = {}
+    for r in results:
+        key = frozenset(r.setting), r.norm, r.seed, r.protocol, r.statistics
+        other = runs.setdefault(key, r)
+        if other is not r:
+            raise InputError(
+                f"Seed {r.seed} of {r.norm} in the setting "
+                f"{', '.join(value for _, value in r.setting)} is there twice, as "
+                f"{other.run} and as {r.run}: give each run once."
+            )
 
 
 def mean_map(
@@ -164,19 +186,22 @@ def difference(results: Sequence[Result]) -> Difference | None:
     """Returns the paired difference MBN − BN of one setting; None without a pair.
 
     Args:
-      results: of the setting, with both norms.
+      results: the results of one setting, with both norms. A seed counts if both norms
+        have it, by the same protocols.
     """
-    maps = mean_map(results)
-    seeds = sorted(maps["mbn"].keys() & maps["bn"].keys())
+    maps, protocols = mean_map(results), _protocols(results)
+    seeds = sorted(
+        seed
+        for seed in maps["mbn"].keys() & maps["bn"].keys()
+        if protocols["mbn", seed] == protocols["bn", seed]
+    )
     if not seeds:
         return None
     paired = np.array([maps["mbn"][seed] - maps["bn"][seed] for seed in seeds])
     mean, n = float(paired.mean()), len(seeds)
-    if n < 2:
+    if n < 2 or np.ptp(paired) < _NO_SPREAD:
         return Difference(mean, math.nan, math.nan, math.nan, math.nan, n)
     deviation = float(paired.std(ddof=1))
-    if deviation == 0:
-        return Difference(mean, mean, mean, 0.0 if mean else 1.0, 0.0, n)
     test = stats.ttest_1samp(paired, 0.0)
     low, high = test.confidence_interval(0.95)
     return Difference(mean, float(low), float(high), float(test.pvalue), deviation, n)
@@ -200,7 +225,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def seeds_needed(
     deviation: float, effect: float = 0.01, power: float = 0.8, level: float = 0.05
 ) -> int | None:
-    """Returns how many pairs of runs show an effect with the paired t test.
+    """Returns how many pairs of runs the paired t test needs to detect an effect.
 
     The power of $n$ pairs is that of the noncentral t distribution with $n - 1$ degrees
     of freedom and noncentrality $\\sqrt{n}$ effect / deviation (Cohen, "Statistical
@@ -218,8 +243,6 @@ def seeds_needed(
     """
     if math.isnan(deviation):
         return None
-    if deviation == 0:
-        return 2
     for n in itertools.chain(range(2, 200), range(200, 10_001, 50)):
         critical = stats.t.isf(level / 2, n - 1)
         away = math.sqrt(n) * effect / deviation
@@ -244,7 +267,7 @@ def as_markdown(results: Sequence[Result]) -> str:
         cells = [label(setting, groups), str(of_setting.num_seeds if of_setting else 0)]
         cells += [mean_and_deviation(maps[norm].values()) for norm in NORMS]
         cells += _test_cells(of_setting, p_holm)
-        for fact, digits, factor in (("accuracy", 0, 100), ("lasting_training", 3, 1)):
+        for fact, digits, factor in (("accuracy", 1, 100), ("lasting_training", 3, 1)):
             for norm in NORMS:
                 values = [factor * value for value in _facts(group, norm, fact)]
                 cells.append(f"{np.mean(values):.{digits}f}" if values else "–")
@@ -330,20 +353,23 @@ def draw_by_gap(results: Sequence[Result]) -> Figure:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    colors = itertools.cycle(SERIES)
-    for (setting, group), color in zip(groups.items(), colors, strict=False):
+    # Ten colors with four markers tell forty settings apart.
+    styles = itertools.cycle((c, m) for m in _MARKERS for c in SERIES)
+    for (setting, group), (color, marker) in zip(groups.items(), styles, strict=False):
         gap, found = _facts(group, "bn", "lasting_training"), difference(group)
         if gap and found:
             low, mean, high = (100 * x for x in (found.low, found.mean, found.high))
             x = float(np.mean(gap))
             axes.plot([x, x], [low, high], color=color, linewidth=2)
-            axes.plot(x, mean, "o", color=color, label=label(setting, groups))
+            name = label(setting, groups)
+            axes.plot(x, mean, marker, color=color, label=name)
     axes.axhline(0, color="0.5", linewidth=1)
     axes.set_xlim(left=0)
     axes.set_xlabel("lasting gap after BN's layers in training, standard deviations")
     axes.set_ylabel("mAP of MBN minus mAP of BN, points")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=7)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside right upper", frameon=False, fontsize=7)
     return figure
 
 
@@ -351,6 +377,7 @@ def gap_correlation(results: Sequence[Result]) -> tuple[float, int]:
     """Returns Spearman's correlation of BN's lasting gap with the difference.
 
     Over the settings that have both, and how many these are; NaN for fewer than three.
+    It only describes: settings that share their BN networks are not independent.
     """
     pairs = []
     for group in by_setting(results).values():
@@ -385,6 +412,15 @@ def mean_and_deviation(values: Iterable[float]) -> str:
     return f"{mean} ± {100 * np.std(values, ddof=1):.1f}"
 
 
+def _protocols(results: Sequence[Result]) -> dict[tuple[str, str], set[str]]:
+    """The protocols of every norm and seed, as trained."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for r in results:
+        if r.statistics == AS_TRAINED:
+            found.setdefault((r.norm, r.seed), set()).add(r.protocol)
+    return found
+
+
 def _facts(results: Sequence[Result], norm: str, name: str) -> list[float]:
     """A fact of every run of a norm, once for each run, where it was measured."""
     by_run = {r.run: r.facts[name] for r in results if r.norm == norm}
@@ -406,7 +442,7 @@ def _mean_and_interval(paired: Sequence[float]) -> str:
     if not paired:
         return "–"
     mean = f"{100 * np.mean(paired):+.1f}"
-    if len(paired) < 2 or np.ptp(paired) == 0:
+    if len(paired) < 2 or np.ptp(paired) < _NO_SPREAD:
         return mean
     low, high = stats.ttest_1samp(paired, 0.0).confidence_interval(0.95)
     return f"{mean} ({100 * low:+.1f} to {100 * high:+.1f})"

@@ -1,4 +1,4 @@
-"""The runs of a grid: those that are missing are carried out, and all are compared."""
+"""Trains the missing runs of a grid, and compares all of them."""
 
 import concurrent.futures
 import csv
@@ -163,16 +163,16 @@ def _carry_out(
 
 def without_known(runs: Sequence[Run], results: Sequence[Result]) -> list[Run]:
     """Returns the runs that are not among the results, by their setting and seed."""
-    known = {(r.setting, r.norm, r.seed) for r in results}
-    return [
-        run
-        for run in runs
-        if (_setting(run), run.config.model.norm, str(run.config.seed)) not in known
-    ]
+    known = {(frozenset(r.setting), r.norm, r.seed) for r in results}
+
+    def key(run: Run) -> tuple[frozenset[tuple[str, str]], str, str]:
+        return frozenset(_setting(run)), run.config.model.norm, str(run.config.seed)
+
+    return [run for run in runs if key(run) not in known]
 
 
 def read_results(runs: Sequence[Run]) -> list[Result]:
-    """Returns what the finished runs of a grid have reached, by protocol and control.
+    """Returns the results of the finished runs, by protocol and control.
 
     Raises:
       InputError: a file of a run is damaged.
@@ -191,10 +191,11 @@ def write_outcome(results: Sequence[Result], workdir: Path) -> str:
       The tables of ablation.md.
 
     Raises:
-      InputError: there are no results.
+      InputError: there are no results, or a run is there twice.
     """
     if not results:
         raise InputError(f"No run in {workdir} is finished.")
+    ablation.check_distinct(results)
     correlation, num_settings = ablation.gap_correlation(results)
     tables = [
         ablation.as_markdown(results),

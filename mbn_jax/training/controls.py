@@ -1,7 +1,8 @@
 """A finished network with other running statistics than its own.
 
-No control uses a label of the test or changes a weight: what changes is by which mean
-and variance every layer normalizes.
+A control changes no weight, and uses no identity of a test image. It only changes the
+mean and variance that the layers normalize with, in some cases to those of the whole
+test set: a control explains a network, and is not a method to compare with.
 """
 
 import functools
@@ -22,7 +23,8 @@ from mbn_jax.data.pipeline import load_images
 from mbn_jax.evaluation import evaluate
 from mbn_jax.files import write_json
 from mbn_jax.functional import pooled_moments
-from mbn_jax.mesh import make_mesh
+from mbn_jax.mesh import make_mesh, replicated
+from mbn_jax.models.norms import PLACES
 from mbn_jax.models.reid import ReID
 from mbn_jax.training.config import read_config
 from mbn_jax.training.evaluation import Network, split_features, test_split
@@ -45,36 +47,42 @@ def measure_controls(
     """Evaluates the last step of a run with other running statistics.
 
     A network with BN is evaluated with statistics that are re-estimated from test
-    images, of all modalities together and of each modality; one with MBN with
-    statistics re-estimated for each modality, with those of the next modality on
-    purpose, and with the pooled ones, which ignore the modality. The affine parameters
-    stay those of the image's own modality.
+    images, of all modalities together and of each modality. A network with MBN is
+    evaluated with statistics re-estimated for each modality, with those of the next
+    modality, and with the pooled ones, which ignore the modality. All modalities have
+    equal weight where statistics are taken together. The affine parameters stay those
+    of the image's own modality.
+
+    Re-estimation takes 40 batches of 64 images, which are drawn with replacement, in
+    equal parts of each modality, and are the same for all networks.
 
     Args:
-      workdir: of a finished run; controls.json is written into it.
-      data_dir: of the prepared data; None for that of the run.
+      workdir: work directory of a finished run, where controls.json is written.
+      data_dir: directory of the prepared data; None for that of the run.
 
     Returns:
       The content of controls.json: for `AS_TRAINED` and each control, the metrics of
       every protocol, as `mbn_jax.evaluation.evaluate` gives them.
 
     Raises:
-      InputError: not a work directory, no checkpoint, or the data are not there.
+      InputError: the directory is not that of a run, it has no checkpoint, or the data
+        are missing.
     """
     config = read_config(workdir)
     model, variables, _ = load_with_step(workdir, "last")
     split = test_split(workdir, Network(data_dir=data_dir))
     protocols, _ = scored_protocols(split)
-    # One form of the network for all, so that it is compiled once.
-    mbn = model.copy(norm="mbn")
+    # One form of the network for all controls, so that it is compiled once.
+    mbn = model
     if model.norm == "bn":
+        mbn = model.copy(norm="mbn", mbn_at=PLACES, share_affine=True)
         variables = convert.from_batch_norm(variables, len(model.modalities))
     embedding = make_feature_fn(mbn)
     mesh = make_mesh()
     found = {}
     for name, changed in _networks(mbn, variables, split, was_bn=model.norm == "bn"):
         features = split_features(
-            functools.partial(embedding, changed),
+            functools.partial(embedding, jax.device_put(changed, replicated(mesh))),
             split,
             model.image_size,
             num_threads=config.data.num_threads,
@@ -128,7 +136,7 @@ def _with_rows(variables: Mapping[str, Any], change: Any) -> dict[str, Any]:
     for path in [path for path in flat if path[-1] == "mean"]:
         names = path, (*path[:-1], "var")
         mean, var = (flat[name] for name in names)
-        if mean.ndim == 2:  # not a plain batch normalization, of model.mbn_at
+        if mean.ndim == 2:  # layers outside model.mbn_at are plain, with (C,)
             for name, rows in zip(names, change(mean, var), strict=True):
                 flat[name] = jnp.broadcast_to(rows, mean.shape)
     return {**variables, "batch_stats": unflatten_dict(flat)}

@@ -126,8 +126,8 @@ def make_runs(
       base: what the runs have in common.
       grid: values of each axis, by its short name or as a key of the configuration.
       workdir: of the whole.
-      cross: all combinations; else one axis at a time leaves its first value, but for
-        norm and seed, which are always combined with all.
+      cross: all combinations; else one axis at a time varies around the first values.
+        Norm and seed are always combined with everything.
 
     Raises:
       InputError: an axis or a value is not known, or a configuration is of no use.

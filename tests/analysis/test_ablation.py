@@ -14,6 +14,8 @@ from mbn_jax.analysis.ablation import (
     Result,
     as_csv,
     as_markdown,
+    by_setting,
+    check_distinct,
     controls_as_markdown,
     difference,
     directions_as_markdown,
@@ -87,8 +89,39 @@ def test_only_seeds_that_both_have_are_compared():
     assert difference(results[1:2]) is None
 
 
-def test_equal_differences_have_an_interval_of_no_width():
-    assert difference(pairs([0.0, 0.0])).p == 1.0
+def test_equal_differences_have_no_interval():
+    """From pairs that happen to differ by the same, no deviation can be estimated."""
+    for number in (2, 4):
+        found = difference(pairs([0.01] * number))
+        assert found.mean == pytest.approx(0.01)
+        assert math.isnan(found.p)
+        assert math.isnan(found.deviation)
+
+
+def test_a_seed_is_paired_by_the_same_protocols_only():
+    results = pairs([0.1, 0.3])
+    lacking = [
+        r for r in results if (r.norm, r.seed, r.protocol) != ("bn", "1", "b_to_a")
+    ]
+    assert difference(lacking).num_seeds == 1
+
+
+def test_a_run_that_is_there_twice_is_an_error():
+    results = pairs([0.1, 0.3])
+    check_distinct(results)
+    again = results[2]._replace(run="another", setting=results[2].setting[::-1])
+    with pytest.raises(
+        InputError, match=r"Seed 0 of mbn .*nir is there twice, as mbn-0"
+    ):
+        check_distinct([*results, again])
+
+
+def test_the_order_of_the_axes_does_not_matter():
+    axes = (("data", "nir"), ("loss", "wrt"))
+    results = pairs([0.1], axes)
+    results += [r._replace(seed="1") for r in pairs([0.3], axes[::-1])]
+    ((_, group),) = by_setting(results).items()
+    assert difference(group).num_seeds == 2
 
 
 def test_holm_multiplies_by_the_number_of_hypotheses_that_are_left():
@@ -112,7 +145,7 @@ def test_as_many_seeds_as_needed_have_the_power_that_was_asked_for():
 
 def test_without_a_deviation_the_number_of_seeds_is_not_known():
     assert seeds_needed(math.nan) is None
-    assert seeds_needed(0.0) == 2
+    assert seeds_needed(1e-6) == 2
 
 
 def test_the_table_has_a_line_for_every_setting():
@@ -128,7 +161,7 @@ def test_the_table_has_a_line_for_every_setting():
     first, second = map(cells, lines)
     assert first[:4] == ["nir", "2", "30.5 ± 0.7", "50.5 ± 14.8"]
     assert first[4] == "+20.0 (-107.1 to +147.1)"
-    assert first[7:11] == ["97", "97", "0.200", "0.200"]
+    assert first[7:11] == ["97.0", "97.0", "0.200", "0.200"]
     assert second[:5] == ["thermal", "1", "30.0", "10.0", "-20.0"]
     assert second[-1] == "–"
 

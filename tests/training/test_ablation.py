@@ -98,6 +98,8 @@ def test_tables_are_made_again_from_the_csv(carried_out, tmp_path):
     )
     assert missing.returncode == 1
     assert f"error: {tmp_path} cannot be read" in missing.stderr
+    nothing = subprocess.run(command[:-1], capture_output=True, text=True, check=False)
+    assert nothing.stderr.startswith("error: --notrain needs --results=FILE")
 
 
 def test_runs_whose_results_are_given_are_not_carried_out():

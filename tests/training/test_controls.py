@@ -22,8 +22,10 @@ from mbn_jax.training.controls import (
     OTHER,
     POOLED,
     TOGETHER,
+    measure_controls,
 )
 from mbn_jax.training.loading import load_with_step
+from mbn_jax.training.loop import train
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "controls.py"
 LAYER = ("backbone", "norm1")  # the first one: what it sees, no other layer changes
@@ -140,3 +142,18 @@ def test_a_directory_without_a_run_is_an_error(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "changes", [{"share_affine": False}, {"mbn_at": ("neck",)}], ids=str
+)
+def test_settings_of_mbn_do_not_matter_to_the_controls_of_bn(config, tmp_path, changes):
+    """They change nothing in a network with BN, and stay in its configuration."""
+    config.model.norm = "bn"
+    config.model.update(changes)
+    results = train(config, tmp_path / "run")
+    found = measure_controls(tmp_path / "run")
+    assert list(found) == ["as trained", TOGETHER, BY_MODALITY]
+    for protocol, metrics in found["as trained"].items():
+        expected = results["figures"]["last"][protocol]["mAP"]
+        assert metrics["mAP"] == pytest.approx(expected, abs=1e-6)
