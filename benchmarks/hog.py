@@ -4,7 +4,7 @@
 
 The baseline that a trained network has to beat where the modalities share edges
 (Dalal and Triggs, "Histograms of Oriented Gradients for Human Detection", CVPR 2005).
-Prints a Markdown table with the figures of chance beside those of HOG, in per cent;
+Prints a Markdown table with the metrics of HOG and of chance, in percent;
 docs/study/baselines.csv keeps them.
 """
 
@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from machine import machine_line  # type: ignore[import-not-found]
 
+from mbn_jax.analysis.ablation import METRICS
 from mbn_jax.data.dataset import Split, load_split
 from mbn_jax.data.pipeline import load_images
 from mbn_jax.data.sources import task_of
@@ -35,25 +36,24 @@ BLOCK = 2  # cells of a side
 NUM_BINS = 9  # of 20 degrees
 CLIP = 0.2  # of a normalized block
 SQUARE = (64, 64)  # (height, width) of images that are not of persons
-FIGURES = ("rank1", "rank10", "mAP", "mINP")
 
 
 class Row(NamedTuple):
-    """The figures of one method by one protocol.
+    """The metrics of one method by one protocol.
 
     Attributes:
         data: name of the data set.
         method: "HOG" or "chance".
         protocol: its name, as in the file.
         title: of the protocol, as in the table.
-        figures: as `mbn_jax.evaluation.evaluate` returns them for the protocol.
+        metrics: as `mbn_jax.evaluation.evaluate` returns them for the protocol.
     """
 
     data: str
     method: str
     protocol: str
     title: str
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
 
 
 def hog(images: np.ndarray) -> np.ndarray:
@@ -147,19 +147,19 @@ def rows_of(
         "chance": evaluate_chance(split, protocols),
     }
     for protocol in protocols:
-        for method, figures in found.items():
+        for method, metrics in found.items():
             name = protocol.name
-            yield Row(dataset, method, name, protocol.title, figures[name])
+            yield Row(dataset, method, name, protocol.title, metrics[name])
 
 
 def as_csv(rows: list[Row]) -> str:
     """The rows as fractions with six decimals."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["data", "method", "protocol", *FIGURES])
+    writer.writerow(["data", "method", "protocol", *METRICS])
     for row in rows:
-        figures = [f"{row.figures[key]:.6f}" for key in FIGURES]
-        writer.writerow([row.data, row.method, row.protocol, *figures])
+        metrics = [f"{row.metrics[key]:.6f}" for key in METRICS]
+        writer.writerow([row.data, row.method, row.protocol, *metrics])
     return text.getvalue()
 
 
@@ -182,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("datasets", nargs="+", metavar="DATASET")
     parser.add_argument("--data_dir", default="data")
-    parser.add_argument("--csv", type=Path, help="file to write the figures to")
+    parser.add_argument("--csv", type=Path, help="file to write the metrics to")
     parser.add_argument(
         "--image_size",
         type=size,
@@ -197,11 +197,11 @@ def main() -> None:
             check_writable(flags.csv.parent)
         print(machine_line("numpy", "opencv-python-headless"))
         print(f"\n| data set | direction | method | {_cells(COLUMNS, '')} |")
-        print("|---|---|---|" + "---|" * len(FIGURES))
+        print("|---|---|---|" + "---|" * len(METRICS))
         for dataset in flags.datasets:
             for row in rows_of(dataset, flags.data_dir, flags.image_size):
                 rows.append(row)
-                percent = {key: 100 * row.figures[key] for key in FIGURES}
+                percent = {key: 100 * row.metrics[key] for key in METRICS}
                 head = f"{row.data} | {row.title} | {row.method}"
                 print(f"| {head} | {_cells(percent, '.1f')} |", flush=True)
         if flags.csv:
@@ -211,7 +211,7 @@ def main() -> None:
 
 
 def _cells(values: Any, form: str) -> str:
-    return " | ".join(format(values[key], form) for key in FIGURES)
+    return " | ".join(format(values[key], form) for key in METRICS)
 
 
 if __name__ == "__main__":

@@ -69,8 +69,8 @@ NETWORKS = {
     ),
     "quick": Network(
         title="the quick run's ResNet-18 of a quarter of the width",
-        num_identities=300,  # of the embedded near-infrared data
-        num_images=4,
+        num_identities=300,  # of the synthetic near-infrared data
+        num_images=2,
         batch=64,
         height=96,
         width=48,

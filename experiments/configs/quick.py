@@ -1,4 +1,4 @@
-"""The quick run on embedded near-infrared data.
+"""The quick run on synthetic near-infrared data.
 
     python experiments/train.py --workdir=runs/quick
 

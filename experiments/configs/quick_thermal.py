@@ -1,4 +1,4 @@
-r"""The quick run on embedded thermal data.
+r"""The quick run on synthetic thermal data.
 
 python experiments/train.py --workdir=runs/quick_thermal \
         --config=experiments/configs/quick_thermal.py
