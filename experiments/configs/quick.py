@@ -2,8 +2,8 @@
 
     python experiments/train.py --workdir=runs/quick
 
-About 4 minutes on two CPU cores. Expected on the test split, over three seeds:
-infrared → visible rank-1 44 % and mAP 40 %, visible → infrared 42 % and 42 %
+About 3 minutes on two CPU cores. Expected on the test split, over two seeds:
+infrared → visible rank-1 43 % and mAP 40 %, visible → infrared 45 % and 43 %
 (docs/results.md).
 """
 

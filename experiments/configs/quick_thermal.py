@@ -3,9 +3,9 @@ r"""The quick run on synthetic thermal data.
 python experiments/train.py --workdir=runs/quick_thermal \
         --config=experiments/configs/quick_thermal.py
 
-About 4 minutes on two CPU cores. Expected on the test split, over three seeds: infrared
-→ visible rank-1 16 % and mAP 16 %, visible → infrared 14 % and 16 % (docs/results.md):
-thermal pictures show no prints.
+About 3 minutes on two CPU cores. Expected on the test split, over two seeds: infrared →
+visible rank-1 17 % and mAP 18 %, visible → infrared 13 % and 15 % (docs/results.md):
+thermal images show no prints.
 """
 
 from ml_collections import ConfigDict
