@@ -64,7 +64,7 @@ def test_the_stride_of_a_bottleneck_is_in_its_3x3_convolution():
     _, variables = shapes(ResNet(depth=50))
     jaxpr = jax.make_jaxpr(
         lambda v, x: ResNet(depth=50).apply(v, x, jnp.zeros(2, int), train=False)
-    )(variables, jax.ShapeDtypeStruct((2, 64, 32, 3), jnp.float32))
+    )(variables, jax.ShapeDtypeStruct((2, 96, 64, 3), jnp.float32))
     strided = [
         (equation.invars[1].aval.shape[:2], equation.invars[1].aval.shape[2:])
         for equation in jaxpr.eqns

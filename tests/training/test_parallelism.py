@@ -92,12 +92,16 @@ def assert_close(actual, expected, tolerance):
 
 
 def assert_agree(actual, expected):
-    """One step to 1e-5; the losses of twenty to a thousandth, parameters to 1e-3."""
+    """One step to 1e-5, its gradient to 3e-5; losses and parameters of twenty to 1e-3.
+
+    The gradient through `nn.BatchNorm` is rounded more than that through MBN, and
+    differs by up to 1.6e-5.
+    """
     first, last, losses = actual
     expected_first, expected_last, expected_losses = expected
     assert_close(losses[0], expected_losses[0], 1e-5)
     assert_close(first.batch_stats, expected_first.batch_stats, 1e-5)
-    assert_close(first.opt_state, expected_first.opt_state, 1e-5)  # the gradient
+    assert_close(first.opt_state, expected_first.opt_state, 3e-5)  # the gradient
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-3)
     assert_close(last.params, expected_last.params, 1e-3)
 
