@@ -167,7 +167,7 @@ def check_distinct(results: Sequence[Result]) -> None:
             )
 
 
-def mean_map(
+def map_by_seed(
     results: Sequence[Result], statistics: str = AS_TRAINED
 ) -> dict[str, dict[str, float]]:
     """Returns mAP, averaged over the protocols, by norm and seed, of one setting."""
@@ -189,7 +189,7 @@ def difference(results: Sequence[Result]) -> Difference | None:
       results: the results of one setting, with both norms. A seed counts if both norms
         have it, by the same protocols.
     """
-    maps, protocols = mean_map(results), _protocols(results)
+    maps, protocols = map_by_seed(results), _protocols(results)
     seeds = sorted(
         seed
         for seed in maps["mbn"].keys() & maps["bn"].keys()
@@ -234,12 +234,12 @@ def seeds_needed(
     Args:
       deviation: standard deviation of the paired differences.
       effect: the true mean difference, in the same unit.
-      power: probability to find it.
-      level: of the two-sided test.
+      power: the probability of detecting the effect.
+      level: the level of the two-sided test.
 
     Returns:
-      The smallest number of pairs, at least 2; None for a deviation of NaN, or if
-      10,000 do not suffice.
+      The smallest number of pairs, at least 2, above 200 rounded up to the next 50;
+      None for a deviation of NaN, or if 10,000 do not suffice.
     """
     if math.isnan(deviation):
         return None
@@ -263,7 +263,7 @@ def as_markdown(results: Sequence[Result]) -> str:
     titles += "|seeds to see 1 point"
     rows = []
     for (setting, group), p_holm in zip(groups.items(), corrected, strict=True):
-        of_setting, maps = found[setting], mean_map(group)
+        of_setting, maps = found[setting], map_by_seed(group)
         cells = [label(setting, groups), str(of_setting.num_seeds if of_setting else 0)]
         cells += [mean_and_deviation(maps[norm].values()) for norm in NORMS]
         cells += _test_cells(of_setting, p_holm)
@@ -312,13 +312,13 @@ def controls_as_markdown(results: Sequence[Result]) -> str:
     rows = []
     for setting, group in groups.items():
         for norm in NORMS:
-            trained = mean_map(group)[norm]
+            trained = map_by_seed(group)[norm]
             if not trained:
                 continue
             cells = [label(setting, groups), norm.upper()]
             cells.append(mean_and_deviation(trained.values()))
             for control in controls:
-                other = mean_map(group, control)[norm]
+                other = map_by_seed(group, control)[norm]
                 seeds = sorted(trained.keys() & other.keys())
                 paired = [other[seed] - trained[seed] for seed in seeds]
                 cells.append(_mean_and_interval(paired))

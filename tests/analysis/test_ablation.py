@@ -23,7 +23,7 @@ from mbn_jax.analysis.ablation import (
     draw_by_gap,
     gap_correlation,
     holm,
-    mean_map,
+    map_by_seed,
     read_csv,
     seeds_needed,
 )
@@ -57,7 +57,7 @@ def cells(line):
 
 def test_the_measure_is_the_mean_over_both_directions():
     results = [result(0.2), result(0.5, protocol="b_to_a")]
-    assert mean_map(results)["mbn"] == {"0": pytest.approx(0.35)}
+    assert map_by_seed(results)["mbn"] == {"0": pytest.approx(0.35)}
 
 
 def test_the_interval_and_the_p_value_are_those_of_the_paired_t_test():
