@@ -12,7 +12,7 @@ import sys
 
 from absl import app, flags, logging
 
-from mbn_jax.analysis.ablation import title
+from mbn_jax.analysis.ablation_tables import title
 from mbn_jax.errors import InputError
 from mbn_jax.training.config import parse_flags
 from mbn_jax.training.controls import CONTROLS, measure_controls

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mbn_jax.analysis import ablation
+from mbn_jax.analysis import ablation, ablation_charts, ablation_tables
 from mbn_jax.analysis.ablation import Result, Setting
 from mbn_jax.analysis.gap_charts import GAPS, WAYS, read_gaps
 from mbn_jax.errors import InputError
@@ -198,9 +198,9 @@ def write_outcome(results: Sequence[Result], workdir: Path) -> str:
     ablation.check_distinct(results)
     correlation, num_settings = ablation.gap_correlation(results)
     tables = [
-        ablation.as_markdown(results),
-        ablation.directions_as_markdown(results),
-        ablation.controls_as_markdown(results),
+        ablation_tables.as_markdown(results),
+        ablation_tables.directions_as_markdown(results),
+        ablation_tables.controls_as_markdown(results),
     ]
     if num_settings >= 3:
         tables.append(
@@ -211,8 +211,8 @@ def write_outcome(results: Sequence[Result], workdir: Path) -> str:
     workdir.mkdir(parents=True, exist_ok=True)
     write_atomically(workdir / "ablation.csv", ablation.as_csv(results).encode())
     write_atomically(workdir / "ablation.md", text.encode())
-    ablation.draw(results).savefig(workdir / "ablation.png", dpi=150)
-    ablation.draw_by_gap(results).savefig(workdir / "by_gap.png", dpi=150)
+    ablation_charts.draw(results).savefig(workdir / "ablation.png", dpi=150)
+    ablation_charts.draw_by_gap(results).savefig(workdir / "by_gap.png", dpi=150)
     return text
 
 

@@ -13,19 +13,20 @@ from mbn_jax.analysis.ablation import (
     AS_TRAINED,
     Result,
     as_csv,
-    as_markdown,
     by_setting,
     check_distinct,
-    controls_as_markdown,
     difference,
-    directions_as_markdown,
-    draw,
-    draw_by_gap,
     gap_correlation,
     holm,
     map_by_seed,
     read_csv,
     seeds_needed,
+)
+from mbn_jax.analysis.ablation_charts import draw, draw_by_gap
+from mbn_jax.analysis.ablation_tables import (
+    as_markdown,
+    controls_as_markdown,
+    directions_as_markdown,
 )
 
 NIR, THERMAL = (("data", "nir"),), (("data", "thermal"),)

@@ -6,14 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from mbn_jax.analysis.ablation import (
-    METRICS,
+from mbn_jax.analysis.ablation import METRICS, by_setting, difference, read_csv
+from mbn_jax.analysis.ablation_tables import (
     as_markdown,
-    by_setting,
     controls_as_markdown,
-    difference,
     directions_as_markdown,
-    read_csv,
 )
 
 DOCS = Path(__file__).parents[2] / "docs"
