@@ -62,6 +62,7 @@ def info(dataset: str, data_dir: str | os.PathLike) -> Info:
     try:
         written = read_json(path)
         fields = {field.name: written[field.name] for field in dataclasses.fields(Info)}
+        _check_types(fields)
     except (InputError, KeyError, TypeError) as error:
         raise InputError(
             f"The metadata {path} of {dataset} cannot be read; delete the folder"
@@ -69,6 +70,20 @@ def info(dataset: str, data_dir: str | os.PathLike) -> Info:
         ) from error
     fields["modalities"] = tuple(fields["modalities"])
     return Info(**fields)
+
+
+def _check_types(fields: Mapping[str, Any]) -> None:
+    """Raises `TypeError` for metadata that are JSON and no metadata."""
+    texts, tables = ("dataset", "fingerprint", "task"), ("identities", "cameras")
+    tables = (*tables, "counts", "settings", "sixteen_bits")
+    if (
+        not all(isinstance(fields[name], str) for name in texts)
+        or not all(isinstance(fields[name], dict) for name in tables)
+        or not isinstance(fields["modalities"], list)
+        or not all(isinstance(name, str) for name in fields["modalities"])
+        or not all(isinstance(counts, dict) for counts in fields["counts"].values())
+    ):
+        raise TypeError
 
 
 def known_datasets() -> str:

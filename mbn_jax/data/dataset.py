@@ -80,9 +80,10 @@ class Split(Records):
         if not skip:
             several = f", one of {len(phrases)} such" if len(phrases) > 1 else ""
             raise InputError(
-                f"{phrases[0]}{several}; prepare the data set again (a new run can"
-                " leave damaged records of training and validation out, with"
-                " --config.data.skip_damaged; those of the test never)."
+                f"{phrases[0]}{several}; delete the folder of the data set and prepare"
+                " it again (a new run can leave damaged records of training and"
+                " validation out, with --config.data.skip_damaged; those of the test"
+                " never)."
             )
         whole = np.delete(np.arange(len(self)), sorted(damaged))
         return self.select(whole, damaged=(*self.damaged, *phrases))
@@ -167,11 +168,14 @@ def load_split(
             f" {', '.join(known.counts)}."
         )
     folder = path_of(dataset, data_dir)
-    source, labels, unreadable = open_examples(folder, stored)
-    damaged = {
-        index: f"Record {index} of {dataset}/{split} in {folder} is damaged ({reason})"
-        for index, reason in unreadable.items()
-    }
+    source, labels, damaged = open_examples(folder, stored, f"{dataset}/{split}")
+    expected = sum(sum(known.counts[part].values()) for part in parts)
+    if len(source) != expected:
+        raise InputError(
+            f"The data set in {folder} is not complete ({len(source):,} records of"
+            f" {dataset}/{split}, and {expected:,} by its metadata.json); delete that"
+            " folder and prepare the data set again."
+        )
     role = None
     if stored == "query+gallery":
         num_queries = sum(known.counts["query"].values())

@@ -11,11 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from mbn_jax.errors import InputError
+
 _LABELS = ("identity", "camera", "modality")
 
 # Records whose labels are read at once. To read many in one call takes a third of the
 # time of reading them one by one; with more than this it is not less.
 _CHUNK = 256
+
+# array_record checks a sum over each record, and has one exception for all that is
+# wrong; protobuf's is a ValueError. A file that was cut off after it was opened has
+# empty records or none.
+_DAMAGED = (RuntimeError, ValueError, IndexError)
 
 
 class Examples(Sequence[Any]):
@@ -23,15 +30,23 @@ class Examples(Sequence[Any]):
 
     ``examples[i]`` is a dictionary with ``image``, an encoded image as bytes,
     ``identity``, ``camera`` and ``modality``, int, and ``name``, str;
-    ``examples[i:j]`` is a list of them. Any number of threads may read.
+    ``examples[i:j]`` is a list of them. Any number of threads may read. A record that
+    cannot be read raises `InputError`, also if its file was whole when it was opened.
     """
 
-    def __init__(self, serialized: Any) -> None:
-        """Wraps a source of serialized ``tf.train.Example`` messages."""
+    def __init__(self, serialized: Any, title: str, folder: Path) -> None:
+        """Wraps a source of serialized ``tf.train.Example`` messages.
+
+        Args:
+            serialized: the source.
+            title: of the split, for errors.
+            folder: in which its files are, for errors.
+        """
         from tensorflow_datasets.proto import tf_example_pb2
 
         self._serialized = serialized
         self._message = tf_example_pb2.Example.FromString
+        self._title, self._folder = title, folder
 
     def __len__(self) -> int:
         """Returns the number of records."""
@@ -41,8 +56,23 @@ class Examples(Sequence[Any]):
         # A range knows what indices and slices mean, and which are out of bounds.
         index = range(len(self))[index]
         if isinstance(index, range):
-            return [self._parsed(one) for one in self._serialized.__getitems__(index)]
-        return self._parsed(self._serialized[index])
+            try:
+                return [
+                    self._parsed(one) for one in self._serialized.__getitems__(index)
+                ]
+            except _DAMAGED:
+                return [self[one] for one in index]  # names the one that it is
+        try:
+            return self._parsed(self._serialized[index])
+        except _DAMAGED as error:
+            reason = " ".join(str(error).split()).partition(";")[0]
+            if isinstance(error, IndexError):
+                reason = "its file ends before it"
+            raise InputError(
+                f"Record {index} of {self._title} in {self._folder} is damaged"
+                f" ({reason}); delete that folder, prepare the data set again, and"
+                " start the same command again."
+            ) from error
 
     def _parsed(self, serialized: bytes) -> dict[str, Any]:
         feature = self._message(serialized).features.feature
@@ -54,26 +84,37 @@ class Examples(Sequence[Any]):
 
 
 def open_examples(
-    folder: Path, split: str
+    folder: Path, split: str, title: str
 ) -> tuple[Examples, dict[str, Any], dict[int, str]]:
     """Opens a split of a prepared data set.
 
     Args:
         folder: in which TFDS has written it, as array_record.
         split: name of the split, or a sum of names.
+        title: of the data set and the split, for errors.
 
     Returns:
         The records by index, whose ``"image"`` is an encoded image; the labels of all
         of them, ``identity``, ``camera`` and ``modality`` (N,) int32 and ``name`` (N,)
-        str; and for every record that cannot be read, why: its labels are 0.
+        str; and for every record that cannot be read, what is wrong, in a phrase: its
+        labels are 0.
+
+    Raises:
+        InputError: what TFDS has written beside the records is missing or damaged.
     """
     import tensorflow_datasets as tfds
 
-    source = Examples(
-        tfds.builder_from_directory(folder).as_data_source(
+    try:
+        serialized = tfds.builder_from_directory(folder).as_data_source(
             split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
-    )
+    except Exception as error:  # TFDS has a dozen kinds, of itself, protobuf and JSON
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise InputError(
+            f"The data set in {folder} is not complete ({reason}); delete that folder"
+            " and prepare the data set again."
+        ) from error
+    source = Examples(serialized, title, folder)
     numbers = np.zeros((len(_LABELS), len(source)), np.int32)
     names: list[str] = []
     damaged: dict[int, str] = {}
@@ -94,14 +135,12 @@ def _read_chunk(source: Examples, start: int) -> list[Any]:
     stop = min(start + _CHUNK, len(source))
     try:
         return source[start:stop]
-    except (RuntimeError, ValueError):
+    except InputError:
         return [_read(source, index) for index in range(start, stop)]
 
 
 def _read(source: Examples, index: int) -> Any:
-    # array_record checks a sum over each record, and has one exception for all that is
-    # wrong; protobuf's is a ValueError.
     try:
         return source[index]
-    except (RuntimeError, ValueError) as error:
-        return " ".join(str(error).split()).partition(";")[0]
+    except InputError as error:
+        return str(error).partition(";")[0]

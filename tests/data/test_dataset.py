@@ -1,11 +1,13 @@
+import json
 import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from mbn_jax.data.catalog import VERSION
+from mbn_jax.data.catalog import VERSION, path_of
 from mbn_jax.data.dataset import (
     Split,
     load_split,
@@ -171,6 +173,66 @@ def test_damaged_images_are_named(data_dir):
     assert index == len(split) - 1
     assert split.name[-1] in phrase
     assert not damaged_images(damaged, everything[:-1])
+
+
+FILES = ("dataset_info.json", "features.json", "metadata.json")
+DAMAGES = {
+    "deleted": lambda path: path.unlink(),
+    "emptied": lambda path: path.write_bytes(b""),
+    "garbled": lambda path: path.write_bytes(b"\xff\xfe{"),
+    "a list": lambda path: path.write_text("[]"),
+    "an empty table": lambda path: path.write_text("{}"),
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:100]),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.fixture
+def copy(data_dir, tmp_path):
+    """The directory and the folder of a data set that a test may damage."""
+    shutil.copytree(data_dir, tmp_path / "data")
+    return tmp_path / "data", path_of(TINY, tmp_path / "data")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_data_set_that_is_half_there_is_to_be_prepared_again(copy, name, damage):
+    directory, folder = copy
+    DAMAGES[damage](folder / name)
+    with pytest.raises(InputError, match=rf"{folder}.* and prepare the data set") as e:
+        load_split(TINY, "train", directory)
+    assert "delete" in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_an_empty_folder_is_not_a_data_set(tmp_path):
+    path_of(TINY, tmp_path).mkdir(parents=True)
+    with pytest.raises(InputError, match=r"delete the folder .* prepare the data set"):
+        load_split(TINY, "train", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("modalities", 2), ("counts", []), ("counts", {"train": 3}), ("fingerprint", 1)],
+)
+def test_metadata_of_another_form_are_refused(copy, field, value):
+    directory, folder = copy
+    written = json.loads((folder / "metadata.json").read_text())
+    (folder / "metadata.json").write_text(json.dumps({**written, field: value}))
+    with pytest.raises(
+        InputError, match=r"metadata\.json of .* cannot be read; delete"
+    ):
+        load_split(TINY, "train", directory)
+
+
+def test_a_number_of_records_that_is_not_that_of_the_metadata_is_refused(copy):
+    directory, folder = copy
+    written = json.loads((folder / "dataset_info.json").read_text())
+    for split in written["splits"]:
+        split["shardLengths"] = ["5"]
+    (folder / "dataset_info.json").write_text(json.dumps(written))
+    with pytest.raises(InputError, match=r"\(5 records of .*, and 12 by its metadata"):
+        load_split(TINY, "train", directory)
 
 
 def test_reading_data_never_imports_tensorflow(data_dir):
