@@ -14,13 +14,14 @@ docs/launching.md has the commands for several GPUs, Slurm, Kubernetes and Cloud
 import sys
 from pathlib import Path
 
-from absl import app, flags
+import command
+from absl import flags
 
-from mbn_jax.errors import InputError
 from mbn_jax.evaluation import format_table
+from mbn_jax.files import check_named
 from mbn_jax.training import config as configuration
 from mbn_jax.training import runtime
-from mbn_jax.training.checkpoint import raise_and_do_not_log
+from mbn_jax.training.checkpoint_errors import raise_and_do_not_log
 from mbn_jax.training.loop import train
 from mbn_jax.training.processes import is_main
 from mbn_jax.training.termination import Terminated
@@ -38,8 +39,8 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         sys.exit(f"error: unexpected argument {argv[1]!r}, expected --flag=value")
     raise_and_do_not_log()
-    if not _WORKDIR.value:
-        sys.exit("error: --workdir is empty, expected a directory for the run")
+    check_named(_WORKDIR.value)
+    configuration.check(_CONFIG.value)
     workdir = Path(_WORKDIR.value)
     try:
         runtime.request_cpu_devices(_CONFIG.value.num_devices)
@@ -48,8 +49,6 @@ def main(argv: list[str]) -> None:
             results = train(_CONFIG.value, workdir)
             if not is_main():
                 return
-    except InputError as error:
-        sys.exit(f"error: {error}")
     except Terminated as stop:
         print(
             f"terminated after step {stop.step}, which is saved; the same command "
@@ -57,12 +56,9 @@ def main(argv: list[str]) -> None:
             file=sys.stderr,
         )
         raise
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes the run", file=sys.stderr)
-        sys.exit(130)
     print(format_table(results))
     print(f"\nReport: {(workdir / 'report' / 'index.html').resolve()}")
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=configuration.parse_flags)
+    command.run(main)

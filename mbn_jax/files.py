@@ -1,5 +1,7 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, after a loss of power as well."""
 
+import contextlib
+import errno
 import json
 import os
 import stat
@@ -10,26 +12,95 @@ from typing import Any
 
 from mbn_jax.errors import InputError
 
+# At the end of a file's name: being written, or left by a process that was killed.
+UNFINISHED = ".unfinished"
 _MOST_BYTES = 256 * 2**20
 _MOST_LEVELS = 64
 _KINDS = {list: "a list", str: "text", type(None): "null", bool: "true or false"}
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a whole file or none: a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    """Writes a whole file or none: a reader never sees half of it.
+
+    When it returns, the file is on the disk; until then the disk holds the earlier file
+    of this name, if there was one.
+    """
+    make_folder(path.parent)
+    descriptor, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix=path.name, suffix=UNFINISHED
+    )
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-        # mkstemp makes files that only their owner may read.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
+            # mkstemp makes files that only their owner may read.
+            mask = os.umask(0)
+            os.umask(mask)
+            os.fchmod(file.fileno(), 0o666 & ~mask)
+            file.flush()
+            # Otherwise the new name may reach the disk before the content does.
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        # The disk may be read-only by now; the error that says so is the one to raise.
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
         raise
+    sync(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it that are missing, and syncs what names them."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync(folder.parent)
+
+
+def move_durably(folder: Path, target: Path) -> None:
+    """Renames a folder of the same file system once all in it is on the disk.
+
+    When it returns, the new name is on the disk, too.
+    """
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            sync(Path(parent, name))
+        sync(Path(parent))
+    folder.rename(target)
+    sync(target.parent)
+    if folder.parent != target.parent:
+        sync(folder.parent)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the list of the names in a folder, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync a folder, and keep its names anyway.
+        if error.errno != errno.EINVAL or not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes the files, at any depth, that `write_atomically` could not finish.
+
+    Call this where no other process writes.
+    """
+    for path in folder.rglob("*" + UNFINISHED):
+        path.unlink()
+
+
+def check_named(folder: str | Path) -> None:
+    """Raises `InputError` for "", which `Path` takes for the current directory."""
+    if not os.fspath(folder):
+        raise InputError(
+            "The name of a folder is empty; name a folder, or . for the current "
+            "directory."
+        )
 
 
 def check_writable(folder: str | Path) -> None:
@@ -37,11 +108,7 @@ def check_writable(folder: str | Path) -> None:
 
     For before any work that would be in vain.
     """
-    if not os.fspath(folder):  # Path would take it for the current directory
-        raise InputError(
-            "The name of the folder to write to is empty; name a folder, or . for the "
-            "current directory."
-        )
+    check_named(folder)
     folder = Path(folder).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):

@@ -1,83 +1,80 @@
 """Checkpoints in a work directory: written by all processes, restored, set aside."""
 
+import asyncio
 import contextlib
-import errno
 import functools
 import itertools
-import json
-import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
-import absl.logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
+from orbax.checkpoint.path import atomicity
 
 from mbn_jax.errors import InputError
-from mbn_jax.training.processes import gather, on_main
+from mbn_jax.files import make_folder, move_durably, read_json
+from mbn_jax.training.checkpoint_errors import is_of_content, reason
+from mbn_jax.training.checksums import check_arrays, checksums
+from mbn_jax.training.processes import gather, is_main, on_main
 from mbn_jax.training.step import ModelState
 
 METRIC = "mean_mAP"
 DAMAGED = "damaged_checkpoints"  # beside them
+# The folders of a checkpoint; of the latter two, also the file in each.
+_STATE, _SCORE, _RECORD = "default", "metrics", "record"
 
 
-def raise_and_do_not_log() -> None:
-    """Silences what Orbax and what it uses print about errors that they also raise.
+class _Synced(atomicity.AtomicRenameTemporaryPath):
+    """A checkpoint that gets its name once all of it is on the disk.
 
-    Of a disk that is full they print a thousand lines around the one that helps. It is
-    for programs whose only work is a run: it holds for the whole process.
+    Orbax syncs the arrays alone: after a loss of power a finished checkpoint would have
+    its name, and its other files would be empty.
     """
-    absl.logging.set_verbosity(absl.logging.FATAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    report = sys.unraisablehook
 
-    def hook(unraisable: Any) -> None:
-        # TensorStore answers to whom Orbax, after the first error, no longer awaits.
-        if str(unraisable.exc_value) != "Event loop is closed":
-            report(unraisable)
-
-    sys.unraisablehook = hook
-
-
-def _score(metrics: dict[str, float]) -> float:
-    return metrics[METRIC]
+    async def finalize(self) -> None:
+        final = self.get_final()
+        written = self.get().with_name(self.get().name + "-written")
+        self._final_path = written
+        await super().finalize()
+        self._final_path = final
+        await asyncio.to_thread(move_durably, Path(written), Path(final))
 
 
 class Checkpoints:
     """The latest two checkpoints and the best on validation, written asynchronously.
 
-    A context manager; leaving it waits for what is still being written.
+    Each keeps its step, its score and the checksums of its arrays, to which all that is
+    read is compared. A context manager; leaving it waits for what is still being
+    written.
     """
 
     def __init__(self, workdir: str | Path, *, to_write: bool = True) -> None:
         """Opens `workdir/checkpoints`; if `to_write`, makes it and clears debris."""
         self.directory = Path(workdir).absolute() / "checkpoints"
+        self._scores: dict[int, float | None] = {}
         if to_write:
-            on_main(lambda: self._check_scores(self._move_aside))
-        else:
-            self._check_scores(self._refuse)
-        best = managers.BestN(
-            get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
-        )
-        # `max_to_keep` with `best_fn` would evict the newest checkpoint, and with it
-        # the point to resume from.
-        keep = managers.AnyPreservationPolicy([managers.LatestN(2), best])
+            on_main(lambda: make_folder(self.directory))
+        json_handler = ocp.JsonCheckpointHandler
         self._manager = ocp.CheckpointManager(
             self.directory,
             # Named here, so that a manager that has saved nothing yet can read.
-            item_handlers=ocp.PyTreeCheckpointHandler(),
+            item_handlers={
+                _STATE: ocp.PyTreeCheckpointHandler(),
+                _SCORE: json_handler(filename=_SCORE),
+                _RECORD: json_handler(filename=_RECORD),
+            },
             options=ocp.CheckpointManagerOptions(
                 create=to_write,
                 cleanup_tmp_directories=to_write,
-                # The policy alone decides what is kept; without best_fn the metrics
-                # that it asks for are not written.
-                best_fn=_score,
-                preservation_policy=keep,
+                # Otherwise it reads all scores first, and a damaged one ends the run.
+                lightweight_initialize=True,
+                temporary_path_class=_Synced,
+                preservation_policy=_LatestTwoAndBest(self._best_of),
             ),
         )
 
@@ -102,47 +99,51 @@ class Checkpoints:
         with contextlib.suppress(Exception):
             self._manager.close()
 
-    def _check_scores(self, answer: Callable[[int, Exception], None]) -> None:
-        """Finds what Orbax's manager, which reads all scores first, stumbles over."""
-        for directory in sorted(self.directory.glob("*/metrics")):
-            if not directory.parent.name.isdecimal():  # an unfinished one
-                continue
-            try:
-                _score(json.loads((directory / "metrics").read_text()))
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                answer(int(directory.parent.name), error)
-
     def steps(self) -> list[int]:
         """The steps of all complete checkpoints, in order."""
         self._manager.wait_until_finished()
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """The best step on validation, the later of equals; None without validation."""
-        scores = {step: self._manager.metrics(step) for step in self.steps()}
+        """The best step on validation, the later of equals; None without validation.
+
+        Raises:
+          InputError: if the score of a checkpoint cannot be read.
+        """
+        return self._best_of(self.steps())
+
+    def _best_of(self, steps: Sequence[int]) -> int | None:
+        scores = {step: self._score(step) for step in steps}
         return max(
-            (step for step, metrics in scores.items() if metrics),
-            key=lambda step: (_score(scores[step]), step),
+            (step for step, score in scores.items() if score is not None),
+            key=lambda step: (scores[step], step),
             default=None,
         )
+
+    def _score(self, step: int) -> float | None:
+        if step not in self._scores:
+            with self._named(step):
+                self._scores[step], _ = self._read_record(step)
+        return self._scores[step]
 
     def save(self, step: int, state: ModelState, mean_map: float | None) -> None:
         """Starts to write a checkpoint; returns before it is on disk.
 
         Args:
           step: of the state.
-          state: after this step; every process writes a part of it.
+          state: after this step, replicated; every process writes a part of it.
           mean_map: by which the best step is chosen; None without validation.
 
         Raises:
           InputError: this one, or the one before, cannot be written.
         """
+        record = {"step": step, METRIC: mean_map, "checksums": checksums(state)}
+        items = {_STATE: ocp.args.PyTreeSave(state), _RECORD: ocp.args.JsonSave(record)}
+        if mean_map is not None:
+            items[_SCORE] = ocp.args.JsonSave({METRIC: mean_map})
+        self._scores[step] = mean_map
         try:
-            self._manager.save(
-                step,
-                args=ocp.args.PyTreeSave(state),
-                metrics=None if mean_map is None else {METRIC: mean_map},
-            )
+            self._manager.save(step, args=ocp.args.Composite(**items))
         except jax.errors.JaxRuntimeError:  # another process, or the device
             raise
         except Exception as error:
@@ -162,43 +163,75 @@ class Checkpoints:
             raise self._not_written(error) from error
 
     def _not_written(self, error: Exception) -> InputError:
-        kept = sorted(int(p.name) for p in self.directory.glob("*") if p.name.isdigit())
-        others = ", ".join(map(str, kept)) or "none"
+        kept = ", ".join(map(str, self._finished())) or "none"
         return InputError(
-            f"A checkpoint cannot be written to {self.directory} ({_reason(error)}); "
-            f"whole ones there: {others}. Mend that, or make room, and start the same "
+            f"A checkpoint cannot be written to {self.directory} ({reason(error)}); "
+            f"whole ones there: {kept}. Fix that, or make room, and start the same "
             "command again."
         )
 
+    def _finished(self) -> list[int]:
+        names = (path.name for path in self.directory.glob("*"))
+        return sorted(int(name) for name in names if name.isdecimal())
+
     def restore(self, step: int, like: ModelState) -> ModelState:
-        """Reads a checkpoint into arrays of the types and shardings of `like`."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return self._read(step, abstract, partial=False)
+        """Reads a checkpoint into arrays of the types and shardings of `like`.
+
+        Raises:
+          InputError: if the checkpoint is damaged, or cannot be read.
+        """
+        with self._named(step):
+            return self._read_like(step, like)
 
     def restore_newest(self, like: ModelState) -> tuple[int, ModelState] | None:
-        """The newest checkpoint that can be read, or None.
+        """The newest checkpoint that can be read; None where there is no checkpoint.
 
         All are read, since the best may be asked for at the end of the run. Those that
-        cannot be read are moved to `damaged_checkpoints/` beside the others.
+        are damaged are moved to `damaged_checkpoints/` beside the others, unless no
+        other can be read.
 
         Args:
           like: a state of the types and shardings of the result.
+
+        Raises:
+          InputError: if none can be read, or one cannot for a reason outside of it, as
+            an error of the disk is. All are left where they are.
         """
         newest = None
+        damaged: dict[int, Exception | None] = {}
         for step in self.steps():
             error, state = None, like
             try:
-                self._manager.metrics(step)
-                state = self.restore(step, like)
+                state = self._read_like(step, like)
             except jax.errors.JaxRuntimeError:  # another process, or the device
                 raise
             except Exception as raised:
                 error = raised
-            if gather(np.array([error is not None])).any():
-                on_main(functools.partial(self._move_aside, step, error))
-                self._manager.reload()
+            is_bad = error is not None
+            may_pass = error is not None and not is_of_content(error)
+            # Of all processes: a row for each.
+            found = gather(np.array([is_bad, may_pass])).reshape(-1, 2)
+            is_bad, may_pass = (bool(found[:, i].any()) for i in range(2))
+            if may_pass:
+                raise InputError(
+                    f"The checkpoint of step {step} in {self.directory} cannot be read "
+                    f"now ({_or_elsewhere(error)}); nothing was moved. Fix that, and "
+                    "start the same command again."
+                ) from error
+            if is_bad:
+                damaged[step] = error
             else:
                 newest = step, state
+        if damaged and newest is None:
+            reasons = "; ".join(f"{s}: {_or_elsewhere(e)}" for s, e in damaged.items())
+            raise InputError(
+                f"No checkpoint in {self.directory} can be read ({reasons}); nothing "
+                "was moved. Replace them by a copy, or remove that directory to begin "
+                "again at step 0."
+            )
+        for step, error in damaged.items():
+            on_main(functools.partial(self._move_aside, step, error))
+            self._manager.reload()
         return newest
 
     def _move_aside(self, step: int, error: Exception | None) -> None:
@@ -208,10 +241,9 @@ class Checkpoints:
         target = next(aside / n for n in names if not (aside / n).exists())
         (self.directory / str(step)).rename(target)
         print(
-            f"The checkpoint of step {step} cannot be read "
-            f"({_reason(error) if error else 'in another process'}); it was "
-            f"moved to {target}: the run goes on from the newest of the others and, if "
-            "this one was the best on validation, reports the best of them.",
+            f"The checkpoint of step {step} cannot be read ({_or_elsewhere(error)}); "
+            f"it was moved to {target}: the run goes on from the newest of the others "
+            "and, if this one was the best on validation, reports the best of them.",
             file=sys.stderr,
         )
 
@@ -219,11 +251,11 @@ class Checkpoints:
         """Reads parameters and statistics of a checkpoint, on one device.
 
         Raises:
-          InputError: if the checkpoint is damaged.
+          InputError: if the checkpoint is damaged, or cannot be read.
         """
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        try:
-            stored = self._manager.item_metadata(step).tree
+        with self._named(step):
+            stored = self._manager.item_metadata(step)[_STATE].tree
             wanted = {
                 name: jax.tree.map(
                     lambda leaf: jax.ShapeDtypeStruct(
@@ -234,34 +266,83 @@ class Checkpoints:
                 for name in ("params", "batch_stats")
             }
             return self._read(step, wanted, partial=True)
-        except Exception as error:
-            self._refuse(step, error)
 
-    def _refuse(self, step: int, error: Exception) -> NoReturn:
-        names = (path.name for path in self.directory.glob("*"))
-        others = sorted({int(n) for n in names if n.isdecimal()} - {step})
-        raise InputError(
-            f"The checkpoint of step {step} in {self.directory} cannot be read "
-            f"({_reason(error)}); the others are {others or 'none'}: take one of "
-            "them, or go on with the training, which leaves a damaged one aside."
-        ) from error
+    @contextlib.contextmanager
+    def _named(self, step: int) -> Iterator[None]:
+        """Makes of an error while reading a checkpoint one that names it."""
+        try:
+            yield
+        except jax.errors.JaxRuntimeError:  # another process, or the device
+            raise
+        except Exception as error:
+            others = [other for other in self._finished() if other != step]
+            advice = (
+                f"the others are {others or 'none'}: take one of them, or go on with "
+                "the training, which leaves a damaged one aside."
+                if is_of_content(error)
+                else "fix that, and start the same command again."
+            )
+            raise InputError(
+                f"The checkpoint of step {step} in {self.directory} cannot be read "
+                f"({reason(error)}); {advice}"
+            ) from error
+
+    def _read_like(self, step: int, like: ModelState) -> ModelState:
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        return self._read(step, abstract, partial=False)
 
     def _read(self, step: int, abstract: Any, *, partial: bool) -> Any:
-        return self._manager.restore(
-            step,
-            args=ocp.args.PyTreeRestore(
-                abstract,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
-                partial_restore=partial,
-            ),
+        self._scores[step], kept = self._read_record(step)
+        restore = ocp.args.PyTreeRestore(
+            abstract,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+            partial_restore=partial,
         )
+        items = ocp.args.Composite(**{_STATE: restore})
+        arrays = self._manager.restore(step, args=items)[_STATE]
+        if kept is not None:
+            check_arrays(arrays, kept)
+        elif is_main():
+            print(
+                f"warning: The checkpoint of step {step} has no checksums, as version "
+                "0.1 wrote it: damage to its arrays would go unnoticed.",
+                file=sys.stderr,
+            )
+        return arrays
+
+    def _read_record(self, step: int) -> tuple[float | None, dict[str, int] | None]:
+        """The score of a checkpoint and its checksums; both None where there are none.
+
+        Raises:
+          ValueError, KeyError, TypeError: they cannot be read, or are of another step.
+        """
+        folder = self.directory / str(step)
+        score = None
+        if (folder / _SCORE).is_dir():
+            score = float(read_json(folder / _SCORE / _SCORE)[METRIC])
+        if not (folder / _RECORD).is_dir():
+            return score, None
+        record = read_json(folder / _RECORD / _RECORD)
+        for name, found in (("step", step), (METRIC, score)):
+            if record[name] != found:
+                raise ValueError(f"its {name} is {found} and was {record[name]}")
+        return score, record["checksums"]
 
 
-def _reason(error: BaseException) -> str:
-    """A library's error in the shortest form that still says what is wrong."""
-    text = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "no space left on the device"
-    if "No space left on device" in text:
-        return "no space left on the device"
-    return f"{type(error).__name__}: {text[:200]}"
+class _LatestTwoAndBest(managers.PreservationPolicy):
+    """Keeps the point to resume from, one before it, and the best on validation."""
+
+    def __init__(self, best_of: Callable[[Sequence[int]], int | None]) -> None:
+        self._best_of = best_of
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: managers.PreservationContext
+    ) -> list[bool]:
+        """Whether to keep each of the checkpoints."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*sorted(steps)[-2:], self._best_of(steps)}
+        return [step in kept for step in steps]
+
+
+def _or_elsewhere(error: Exception | None) -> str:
+    return reason(error) if error else "in another process"

@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from mbn_jax.data.catalog import Info
 from mbn_jax.errors import InputError
-from mbn_jax.files import read_json, write_json
+from mbn_jax.files import read_json, remove_unfinished, write_json
 from mbn_jax.training.checkpoint import DAMAGED
 from mbn_jax.training.config import MACHINE_KEYS, as_json, flatten
 from mbn_jax.training.processes import is_main, on_main
@@ -43,6 +43,7 @@ def locked(workdir: Path, config: ConfigDict) -> Iterator[None]:
         def hold() -> None:
             held.enter_context(_lock(workdir))
             check_same(config, workdir)
+            remove_unfinished(workdir)
 
         on_main(hold)
         yield
@@ -76,9 +77,12 @@ def _lock(workdir: Path) -> Iterator[None]:
             _sign(file, workdir)
             yield
         finally:
-            path.unlink(missing_ok=True)
-            if not existed and not any(workdir.iterdir()):
-                workdir.rmdir()
+            # On a disk that cannot be written to any more the file stays. It ends with
+            # the process all the same, and the error to be told is another one.
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+                if not existed and not any(workdir.iterdir()):
+                    workdir.rmdir()
 
 
 def _sign(file: TextIO, workdir: Path) -> None:
@@ -228,10 +232,7 @@ def claimed(
     except (InputError, FloatingPointError) as error:
         kept = _kept(workdir)
         if is_main() and not _steps(workdir) and not (workdir / DAMAGED).exists():
-            for name in (*files, "metrics.jsonl"):
-                (workdir / name).unlink(missing_ok=True)
-            for name in ("checkpoints", "tensorboard", "profile"):
-                shutil.rmtree(workdir / name, ignore_errors=True)
+            _withdraw(workdir, files)
         if isinstance(error, InputError):
             raise
         raise InputError(
@@ -239,6 +240,15 @@ def claimed(
             "such steps, or in another --workdir with a smaller "
             "config.optimizer.learning_rate or a longer warm-up."
         ) from error
+
+
+def _withdraw(workdir: Path, files: Iterable[str]) -> None:
+    # Where nothing can be written, nothing can be removed; that error is told already.
+    with contextlib.suppress(OSError):
+        for name in (*files, "metrics.jsonl"):
+            (workdir / name).unlink(missing_ok=True)
+    for name in ("checkpoints", "tensorboard", "profile"):
+        shutil.rmtree(workdir / name, ignore_errors=True)
 
 
 def _parents(path: str | bytes) -> Sequence[Path]:
