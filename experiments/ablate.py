@@ -19,15 +19,16 @@ seed, not the rest of the configuration. To make only the tables and charts:
         --results=docs/study/synthetic.csv
 """
 
-import signal
 import sys
 from pathlib import Path
 
+import command
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 
 from mbn_jax.analysis.ablation import Result, read_csv
 from mbn_jax.errors import InputError
+from mbn_jax.files import check_named
 from mbn_jax.training import ablation
 from mbn_jax.training import config as configuration
 from mbn_jax.training.grid import AXES, make_runs, read_grid
@@ -71,34 +72,28 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: unexpected argument {argv[1]!r}, expected --flag=value")
     logging.set_verbosity(logging.WARNING)
     jax.config.update("jax_platforms", "cpu")  # GPUs are for the runs
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    check_named(_WORKDIR.value)
     workdir = Path(_WORKDIR.value)
-    try:
-        grid = read_grid(_GRID.value)
-        grid = {"norm": ["bn", "mbn"], "seed": ["0", "1", "2"]} | grid
-        results = [r for path in _RESULTS.value for r in read_results(path)]
-        if not (results or _TRAIN.value):
-            raise InputError("--notrain needs --results=FILE, an earlier ablation.csv.")
-        runs = []
-        if _TRAIN.value:
-            runs = make_runs(_CONFIG.value, grid, workdir, cross=_CROSS.value)
-            runs = ablation.without_known(runs, results)
-        if _DRY.value:
-            for path, run in {run.workdir: run for run in runs}.items():
-                print(f"{path}{'  (done)' if run.is_finished() else ''}")
-            return
-        experiments = Path(__file__).parent
-        failed = []
-        if runs:
-            failed = ablation.carry_out(runs, workdir, _PARALLEL.value, experiments)
-        results += ablation.read_results(runs)
-        print(ablation.write_outcome(results, workdir))
-        ablation.write_gaps(runs, workdir)
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        sys.exit(130)
+    grid = read_grid(_GRID.value)
+    grid = {"norm": ["bn", "mbn"], "seed": ["0", "1", "2"]} | grid
+    results = [r for path in _RESULTS.value for r in read_results(path)]
+    if not (results or _TRAIN.value):
+        raise InputError("--notrain needs --results=FILE, an earlier ablation.csv.")
+    runs = []
+    if _TRAIN.value:
+        runs = make_runs(_CONFIG.value, grid, workdir, cross=_CROSS.value)
+        runs = ablation.without_known(runs, results)
+    if _DRY.value:
+        for path, run in {run.workdir: run for run in runs}.items():
+            print(f"{path}{'  (done)' if run.is_finished() else ''}")
+        return
+    experiments = Path(__file__).parent
+    failed = []
+    if runs:
+        failed = ablation.carry_out(runs, workdir, _PARALLEL.value, experiments)
+    results += ablation.read_results(runs)
+    print(ablation.write_outcome(results, workdir))
+    ablation.write_gaps(runs, workdir)
     if failed:
         sys.exit(
             f"error: {len(failed)} runs have failed and are not in the table: see "
@@ -107,4 +102,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=configuration.parse_flags)
+    command.run(main)

@@ -17,15 +17,14 @@ Whether it helps depends on the cameras: docs/own-pictures.md measures it.
 
 import sys
 
-from absl import app, flags, logging
+import command
+from absl import flags, logging
 
 import mbn_jax
 from mbn_jax.deploy.adaptation import adapt
 from mbn_jax.deploy.loading import load_network
 from mbn_jax.deploy.weights import check_folder
-from mbn_jax.errors import InputError
 from mbn_jax.evaluation.folder import folders_by_name
-from mbn_jax.training.config import parse_flags
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Work directory, or a folder of shared weights.", required=True
@@ -61,23 +60,20 @@ def main(argv: list[str]) -> None:
     short = [
         f"{flag.name}={flag.value}" for flag in (_VISIBLE, _INFRARED) if flag.value
     ]
-    try:
-        folders = folders_by_name([*short, *_FOLDERS.value])
-        check_folder(_OUTPUT.value)
-        model, variables = load_network(_WORKDIR.value, _CHECKPOINT.value)
-        adapted = adapt(
-            model,
-            variables,
-            folders,
-            num_images=_NUM_IMAGES.value,
-            batch_size=_BATCH_SIZE.value,
-            seed=_SEED.value,
-        )
-        mbn_jax.save_pretrained(_OUTPUT.value, model, adapted)
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    folders = folders_by_name([*short, *_FOLDERS.value])
+    check_folder(_OUTPUT.value)
+    model, variables = load_network(_WORKDIR.value, _CHECKPOINT.value)
+    adapted = adapt(
+        model,
+        variables,
+        folders,
+        num_images=_NUM_IMAGES.value,
+        batch_size=_BATCH_SIZE.value,
+        seed=_SEED.value,
+    )
+    mbn_jax.save_pretrained(_OUTPUT.value, model, adapted)
     print(f"{_OUTPUT.value}: the network with the statistics of the new images")
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    command.run(main)

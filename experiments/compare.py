@@ -7,14 +7,12 @@ and CMC in common charts, and the two distribution gaps. It needs the work direc
 only, neither data nor checkpoints. Means over seeds: experiments/ablate.py.
 """
 
-import sys
 from pathlib import Path
 
-from absl import app, flags
+import command
+from absl import flags
 
 from mbn_jax.analysis.compare import write_comparison
-from mbn_jax.errors import InputError
-from mbn_jax.training.config import parse_flags
 
 _OUTPUT = flags.DEFINE_string(
     "output", "compare.html", "HTML file to write; its folder is made if need be."
@@ -23,12 +21,9 @@ _OUTPUT = flags.DEFINE_string(
 
 def main(argv: list[str]) -> None:
     """Writes the file and prints its path."""
-    try:
-        write_comparison(argv[1:], _OUTPUT.value)
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    write_comparison(argv[1:], _OUTPUT.value)
     print(Path(_OUTPUT.value).resolve())
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    command.run(main)

@@ -10,11 +10,10 @@ directory. No weight changes, so the differences show what the statistics alone 
 
 import sys
 
-from absl import app, flags, logging
+import command
+from absl import flags, logging
 
 from mbn_jax.analysis.ablation_tables import title
-from mbn_jax.errors import InputError
-from mbn_jax.training.config import parse_flags
 from mbn_jax.training.controls import CONTROLS, measure_controls
 
 _WORKDIR = flags.DEFINE_string(
@@ -28,12 +27,7 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         sys.exit(f"error: unexpected argument {argv[1]!r}, expected --flag=value")
     logging.set_verbosity(logging.ERROR)
-    try:
-        found = measure_controls(_WORKDIR.value, _DATA_DIR.value)
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    found = measure_controls(_WORKDIR.value, _DATA_DIR.value)
     print("running statistics            rank-1     mAP  protocol")
     for name, protocols in found.items():
         for protocol, metrics in protocols.items():
@@ -45,4 +39,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    command.run(main)

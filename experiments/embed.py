@@ -20,11 +20,11 @@ elsewhere leave --gallery_model out:
 
 import sys
 
-from absl import app, flags, logging
+import command
+from absl import flags, logging
 
 from mbn_jax.analysis import own_pictures
 from mbn_jax.errors import InputError
-from mbn_jax.training.config import parse_flags
 
 _MODEL_HELP = "Trained model: work directory, folder of weights, or exported file."
 
@@ -49,33 +49,30 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: {argv[1]!r} is not a flag; folders follow --images=.")
     logging.set_verbosity(logging.WARNING)
     given = flags.FLAGS
-    try:
-        if given.gallery_model and not given.gallery:
-            raise InputError("--gallery_model has no --gallery: give it, or neither.")
-        own_pictures.check_places([given.images], [given.output])
-        needed = [(given.workdir, given.modality)]
-        if given.gallery:
-            own_pictures.check_places([given.gallery], [given.ranked_list])
-            gallery_model = given.gallery_model or given.workdir
-            needed.append((gallery_model, given.gallery_modality))
-        networks = own_pictures.load_networks(needed)
-        features, names = own_pictures.embed_pictures(
-            *networks[0], given.images, given.modality, given.output
+    if given.gallery_model and not given.gallery:
+        raise InputError("--gallery_model has no --gallery: give it, or neither.")
+    own_pictures.check_places([given.images], [given.output])
+    needed = [(given.workdir, given.modality)]
+    if given.gallery:
+        own_pictures.check_places([given.gallery], [given.ranked_list])
+        gallery_model = given.gallery_model or given.workdir
+        needed.append((gallery_model, given.gallery_modality))
+    networks = own_pictures.load_networks(needed)
+    features, names = own_pictures.embed_pictures(
+        *networks[0], given.images, given.modality, given.output
+    )
+    print(f"{given.output}: features {features.shape} of {len(names)} images")
+    if given.gallery:
+        query = (given.images, features, names)
+        own_pictures.draw_gallery_search(
+            *networks[-1],
+            query,
+            given.gallery,
+            given.gallery_modality,
+            given.ranked_list,
         )
-        print(f"{given.output}: features {features.shape} of {len(names)} images")
-        if given.gallery:
-            query = (given.images, features, names)
-            own_pictures.draw_gallery_search(
-                *networks[-1],
-                query,
-                given.gallery,
-                given.gallery_modality,
-                given.ranked_list,
-            )
-            print(f"{given.ranked_list}: the images most similar to each query")
-    except InputError as error:
-        sys.exit(f"error: {error}")
+        print(f"{given.ranked_list}: the images most similar to each query")
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    command.run(main)

@@ -17,7 +17,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from absl import app, flags, logging
+import command
+from absl import flags, logging
 
 from mbn_jax.data.sources import (
     DIRECTION,
@@ -30,7 +31,6 @@ from mbn_jax.data.sources.source import Option
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.distances import DISTANCE_TITLES
 from mbn_jax.evaluation.evaluation import evaluate_file, format_evaluation
-from mbn_jax.training.config import parse_flags
 from mbn_jax.training.evaluation import Network, evaluate_workdir, save_test_features
 
 flags.DEFINE_string("workdir", None, "Work directory of a trained model.")
@@ -94,45 +94,38 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     given = flags.FLAGS
     options = {flag.name: flag.value for flag in _OF_PROTOCOL if flag.present}
-    try:
-        if (given.workdir is None) == (given.features is None):
-            raise InputError("Give either --workdir or --features.")
-        if given.workdir is None:
-            refuse(_OF_WORKDIR, "--features")
-            if given.protocol is None:
-                raise InputError(
-                    f"--features needs --protocol: {', '.join(MODULES)}, or any other "
-                    "name with --direction."
-                )
-            source = source_of(given.protocol)
-            if source is None and DIRECTION.name not in options:
-                raise InputError(
-                    f"{given.protocol!r} has no protocol of its own ("
-                    f"{', '.join(MODULES)} are known): give the direction, for example "
-                    "--direction=infrared_to_visible."
-                )
-            result = evaluate_file(
-                given.features,
-                lambda records: protocol_of(
-                    given.protocol, records.modalities, options
-                ),
-                labels=source.labels if source else None,
-                distance=given.distance,
+    if (given.workdir is None) == (given.features is None):
+        raise InputError("Give either --workdir or --features.")
+    if given.workdir is None:
+        refuse(_OF_WORKDIR, "--features")
+        if given.protocol is None:
+            raise InputError(
+                f"--features needs --protocol: {', '.join(MODULES)}, or any other "
+                "name with --direction."
             )
-        else:
-            refuse(["protocol"], "--workdir")
-            network = Network(given.checkpoint, given.flip_average, given.data_dir)
-            if given.save_features is not None:
-                refuse([*options, "distance", "json"], "--save_features")
-                print(save_test_features(given.workdir, network, given.save_features))
-                return
-            result = evaluate_workdir(given.workdir, network, options, given.distance)
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+        source = source_of(given.protocol)
+        if source is None and DIRECTION.name not in options:
+            raise InputError(
+                f"{given.protocol!r} has no protocol of its own ("
+                f"{', '.join(MODULES)} are known): give the direction, for example "
+                "--direction=infrared_to_visible."
+            )
+        result = evaluate_file(
+            given.features,
+            lambda records: protocol_of(given.protocol, records.modalities, options),
+            labels=source.labels if source else None,
+            distance=given.distance,
+        )
+    else:
+        refuse(["protocol"], "--workdir")
+        network = Network(given.checkpoint, given.flip_average, given.data_dir)
+        if given.save_features is not None:
+            refuse([*options, "distance", "json"], "--save_features")
+            print(save_test_features(given.workdir, network, given.save_features))
+            return
+        result = evaluate_workdir(given.workdir, network, options, given.distance)
     print(format_evaluation(result, as_json=given.json))
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    command.run(main)

@@ -16,15 +16,15 @@ modalities, which is read without the run. docs/exporting.md says how to use eit
 import sys
 from pathlib import Path
 
+import command
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 
 import mbn_jax
 from mbn_jax.deploy.exporting import BATCH_SIZES, export_checked
 from mbn_jax.deploy.loading import load_network
 from mbn_jax.errors import InputError
 from mbn_jax.modalities import index
-from mbn_jax.training.config import parse_flags
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Work directory, or a folder of shared weights.", required=True
@@ -50,23 +50,20 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     # The comparison is of full float32; the program is lowered for a GPU without one.
     jax.config.update("jax_platforms", "cpu")
-    try:
-        if (_MODALITY.value is None) == (_FORMAT.value == "stablehlo"):
-            raise InputError(
-                "An artefact is for one modality and weights are for all: give "
-                "--modality to --format=stablehlo, and not to --format=weights."
-            )
-        model, variables = load_network(_WORKDIR.value, _CHECKPOINT.value)
-        default = "weights" if _MODALITY.value is None else f"{_MODALITY.value}.zip"
-        output = _OUTPUT.value or Path(_WORKDIR.value) / default
-        if _MODALITY.value is None:
-            mbn_jax.save_pretrained(output, model, variables)
-            print(f"{output}: model.safetensors and model.json")
-            return
-        modality = index(_MODALITY.value, model.modalities)
-        artefact, difference = export_checked(model, variables, modality, output)
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    if (_MODALITY.value is None) == (_FORMAT.value == "stablehlo"):
+        raise InputError(
+            "An artefact is for one modality and weights are for all: give "
+            "--modality to --format=stablehlo, and not to --format=weights."
+        )
+    model, variables = load_network(_WORKDIR.value, _CHECKPOINT.value)
+    default = "weights" if _MODALITY.value is None else f"{_MODALITY.value}.zip"
+    output = _OUTPUT.value or Path(_WORKDIR.value) / default
+    if _MODALITY.value is None:
+        mbn_jax.save_pretrained(output, model, variables)
+        print(f"{output}: model.safetensors and model.json")
+        return
+    modality = index(_MODALITY.value, model.modalities)
+    artefact, difference = export_checked(model, variables, modality, output)
     sizes = " × ".join(map(str, artefact.image_size))
     platforms = " and ".join(artefact.exported.platforms)
     print(f"{output}: for {_MODALITY.value} images of {sizes} on {platforms}")
@@ -77,4 +74,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    command.run(main)

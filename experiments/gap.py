@@ -13,12 +13,12 @@ docs/distribution-gaps.md.
 import sys
 from pathlib import Path
 
-from absl import app, flags, logging
+import command
+from absl import flags, logging
 
 from mbn_jax.analysis import gap_charts
-from mbn_jax.errors import InputError
 from mbn_jax.files import check_writable
-from mbn_jax.training.config import parse_flags
+from mbn_jax.text import printable
 from mbn_jax.training.gaps import measure_workdir, name_networks
 
 _OUTPUT = flags.DEFINE_string("output", "gaps", "Folder to write to, made if need be.")
@@ -33,22 +33,19 @@ def main(argv: list[str]) -> None:
     workdirs = argv[1:]
     if not workdirs:
         sys.exit("error: no work directory; give one, or several to be compared.")
-    try:
-        check_writable(_OUTPUT.value)
-        measured = []
-        for name, workdir in zip(name_networks(workdirs), workdirs, strict=True):
-            print(f"{name}: {workdir}", file=sys.stderr)
-            by_way = measure_workdir(workdir, _NUM_BATCHES.value, _DATA_DIR.value)
-            measured += [
-                gap_charts.Measured(name, Path(workdir).name, way, gaps)
-                for way, gaps in by_way.items()
-            ]
-        gap_charts.write_gaps(measured, _OUTPUT.value, _TITLE.value)
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    check_writable(_OUTPUT.value)
+    measured = []
+    for name, workdir in zip(name_networks(workdirs), workdirs, strict=True):
+        print(printable(f"{name}: {workdir}"), file=sys.stderr)
+        by_way = measure_workdir(workdir, _NUM_BATCHES.value, _DATA_DIR.value)
+        measured += [
+            gap_charts.Measured(name, Path(workdir).name, way, gaps)
+            for way, gaps in by_way.items()
+        ]
+    gap_charts.write_gaps(measured, _OUTPUT.value, _TITLE.value)
     print(gap_charts.as_markdown(measured))
     print(f"{_OUTPUT.value}: gap.png, gap.md and gap.csv")
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    command.run(main)

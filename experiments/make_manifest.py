@@ -20,14 +20,14 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from absl import app, flags
+import command
+from absl import flags
 
 from mbn_jax.data.findings import some
 from mbn_jax.data.manifest import write_manifest
 from mbn_jax.data.own_folders import find_rows
 from mbn_jax.errors import InputError
 from mbn_jax.files import check_writable
-from mbn_jax.training.config import parse_flags
 
 _FOLDERS = flags.DEFINE_multi_string(
     "folder",
@@ -45,33 +45,28 @@ def main(argv: list[str]) -> None:
     """Writes the manifest."""
     if len(argv) > 1:
         sys.exit(f"error: {argv[1]!r} is not a flag; expected --folder=NAME=DIR")
-    try:
-        folders = {}
-        for text in _FOLDERS.value:
-            name, _, folder = text.partition("=")
-            if not name.strip() or not folder:
-                raise InputError(
-                    f"--folder={text} names no modality; expected --folder=NAME=DIR,"
-                    " for example --folder=visible=photos/visible."
-                )
-            if name.strip() in folders:
-                raise InputError(f"--folder={name}=DIR is given twice; give one.")
-            folders[name.strip()] = Path(folder).expanduser().absolute()
-        output = Path(_OUTPUT.value).expanduser().absolute()
-        if output.exists() and not _OVERWRITE.value:
+    folders = {}
+    for text in _FOLDERS.value:
+        name, _, folder = text.partition("=")
+        if not name.strip() or not folder:
             raise InputError(
-                f"{output} exists already; give another --output, or --overwrite."
+                f"--folder={text} names no modality; expected --folder=NAME=DIR,"
+                " for example --folder=visible=photos/visible."
             )
-        check_writable(output.parent)
-        root = output.parent
-        if not all(folder.is_relative_to(root) for folder in folders.values()):
-            root = Path(os.path.commonpath(folders.values()))
-        rows = find_rows(
-            folders, root, test=_TEST.value, val=_VAL.value, seed=_SEED.value
+        if name.strip() in folders:
+            raise InputError(f"--folder={name}=DIR is given twice; give one.")
+        folders[name.strip()] = Path(folder).expanduser().absolute()
+    output = Path(_OUTPUT.value).expanduser().absolute()
+    if output.exists() and not _OVERWRITE.value:
+        raise InputError(
+            f"{output} exists already; give another --output, or --overwrite."
         )
-        write_manifest(output, rows)
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    check_writable(output.parent)
+    root = output.parent
+    if not all(folder.is_relative_to(root) for folder in folders.values()):
+        root = Path(os.path.commonpath(folders.values()))
+    rows = find_rows(folders, root, test=_TEST.value, val=_VAL.value, seed=_SEED.value)
+    write_manifest(output, rows)
     identities = Counter(split for _, split in {(r.identity, r.split) for r in rows})
     sizes = ", ".join(f"{count} in {split}" for split, count in identities.items())
     print(f"{_OUTPUT.value}: {len(rows):,} images; identities: {sizes}")
@@ -92,4 +87,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    command.run(main)

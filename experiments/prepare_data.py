@@ -25,12 +25,12 @@ the command only checks, and exits with 1 if something has to be fixed.
 import sys
 from pathlib import Path
 
-from absl import app, flags, logging
+import command
+from absl import flags, logging
 
 from mbn_jax.data.prepare import prepare_data
 from mbn_jax.data.sources import all_sources
 from mbn_jax.errors import InputError
-from mbn_jax.training.config import parse_flags
 
 _DATASET = flags.DEFINE_string(
     "dataset",
@@ -68,30 +68,24 @@ def main(argv: list[str]) -> None:
         for name, flag in _FOLDERS.items()
         if flag.value
     }
-    try:
-        if _MANIFEST.value is not None and folders:
-            raise InputError(
-                f"--{next(iter(folders))} does not go with --manifest; leave one of"
-                " the two out."
-            )
-        if _MANIFEST.value is None and _IMAGES.value is not None:
-            raise InputError(
-                "--images goes only with --manifest; give --manifest=FILE.csv."
-            )
-        prepare_data(
-            _DATASET.value,
-            _DATA_DIR.value,
-            folders=folders,
-            manifest=_MANIFEST.value,
-            images=_IMAGES.value,
-            check_only=_CHECK.value,
+    if _MANIFEST.value is not None and folders:
+        raise InputError(
+            f"--{next(iter(folders))} does not go with --manifest; leave one of"
+            " the two out."
         )
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("interrupted: start again with the same command.", file=sys.stderr)
-        sys.exit(130)
+    if _MANIFEST.value is None and _IMAGES.value is not None:
+        raise InputError(
+            "--images goes only with --manifest; give --manifest=FILE.csv."
+        )
+    prepare_data(
+        _DATASET.value,
+        _DATA_DIR.value,
+        folders=folders,
+        manifest=_MANIFEST.value,
+        images=_IMAGES.value,
+        check_only=_CHECK.value,
+    )
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    command.run(main)

@@ -97,7 +97,7 @@ def format_evaluation(result: Mapping[str, Any], *, as_json: bool = False) -> st
         as_json: the whole result as one JSON object.
     """
     if as_json:
-        return json.dumps(result, indent=2, ensure_ascii=False)
+        return json.dumps(result, indent=2)
     return "\n".join(
         [
             f"{result['source']}: {result['title']}, "

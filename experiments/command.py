@@ -1,0 +1,120 @@
+"""How every command begins and ends; a script imports this first.
+
+From this import on, Ctrl-C and SIGTERM end the program with one line and the exit
+status 130 or 143, in the seconds that the other imports take as well. `run` calls the
+script's `main` and turns what comes out of it into one line and an exit status.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, NoReturn
+
+_WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+_received: list[int] = []
+
+
+def _begin() -> None:
+    if not __debug__:
+        sys.exit(
+            "error: Python was started with -O or PYTHONOPTIMIZE, which takes the "
+            "assertions out of Flax and JAX, some of which do work; start it without."
+        )
+    for number in _WORDS:
+        # Ignored, as by nohup or for a job in the background, it stays ignored.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
+    signal.signal(signal.SIGALRM, _stop_again)
+    sys.unraisablehook = _unraisable
+    sys.excepthook = lambda kind, error, trace: _end(error)
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    _received.append(number)
+    raise KeyboardInterrupt
+
+
+def _stop_again(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _unraisable(unraisable: Any) -> None:
+    """Raises again what came where Python drops exceptions.
+
+    JAX has a callback in Python's garbage collection, which runs at any time.
+    """
+    if _received and issubclass(unraisable.exc_type, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
+def run(main: Callable[[list[str]], None]) -> NoReturn:
+    """Parses the flags, calls a command's `main` and ends the program.
+
+    An `InputError` is one line, "error: …", and exit status 1.
+
+    Args:
+      main: takes the program's name and the arguments that are not flags.
+    """
+    # Not before the signals are taken care of: this takes seconds.
+    from absl import app
+
+    from mbn_jax.errors import InputError
+    from mbn_jax.text import PrintableOutput
+    from mbn_jax.training.config import parse_flags
+
+    if sys.stdout:  # None where it is closed
+        sys.stdout = PrintableOutput(sys.stdout)
+    try:
+        app.run(main, flags_parser=parse_flags)
+    except InputError as error:
+        _end(SystemExit(f"error: {error}"))
+    except BaseException as error:
+        _end(error)
+
+
+def _end(error: BaseException) -> NoReturn:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number in _WORDS:
+        signal.signal(number, signal.SIG_IGN)
+    status = 1
+    if isinstance(error, SystemExit) and isinstance(error.code, str):
+        from mbn_jax.text import printable
+
+        _print_last(printable(error.code))
+    elif isinstance(error, SystemExit):
+        status = int(error.code or 0)
+    elif _received:
+        status = 128 + _received[0]
+        _print_last(
+            f"{_WORDS[signal.Signals(_received[0])]}; the same command goes on from "
+            "what is saved, or begins again"
+        )
+    elif "Unable to initialize backend" in str(error):
+        _print_last(
+            f"error: JAX cannot use the devices of JAX_PLATFORMS="
+            f"{os.environ.get('JAX_PLATFORMS', '')} ({error}); leave it out, or give "
+            "cpu."
+        )
+    else:
+        traceback.print_exception(error)
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError as lost:
+        status = 1
+        _print_last(f"error: standard output cannot be written ({lost.strerror})")
+    # Not sys.exit: threads and event loops of libraries that find their modules gone
+    # would say so, each of them, after all is done.
+    os._exit(status)
+
+
+def _print_last(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+_begin()

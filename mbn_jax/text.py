@@ -1,0 +1,41 @@
+"""Text of others, made safe for a terminal."""
+
+import io
+import re
+from typing import TextIO
+
+# C0 but for tab and newline, delete, C1, and the marks that turn the direction of text.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Replaces what a terminal would obey instead of showing, by its escape.
+
+    Names of folders, identities and data sets are anybody's: one with an escape
+    sequence could clear the screen or rename the window.
+
+    Returns:
+      The text with "\\x1b" in place of the escape character, and so on; a line feed and
+      a tab stay as they are.
+    """
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+class PrintableOutput(io.TextIOWrapper):
+    """A stream in place of another one: what is written to it is made `printable`.
+
+    Characters that its encoding does not have become question marks.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        """Writes to what the stream writes to."""
+        super().__init__(
+            stream.buffer,
+            encoding=stream.encoding,
+            errors="replace",
+            line_buffering=stream.isatty(),
+        )
+
+    def write(self, text: str) -> int:
+        """Writes text."""
+        return super().write(printable(text))
