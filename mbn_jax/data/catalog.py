@@ -26,8 +26,8 @@ class Info:
         identities: numbers by text, for the texts that are not the numbers themselves.
         cameras: the same for the cameras.
         settings: those of the source that made it.
-        sixteen_bits: how many images have 16 bits, and the rule that scales them; empty
-            if there are none.
+        sixteen_bits: how many images have 16 bits, and by modality the scales that are
+            not "auto" (`mbn_jax.data.sixteen_bits`); empty if there are none.
     """
 
     dataset: str
@@ -74,14 +74,15 @@ def info(dataset: str, data_dir: str | os.PathLike) -> Info:
 
 def _check_types(fields: Mapping[str, Any]) -> None:
     """Raises `TypeError` for metadata that are JSON and no metadata."""
-    texts, tables = ("dataset", "fingerprint", "task"), ("identities", "cameras")
-    tables = (*tables, "counts", "settings", "sixteen_bits")
+    texts = "dataset", "fingerprint", "task"
+    tables = "identities", "cameras", "counts", "settings", "sixteen_bits"
     if (
         not all(isinstance(fields[name], str) for name in texts)
         or not all(isinstance(fields[name], dict) for name in tables)
         or not isinstance(fields["modalities"], list)
         or not all(isinstance(name, str) for name in fields["modalities"])
         or not all(isinstance(counts, dict) for counts in fields["counts"].values())
+        or not isinstance(fields["sixteen_bits"].get("scales", {}), dict)
     ):
         raise TypeError
 

@@ -15,6 +15,7 @@ import numpy as np
 from mbn_jax.data import sources
 from mbn_jax.data.catalog import Info, check_prepared, info, is_prepared, path_of
 from mbn_jax.data.examples import open_examples
+from mbn_jax.data.sixteen_bits import AUTO, Scale, scale_from_text
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.records import GALLERY_ONLY, QUERY_ONLY, Records
 
@@ -28,6 +29,7 @@ class Split(Records):
         split: for example "train", or the sum "train+val".
         source: ``source[i]["image"]`` is the encoded image of record i, as bytes.
         info: metadata of the data set; None for records that are not from a data set.
+        scales: of images of 16 bits, by the index of their modality, if not `AUTO`.
         damaged: what was left out, because it cannot be read: a phrase on each record.
     """
 
@@ -35,6 +37,7 @@ class Split(Records):
     split: str
     source: Sequence[Any]
     info: Info | None = None
+    scales: Mapping[int, Scale] = dataclasses.field(default_factory=dict)
     damaged: tuple[str, ...] = ()
 
     @property
@@ -50,6 +53,10 @@ class Split(Records):
     def encoded_image(self, index: int) -> bytes:
         """Returns the image file of a record."""
         return self.source[int(index)]["image"]
+
+    def scale(self, index: int) -> Scale:
+        """Returns how the image of a record is scaled if it has 16 bits."""
+        return self.scales.get(int(self.modality[index]), AUTO)
 
     def select(self, indices: np.ndarray, **changes: Any) -> "Split":
         """Returns some of the records, (n,) integers, in the order asked for."""
@@ -185,6 +192,7 @@ def load_split(
         split=split,
         source=source,
         info=known,
+        scales=_scales(known),
         modalities=known.modalities,
         role=role,
         **labels,
@@ -211,6 +219,15 @@ def prepare(dataset: str, data_dir: str | os.PathLike) -> None:
 
         write(dataset, source.make(dataset), data_dir)
     check_prepared(dataset, data_dir)
+
+
+def _scales(known: Info) -> dict[int, Scale]:
+    scales = known.sixteen_bits.get("scales", {})
+    return {
+        index: scale_from_text(scales[modality])
+        for index, modality in enumerate(known.modalities)
+        if modality in scales
+    }
 
 
 def _texts(numbers: np.ndarray, number_of: Mapping[str, int]) -> np.ndarray:

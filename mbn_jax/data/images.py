@@ -3,13 +3,14 @@
 Formats are JPEG, PNG, BMP, WebP and TIFF, with 1, 3 or 4 channels of 8 or 16 bits.
 Every image becomes three channels of 8 bits: a gray image has three equal ones, and the
 fourth channel, transparency, is dropped. The orientation in the EXIF data is applied.
-Images of 16 bits are scaled by `SIXTEEN_BITS`.
+Images of 16 bits are scaled as `mbn_jax.data.sixteen_bits` says. Of a file with several
+images, the first is read.
 """
 
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -18,24 +19,22 @@ import cv2
 import numpy as np
 
 from mbn_jax.data.findings import Findings
+from mbn_jax.data.headers import declared_size, is_cut_off, may_have_sixteen_bits
 from mbn_jax.data.progress import progress
+from mbn_jax.data.sixteen_bits import AUTO, Scale, eight_bits, narrow_range
 from mbn_jax.errors import InputError
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-# Thermal cameras give counts that fill a small part of 16 bits, so each gray image is
-# stretched by itself; images with color use all bits.
-SIXTEEN_BITS = (
-    "gray images: from the 1st to the 99th percentile of the image to 0..255; images"
-    " with color: divided by 257"
-)
+# Millions of pixels: more than cameras have, and some hundred megabytes.
+MAX_MEGAPIXELS = 64.0
+MAX_HELP = "Millions of pixels that an image may have at most."
+NARROW_REMEDY = "choose another scale with --sixteen_bits (docs/own-data.md)"
 
+_EXPECTED = (
+    "it must be a complete image file (JPEG, PNG, BMP, WebP or TIFF of 8 or 16 bits)"
+)
 _NUM_THREADS = 2
 _CHUNK = 32  # images that a thread takes at once
-_JPEG, _END_OF_JPEG = b"\xff\xd8", b"\xff\xd9"
-_PNG, _BMP, _WEBP = b"\x89PNG", b"BM", (b"RIFF", b"WEBP")
-# TIFF and BigTIFF, in both orders of bytes.
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_DEPTH_OF_PNG = 24  # position of the byte in a file
 
 
 def decode(
@@ -43,6 +42,9 @@ def decode(
     image_size: tuple[int, int] | None,
     name: str,
     *,
+    scale: Scale = AUTO,
+    max_megapixels: float = MAX_MEGAPIXELS,
+    narrow: list[str] | None = None,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Decodes an image file and resizes it.
@@ -51,22 +53,27 @@ def decode(
         encoded: the file, in one of the formats above.
         image_size: (height, width) of the result in pixels; None for those of the file.
         name: names the image in the error.
+        scale: of an image of 16 bits.
+        max_megapixels: a larger image is refused before it is decoded.
+        narrow: receives a phrase if 16 bits leave an image nearly uniform.
         out: (H, W, 3) uint8, contiguous, to be filled, or None for a new array.
 
     Returns:
         (H, W, 3) uint8 RGB, ``out`` if given; a gray image has three equal channels.
 
     Raises:
-        InputError: the bytes are not an image.
+        InputError: the bytes are not an image, or one that is too large.
     """
-    image = _stored(encoded)
-    if image is None:
+    opened = _open(encoded, max_megapixels)
+    if opened.pixels is None:
         raise InputError(
-            f"The image {name} ({len(encoded)} bytes) cannot be decoded; it must be a"
-            " complete image file (JPEG, PNG, BMP, WebP or TIFF of 8 or 16 bits):"
-            " replace it or leave it out."
+            f"The image {name} {opened.problem};"
+            f" {opened.remedy or f'{_EXPECTED}: replace it or leave it out'}."
         )
-    image = _eight_bits(image)
+    image = eight_bits(opened.pixels, scale)
+    if narrow is not None:
+        phrase = narrow_range(opened.pixels, image)
+        narrow += [f"The image {name} {phrase}"] if phrase else []
     return image if image_size is None else resize(image, image_size, out=out)
 
 
@@ -125,6 +132,8 @@ def check_images(
     left_out: Sequence[str] = (),
     place: Callable[[str], str] = lambda path: "",
     remedy: str = "copy it from the archive again",
+    scales: Mapping[str, Scale] | None = None,
+    max_megapixels: float = MAX_MEGAPIXELS,
 ) -> Checked:
     """Decodes every image once, as training does.
 
@@ -132,12 +141,22 @@ def check_images(
         root: folder that the paths are relative to.
         paths: of the images of the data set, each once.
         findings: receives a problem for every image that cannot be decoded, or a
-            warning if the image is left out anyway.
+            warning if the image is left out anyway; and a warning for every one that is
+            nearly uniform once its 16 bits are scaled.
         title: of the data set, for the progress bar.
         left_out: paths of further images, which belong to no split.
         place: where an image is listed, as the beginning of a sentence.
         remedy: what to do about an image that cannot be decoded.
+        scales: of images of 16 bits by their path, where it is not `AUTO`.
+        max_megapixels: a larger image cannot be used.
     """
+    scales = scales or {}
+
+    def read(chunk: Sequence[str]) -> list[_Image]:
+        return [
+            _read(root / name, scales.get(name, AUTO), max_megapixels) for name in chunk
+        ]
+
     names = [*paths, *left_out]
     unused = frozenset(left_out)
     chunks = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
@@ -148,8 +167,7 @@ def check_images(
         progress("Checking", "Checked", title, len(names)) as advance,
         ThreadPoolExecutor(_NUM_THREADS) as pool,
     ):
-        read = pool.map(lambda chunk: [_read(root / name) for name in chunk], chunks)
-        for chunk, images in zip(chunks, read, strict=True):
+        for chunk, images in zip(chunks, pool.map(read, chunks), strict=True):
             for name, image in zip(chunk, images, strict=True):
                 advance()
                 what = f"{place(name)}The image {root / name} {image.problem}"
@@ -167,6 +185,12 @@ def check_images(
                     digests[name] = image.digest
                     num_bytes += image.num_bytes
                     num_sixteen_bits += image.is_sixteen_bits
+                    if image.narrow:
+                        findings.warning(
+                            "images of a narrow range",
+                            f"{place(name)}The image {root / name} {image.narrow};"
+                            f" {NARROW_REMEDY}.",
+                        )
     return Checked(digests, num_bytes, num_sixteen_bits)
 
 
@@ -197,57 +221,61 @@ class _Image(NamedTuple):
     digest: bytes = b""
     num_bytes: int = 0
     is_sixteen_bits: bool = False
+    narrow: str = ""  # a phrase if it is nearly uniform
 
 
-def _read(path: Path) -> _Image:
+def _read(path: Path, scale: Scale, max_megapixels: float) -> _Image:
     try:
         encoded = path.read_bytes()
     except OSError as error:
         problem = f"cannot be read ({error.strerror or error})"
         return _Image(problem, "make it a file that you may read")
-    if not encoded:
-        return _Image("is empty")
-    if encoded.startswith(_JPEG) and _END_OF_JPEG not in encoded:
-        # Some releases of OpenCV fill the rest with gray and do not say so.
-        return _Image(f"ends too early, after {len(encoded):,} bytes")
-    image = _stored(encoded)
-    if image is None:
-        return _Image(f"({len(encoded):,} bytes) cannot be decoded")
+    opened = _open(encoded, max_megapixels)
+    if opened.pixels is None:
+        return _Image(opened.problem, opened.remedy)
+    is_sixteen_bits = opened.pixels.dtype == np.uint16
+    narrow = narrow_range(opened.pixels, eight_bits(opened.pixels, scale))
     digest = hashlib.sha256(encoded).digest()
-    return _Image("", "", digest, len(encoded), image.dtype == np.uint16)
+    return _Image("", "", digest, len(encoded), is_sixteen_bits, narrow)
 
 
-def _stored(encoded: bytes) -> np.ndarray | None:
-    """(h, w, 3) RGB, uint8 or uint16; None if the bytes are not such an image."""
-    buffer = np.frombuffer(encoded, np.uint8)
+class _Opened(NamedTuple):
+    pixels: np.ndarray | None  # (h, w, 3) RGB, uint8 or uint16
+    problem: str = ""  # why there are no pixels
+    remedy: str = ""  # if it is not the usual one
+
+
+def _open(encoded: bytes, max_megapixels: float) -> _Opened:
+    """Looks at the header of a file, and decodes it if that promises an image."""
+    if not encoded:
+        return _Opened(None, "is empty")
+    broken = _Opened(None, f"({len(encoded):,} bytes) cannot be decoded")
+    size = declared_size(encoded)
     # OpenCV knows other formats, of which it would cut those of 16 bits.
-    is_webp = encoded.startswith(_WEBP[0]) and encoded[8:12] == _WEBP[1]
-    if not (is_webp or encoded.startswith((_JPEG, _PNG, _BMP, *_TIFF))):
-        return None
-    depth = encoded[_DEPTH_OF_PNG : _DEPTH_OF_PNG + 1]
-    is_deep_png = encoded.startswith(_PNG) and depth == b"\x10"
-    may_be_deep = is_deep_png or encoded.startswith(_TIFF)
+    if size is None:
+        return broken
+    if size[0] * size[1] > max_megapixels * 1e6:
+        return _Opened(
+            None,
+            f"declares {size[0]:,} × {size[1]:,} pixels, more than"
+            f" {max_megapixels:g} million",
+            "scale it down, leave it out, or raise --max_megapixels",
+        )
+    if is_cut_off(encoded):
+        return _Opened(None, f"ends too early, after {len(encoded):,} bytes")
+    may_be_deep = may_have_sixteen_bits(encoded)
     # Not IMREAD_COLOR_RGB: with it, OpenCV 5.0 decodes wrong colors from a 16-bit TIFF.
     deep = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
     try:
-        image = cv2.imdecode(buffer, deep if may_be_deep else cv2.IMREAD_COLOR_RGB)
-    except cv2.error:  # a header declares more pixels than OpenCV allows
-        return None
-    if image is None or image.dtype not in (np.uint8, np.uint16):
-        return None
-    return np.ascontiguousarray(image[..., ::-1]) if may_be_deep else image
-
-
-def _eight_bits(image: np.ndarray) -> np.ndarray:
-    """Applies `SIXTEEN_BITS`."""
-    if image.dtype == np.uint8:
-        return image
-    if (image == image[..., :1]).all():
-        low, high = np.percentile(image[..., 0], (1, 99))
-        unit = (image - low) / max(high - low, 1)
-    else:
-        unit = image / np.float64(65535)
-    return np.round(255 * np.clip(unit, 0, 1)).astype(np.uint8)
+        pixels = cv2.imdecode(
+            np.frombuffer(encoded, np.uint8),
+            deep if may_be_deep else cv2.IMREAD_COLOR_RGB,
+        )
+    except (cv2.error, MemoryError):
+        return broken
+    if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
+        return broken
+    return _Opened(np.ascontiguousarray(pixels[..., ::-1]) if may_be_deep else pixels)
 
 
 @contextlib.contextmanager

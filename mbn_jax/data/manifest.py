@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from mbn_jax import modalities as modality_names
 from mbn_jax.data.findings import Findings
+from mbn_jax.data.sixteen_bits import Scale
 from mbn_jax.errors import InputError
 from mbn_jax.files import write_atomically
 
@@ -63,6 +64,7 @@ class Manifest:
         lines: line of each row in the CSV file; empty for rows that a source made.
         make: makes the encoded image of a row; None for images that are files.
         settings: those of a source, for JSON; the prepared data set stores them.
+        scales: of images of 16 bits by modality, where it is not "auto".
     """
 
     rows: Sequence[Row]
@@ -70,6 +72,7 @@ class Manifest:
     lines: Sequence[int] = ()
     make: Callable[[Row], bytes] | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    scales: Mapping[str, Scale] = dataclasses.field(default_factory=dict)
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ A batch is one item of a random-access source, so that its number is all the sta
 is: reading from ``start`` continues a run exactly.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import grain
@@ -164,7 +165,14 @@ def _read_images(
     for row, index in enumerate(indices):
         name = f"{split.name[index]} of {split.dataset}/{split.split}"
         # Straight into the batch: to copy each image into it costs a tenth.
-        decode(split.encoded_image(index), image_size, name, out=images[row])
+        decode(
+            split.encoded_image(index),
+            image_size,
+            name,
+            scale=split.scale(index),
+            max_megapixels=math.inf,  # how large an image may be is asked of the files
+            out=images[row],
+        )
     return images
 
 

@@ -1,5 +1,6 @@
 """Prepares a data set: everything is checked first, and then everything is written."""
 
+import dataclasses
 import os
 import re
 import shutil
@@ -10,9 +11,10 @@ from typing import Any
 
 from mbn_jax.data import sources
 from mbn_jax.data.catalog import is_prepared, known_datasets, path_of
-from mbn_jax.data.images import Checked, check_images
+from mbn_jax.data.images import MAX_MEGAPIXELS, Checked, check_images
 from mbn_jax.data.label_checks import check_labels
 from mbn_jax.data.manifest import Manifest, read_manifest
+from mbn_jax.data.sixteen_bits import FLAG, scales_by_modality
 from mbn_jax.data.sources.source import Folders, Scan
 from mbn_jax.data.writer import check_same, write
 from mbn_jax.errors import InputError
@@ -28,6 +30,8 @@ def prepare_data(
     folders: Folders | None = None,
     manifest: str | os.PathLike | None = None,
     images: str | os.PathLike | None = None,
+    sixteen_bits: Sequence[str] = (),
+    max_megapixels: float = MAX_MEGAPIXELS,
     check_only: bool = False,
 ) -> None:
     """Checks the images and labels of a data set, and converts it if nothing is wrong.
@@ -42,6 +46,9 @@ def prepare_data(
         folders: those of a source, by their flags; not with ``manifest``.
         manifest: path of the CSV file of the user's own data.
         images: folder that the paths in it are relative to; None for its own folder.
+        sixteen_bits: how its images of 16 bits are scaled, as for
+            `mbn_jax.data.sixteen_bits.scales_by_modality`.
+        max_megapixels: millions of pixels that an image may have.
         check_only: stop after the checks.
 
     Raises:
@@ -64,9 +71,9 @@ def prepare_data(
     scan = (
         _scan_source(dataset, names, folders or {})
         if manifest is None
-        else _scan_manifest(dataset, manifest, images)
+        else _scan_manifest(dataset, manifest, images, sixteen_bits)
     )
-    checked = _check(dataset, scan, manifest)
+    checked = _check(dataset, scan, manifest, max_megapixels)
     if check_only:
         return
     if manifest is not None and is_prepared(dataset, data_dir):
@@ -129,9 +136,14 @@ def _scan_source(dataset: str, names: Sequence[str], folders: Folders) -> Scan:
 
 
 def _scan_manifest(
-    dataset: str, path: str | os.PathLike, images: str | os.PathLike | None
+    dataset: str,
+    path: str | os.PathLike,
+    images: str | os.PathLike | None,
+    sixteen_bits: Sequence[str],
 ) -> Scan:
     manifest, findings = read_manifest(path, images)
+    scales = scales_by_modality(sixteen_bits, manifest.modalities)
+    manifest = dataclasses.replace(manifest, scales=scales)
     if manifest.rows:
         check_labels(manifest, findings)
     elif not findings.problems:
@@ -142,7 +154,7 @@ def _scan_manifest(
     return Scan(root=manifest.root, manifests={dataset: manifest}, findings=findings)
 
 
-def _check(dataset: str, scan: Scan, file: object) -> Checked:
+def _check(dataset: str, scan: Scan, file: object, max_megapixels: float) -> Checked:
     """Decodes all images, prints the findings, and raises if there are problems."""
     findings = scan.findings
     stored = {
@@ -158,14 +170,27 @@ def _check(dataset: str, scan: Scan, file: object) -> Checked:
             (own,) = scan.manifests.values()
             options["place"] = lambda path: f"{file}, line {own.lines[stored[path]]}: "
             options["remedy"] = "replace it or remove its row from the manifest"
+            options["scales"] = {
+                row.path: own.scales[row.modality]
+                for row in own.rows
+                if row.modality in own.scales
+            }
         checked = check_images(
             scan.root,
             list(stored),
             findings,
             title=dataset,
             left_out=scan.left_out,
+            max_megapixels=max_megapixels,
             **options,
         )
+        if any(m.scales for m in scan.manifests.values()) and not (
+            checked.num_sixteen_bits
+        ):
+            findings.warning(
+                "scales without images",
+                f"--{FLAG} changes nothing, since no image has 16 bits.",
+            )
     for name, manifest in scan.manifests.items():
         _print_sizes(name if len(scan.manifests) > 1 else "", manifest)
     findings.report()

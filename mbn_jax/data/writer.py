@@ -18,9 +18,10 @@ import tensorflow_datasets as tfds
 
 from mbn_jax.data import sources
 from mbn_jax.data.catalog import VERSION, info, is_prepared, path_of
-from mbn_jax.data.images import SIXTEEN_BITS, Checked, unchanged
+from mbn_jax.data.images import Checked, unchanged
 from mbn_jax.data.manifest import Manifest, Row, number
 from mbn_jax.data.progress import progress
+from mbn_jax.data.sixteen_bits import Scale, as_texts
 from mbn_jax.errors import InputError
 from mbn_jax.files import check_writable
 
@@ -91,21 +92,28 @@ def check_same(
     Raises:
         InputError: they are others.
     """
-    if info(dataset, data_dir).fingerprint != fingerprint(
-        manifest.rows, checked.digests
-    ):
+    expected = fingerprint(
+        manifest.rows, checked.digests, _scales_in_use(manifest, checked)
+    )
+    if info(dataset, data_dir).fingerprint != expected:
         raise InputError(
             f"{path_of(dataset, data_dir)} holds other data of the name {dataset};"
-            " delete that directory, or give your data set another name."
+            " delete that directory to prepare it with these rows, images and scales of"
+            " 16 bits, or give your data set another name."
         )
 
 
-def fingerprint(rows: Sequence[Row], digests: Mapping[str, bytes]) -> str:
+def fingerprint(
+    rows: Sequence[Row],
+    digests: Mapping[str, bytes],
+    scales: Mapping[str, Scale] | None = None,
+) -> str:
     """Returns a hash of all rows and of the bytes of all images, in their order.
 
     Args:
         rows: of the data set.
         digests: SHA-256 of each image, by its path.
+        scales: of images of 16 bits by modality, where it is not "auto".
 
     Returns:
         64 hexadecimal digits.
@@ -113,7 +121,14 @@ def fingerprint(rows: Sequence[Row], digests: Mapping[str, bytes]) -> str:
     total = hashlib.sha256()
     for row in rows:
         total.update("\0".join(row).encode() + b"\0" + digests[row.path])
+    for modality, scale in as_texts(scales or {}).items():
+        total.update(f"\0{modality}\0{scale}".encode())
     return total.hexdigest()
+
+
+def _scales_in_use(manifest: Manifest, checked: Checked | None) -> Mapping[str, Scale]:
+    """The scales of a manifest, or none where no image has 16 bits."""
+    return manifest.scales if checked and checked.num_sixteen_bits else {}
 
 
 def _write(
@@ -203,16 +218,19 @@ class _Builder(  # type: ignore[call-arg]
 
     def _metadata(self) -> dict[str, Any]:
         deep = self._checked.num_sixteen_bits if self._checked else 0
+        scales = _scales_in_use(self._manifest, self._checked)
         return {
             "dataset": self._dataset,
             "modalities": self._manifest.modalities,
             "counts": self._manifest.counts(),
-            "fingerprint": fingerprint(self._manifest.rows, self._digests),
+            "fingerprint": fingerprint(self._manifest.rows, self._digests, scales),
             "task": self._task,
             "identities": _unlike_numbers(self._identities),
             "cameras": _unlike_numbers(self._cameras),
             "settings": self._manifest.settings,
-            "sixteen_bits": {"images": deep, "rule": SIXTEEN_BITS} if deep else {},
+            "sixteen_bits": {"images": deep, "scales": as_texts(scales)}
+            if deep
+            else {},
         }
 
     def _shard_iterators_per_split(

@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from mbn_jax.data import prepare, writer
 from mbn_jax.data.catalog import VERSION, info, path_of
 from mbn_jax.data.dataset import load_split
 from mbn_jax.data.manifest import Row, write_manifest
+from mbn_jax.data.pipeline import load_images
 from mbn_jax.data.writer import fingerprint
 from mbn_jax.errors import InputError
 
@@ -354,8 +356,7 @@ def test_metadata_hold_what_is_known_of_the_whole(own, data_dir):
     known = info("mine", data_dir)
     assert known.counts["train"] == {"visible": 2, "nir": 2, "thermal": 2}
     assert known.task == "re-identification"
-    assert known.sixteen_bits["images"] == 4
-    assert "1st to the 99th percentile" in known.sixteen_bits["rule"]
+    assert known.sixteen_bits == {"images": 4, "scales": {}}
     digests = {
         row.path: hashlib.sha256(
             (own[0].parent / "photos" / row.path).read_bytes()
@@ -438,6 +439,79 @@ def iter_of(first, then):
     """A function that gives a value once, and afterwards calls another."""
     answers = iter([first])
     return lambda *args: next(answers, then(*args))
+
+
+def write_counts(own, low, high):
+    """Gives every thermal image counts of 16 bits, its own part of a range."""
+    for number, row in enumerate(row for row in own[1] if row.modality == "thermal"):
+        start = low + number * (high - low) // 4
+        counts = np.linspace(start, start + (high - low) // 4, 24 * 12)
+        path = own[0].parent / "photos" / row.path
+        path.write_bytes(
+            cv2.imencode(".png", counts.reshape(24, 12).astype(np.uint16))[1].tobytes()
+        )
+
+
+def test_scale_of_sixteen_bits_is_stored_and_used_when_images_are_read(own, data_dir):
+    write_counts(own, 7000, 9000)
+    prepare_own(own, data_dir, sixteen_bits=["thermal=7000, 9000"])
+    known = info("mine", data_dir).sixteen_bits
+    assert known == {"images": 4, "scales": {"thermal": "7000,9000"}}
+    for split, parts in (("train", (0, 1)), ("test", (2, 3))):
+        loaded = load_split("mine", split, data_dir)
+        images = load_images(loaded, np.arange(len(loaded)), (24, 12))
+        thermal = images[loaded.modality == loaded.modalities.index("thermal")]
+        for part, image in zip(parts, thermal, strict=True):
+            # The same count has the same gray value in every image.
+            assert [image.min(), image.max()] == [
+                round(255 * part / 4),
+                round(255 * (part + 1) / 4),
+            ]
+        chosen = loaded.select(np.flatnonzero(loaded.modality == 2))
+        assert str(chosen.scale(0)) == "7000,9000"
+        assert str(loaded.scale(0)) == "auto"
+
+
+def test_another_scale_is_other_data_and_auto_is_as_if_it_were_not_given(own, data_dir):
+    write_counts(own, 7000, 9000)
+    prepare_own(own, data_dir)
+    prepare_own(own, data_dir, sixteen_bits=["auto"])
+    for given in (["minmax"], ["thermal=7000,9000"], ["thermal=7000,9001"]):
+        with pytest.raises(InputError, match="holds other data of the name mine; dele"):
+            prepare_own(own, data_dir, sixteen_bits=given)
+        prepare_own(own, data_dir, f"s{given[0][-1]}", sixteen_bits=given)
+    prints = {info(n, data_dir).fingerprint for n in ("mine", "sx", "s0", "s1")}
+    assert len(prints) == 4
+
+
+def test_images_that_a_scale_leaves_nearly_uniform_are_told(own, data_dir, capsys):
+    write_counts(own, 7000, 9000)
+    with pytest.raises(InputError, match="is for images of nir2, but there are only"):
+        prepare_own(own, data_dir, sixteen_bits=["nir2=0,16383"], check_only=True)
+    prepare_own(own, data_dir, check_only=True)
+    assert "less than a tenth" not in capsys.readouterr().err
+    prepare_own(own, data_dir, sixteen_bits=["thermal=0,65535"], check_only=True)
+    told = capsys.readouterr().err
+    assert told.count("uses less than a tenth of its range (values ") == 4
+    assert "from counts 7000 to 7500); choose another scale with --sixteen_bits" in told
+    assert told.count("thermal/") == 4
+
+
+def test_scale_that_no_image_needs_is_told(own, data_dir, capsys):
+    for row in own[1]:
+        (own[0].parent / "photos" / row.path).write_bytes(own_images.encode(1))
+    prepare_own(own, data_dir, sixteen_bits=["0,16383"])
+    assert "changes nothing, since no image has 16 bits" in capsys.readouterr().err
+    assert info("mine", data_dir).sixteen_bits == {}
+    prepare_own(own, data_dir)  # the same data
+
+
+def test_image_above_the_limit_is_a_problem(own, data_dir, capsys):
+    with pytest.raises(InputError, match="problems above: 12"):
+        prepare_own(own, data_dir, max_megapixels=0.0002)
+    told = capsys.readouterr().err
+    assert "declares 12 × 24 pixels, more than 0.0002 million; scale it down" in told
+    prepare_own(own, data_dir, max_megapixels=0.000288)
 
 
 def test_table_without_rows_is_a_problem(own, data_dir, capsys):
