@@ -29,12 +29,11 @@ from absl import flags, logging
 from mbn_jax.analysis.ablation import Result, read_csv
 from mbn_jax.errors import InputError
 from mbn_jax.files import check_named
-from mbn_jax.training import ablation
-from mbn_jax.training import config as configuration
+from mbn_jax.training import ablation, config_flags
 from mbn_jax.training.grid import AXES, make_runs, read_grid
 
-_CONFIG = configuration.define_flag(Path(__file__).parent / "configs" / "quick.py")
-flags.adopt_module_key_flags(configuration)  # for --help
+_CONFIG = config_flags.define_flag(Path(__file__).parent / "configs" / "quick.py")
+flags.adopt_module_key_flags(config_flags)  # for --help
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of all runs.", required=True)
 _GRID = flags.DEFINE_multi_string(
     "grid",

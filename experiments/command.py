@@ -65,7 +65,7 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
 
     from mbn_jax.errors import InputError
     from mbn_jax.text import PrintableOutput
-    from mbn_jax.training.config import parse_flags
+    from mbn_jax.training.config_flags import parse_flags
 
     if sys.stdout:  # None where it is closed
         sys.stdout = PrintableOutput(sys.stdout)

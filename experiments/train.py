@@ -19,15 +19,15 @@ from absl import flags
 
 from mbn_jax.evaluation import format_table
 from mbn_jax.files import check_named
-from mbn_jax.training import config as configuration
-from mbn_jax.training import runtime
+from mbn_jax.training import config_flags, runtime
 from mbn_jax.training.checkpoint_errors import raise_and_do_not_log
+from mbn_jax.training.config import check
 from mbn_jax.training.loop import train
 from mbn_jax.training.processes import is_main
 from mbn_jax.training.termination import Terminated
 
-_CONFIG = configuration.define_flag(Path(__file__).parent / "configs" / "quick.py")
-for module in (configuration, runtime):
+_CONFIG = config_flags.define_flag(Path(__file__).parent / "configs" / "quick.py")
+for module in (config_flags, runtime):
     flags.adopt_module_key_flags(module)  # for --help
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "directory of the run, made if need be", required=True
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: unexpected argument {argv[1]!r}, expected --flag=value")
     raise_and_do_not_log()
     check_named(_WORKDIR.value)
-    configuration.check(_CONFIG.value)
+    check(_CONFIG.value)
     workdir = Path(_WORKDIR.value)
     try:
         runtime.request_cpu_devices(_CONFIG.value.num_devices)

@@ -94,7 +94,7 @@ def remove_unfinished(folder: Path) -> None:
         path.unlink()
 
 
-def check_named(folder: str | Path) -> None:
+def check_named(folder: str | os.PathLike[str]) -> None:
     """Raises `InputError` for "", which `Path` takes for the current directory."""
     if not os.fspath(folder):
         raise InputError(

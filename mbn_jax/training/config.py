@@ -1,4 +1,4 @@
-"""The configuration: its defaults, its rules, its flags.
+"""The configuration: its defaults, its rules, its file.
 
 A recipe file calls `default_config`, changes what it wants and returns the result. The
 defaults are the quick run: a narrow ResNet-18 on the embedded near-infrared data.
@@ -7,17 +7,16 @@ defaults are the quick run: a narrow ResNet-18 on the embedded near-infrared dat
 import difflib
 import json
 import math
-import sys
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from mbn_jax.data.sampling import SAMPLERS
 from mbn_jax.errors import InputError
-from mbn_jax.files import read_json
+from mbn_jax.files import check_named, read_json
 from mbn_jax.models.norms import NORMS, PLACES
 from mbn_jax.models.reid import POOLINGS
 from mbn_jax.models.resnet import STAGES, STEMS, VARIANTS
@@ -76,7 +75,11 @@ _NOT_NEGATIVE = (
     "optimizer.backbone_factor",
     "optimizer.weight_decay",
     "optimizer.warmup_steps",
+    "optimizer.decay_factor",
 )
+_MOST = 2**31  # of whole numbers: steps are counted in int32
+_MOST_THREADS = 1024
+_MOST_WIDTH = 1e9  # beyond this the sizes of arrays overflow
 _FRACTIONS = (
     "augmentation.flip",
     "augmentation.erase",
@@ -214,13 +217,28 @@ def check(config: ConfigDict) -> None:
             f"The configuration lacks {key!r}; start a configuration file from "
             "mbn_jax.training.config.default_config()."
         )
+    for key, default in schema.items():
+        expected = _unlike(values[key], default)
+        if expected:
+            raise InputError(
+                f"config.{key} is {values[key]!r}, expected {expected}, as for example "
+                f"{default!r}."
+            )
     rules: list[tuple[Sequence[str], str, Any]] = [
         (_AT_LEAST_ONE, "1 or more", lambda v: v >= 1),
         (_NOT_NEGATIVE, "0 or more", lambda v: v >= 0 and math.isfinite(v)),
         (_FRACTIONS, "0 to 1", lambda v: 0 <= v <= 1),
         (["gap_batches"], "0, or 2 or more", lambda v: v != 1),
-        (["seed"], f"less than {2**31}", lambda v: v < 2**31),
-        (["model.width"], "more than 0", lambda v: v > 0),
+        (
+            ["model.width"],
+            f"more than 0 and up to {_MOST_WIDTH:g}",
+            lambda v: 0 < v <= _MOST_WIDTH,
+        ),
+        (
+            ["data.num_threads"],
+            f"1 to {_MOST_THREADS}",
+            lambda v: v <= _MOST_THREADS,
+        ),
         (
             ["data.image_size"],
             "(height, width) of 16 or more pixels",
@@ -234,7 +252,7 @@ def check(config: ConfigDict) -> None:
         (
             ["model.mbn_at"],
             f"some of {', '.join(PLACES)}",
-            lambda v: set(v) <= set(PLACES),
+            lambda v: all(place in PLACES for place in v),
         ),
         (
             ["optimizer.decay_steps"],
@@ -289,21 +307,23 @@ def profile_steps(config: ConfigDict) -> range:
     """
     if not config.profile_steps:
         return range(0)
-    first, _, last = config.profile_steps.partition(":")
-    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+    found = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", config.profile_steps)
+    first, last = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= first <= last:
         raise InputError(
             f"config.profile_steps is {config.profile_steps!r}, expected the first and "
             "the last step, like '10:15', or '' for none."
         )
-    return range(int(first), int(last) + 1)
+    return range(first, last + 1)
 
 
 def read_config(workdir: str | Path) -> ConfigDict:
     """The configuration that a work directory was made with.
 
     Raises:
-      InputError: if there is none, or it is not readable.
+      InputError: if there is none, or it is damaged.
     """
+    check_named(workdir)
     path = Path(workdir) / "config.json"
     if not path.exists():
         raise InputError(
@@ -317,7 +337,8 @@ def read_config_file(path: str | Path) -> ConfigDict:
     """The configuration in a JSON file that `as_json` gave the content of.
 
     Raises:
-      InputError: if it is not readable, or has keys of another version.
+      InputError: if it is not readable, has keys of another version, or holds a value
+        that `check` refuses.
     """
     if not Path(path).is_file():
         raise InputError(f"There is no configuration at {path}, expected a JSON file.")
@@ -334,7 +355,14 @@ def read_config_file(path: str | Path) -> ConfigDict:
                 f"{path} lacks the key {key!r}; it was written by an older version of "
                 "mbn_jax: use that one."
             )
-    config.update_from_flattened_dict(values)
+    try:
+        config.update_from_flattened_dict(values)
+        check(config)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged ({' '.join(str(error).split())}); restore it from a "
+            "copy."
+        ) from error
     return config
 
 
@@ -366,56 +394,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def define_flag(default: Path) -> flags.FlagHolder[ConfigDict]:
-    """Defines `--config=FILE` and `--config.key=value`.
-
-    An unknown key ends the program with one sentence here already: ml_collections looks
-    the keys up while the flag is being defined.
-
-    Args:
-      default: the file to read where the flag is not given.
-    """
-    known = flatten(default_config().to_dict())
-    for argument in sys.argv[1:]:
-        key, _, value = argument.lstrip("-").partition("=")
-        if key == "config" and value and not Path(value.partition(":")[0]).is_file():
-            sys.exit(f"error: there is no configuration file {value}")
-        if key.startswith("config.") and key.removeprefix("config.") not in known:
-            sys.exit(f"error: {unknown(key.removeprefix('config.'))}")
-    keys = "\n".join(f"--config.{key}={value!r}" for key, value in known.items())
-    return config_flags.DEFINE_config_file(
-        "config",
-        str(default),
-        "file whose get_config() returns the configuration; every key can be given on "
-        "its own, too (mbn_jax/training/config.py says what they mean and may be). "
-        f"They and their defaults:\n{keys}",
-        lock_config=True,
-    )
-
-
-def parse_flags(argv: Sequence[str]) -> list[str]:
-    """A parser for `absl.app.run` whose errors are one sentence each."""
-    try:
-        arguments = flags.FLAGS(list(argv))
-        if "config" in flags.FLAGS:
-            # A configuration file that failed to load says so when it is first used.
-            flags.FLAGS.config.keys()
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    except flags.Error as error:
-        # What a configuration file raises comes with its traceback, in one string.
-        _, of_ours, message = str(error).rpartition("mbn_jax.errors.InputError: ")
-        if of_ours:
-            sys.exit(f"error: {message.strip()}")
-        sys.exit(f"error: {' '.join(str(error).split())} (--help lists the flags)")
-    except Exception as error:
-        sys.exit(
-            "error: the configuration cannot be read from the file and the overrides "
-            f"given ({type(error).__name__}: {' '.join(str(error).split())})"
-        )
-    return arguments
-
-
 def unknown(key: str) -> str:
     """What is wrong with a key that does not exist, and which one may be meant."""
     known = flatten(default_config().to_dict())
@@ -423,5 +401,20 @@ def unknown(key: str) -> str:
     return f"there is no configuration key {key!r}, did you mean {nearest!r}?"
 
 
+def _unlike(value: Any, default: Any) -> str:
+    """What is expected where a value is not of the default's type; else ""."""
+    if isinstance(default, int) and not isinstance(default, bool):
+        return "" if _are_integers([value]) else f"a whole number below {_MOST}"
+    if isinstance(default, float):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return "" if is_number else "a number"
+    kind = type(default)
+    words = {str: "text", bool: "True or False", tuple: "a tuple"}
+    return "" if isinstance(value, kind) else words[kind]
+
+
 def _are_integers(values: Sequence[Any]) -> bool:
-    return all(isinstance(value, int) for value in values)
+    return all(
+        isinstance(value, int) and not isinstance(value, bool) and abs(value) < _MOST
+        for value in values
+    )

@@ -39,6 +39,20 @@ def test_an_unknown_key_cannot_be_set():
         ("batch.sampler", "best", "balanced or agnostic or natural"),
         ("augmentation.exchange", 1.5, "0 to 1"),
         ("loss.circle", -1.0, "0 or more"),
+        ("optimizer.decay_factor", float("inf"), "0 or more"),
+        ("num_steps", 10**20, "a whole number below 2147483648"),
+        ("num_steps", None, "a whole number"),
+        ("seed", 2**31, "a whole number below 2147483648"),
+        ("data.dataset", None, "text"),
+        ("model.width", None, "a number"),
+        ("model.width", float("inf"), r"more than 0 and up to 1e\+09"),
+        ("model.remat", None, "True or False"),
+        ("model.mbn_at", None, "a tuple"),
+        ("model.mbn_at", ("neck", ["stem"]), "some of stem, stage1"),
+        ("data.image_size", (32, 10**20), "16 or more pixels"),
+        ("data.image_size", (32, True), "16 or more pixels"),
+        ("data.num_threads", 10**6, "1 to 1024"),
+        ("profile_steps", "1:" + "9" * 5000, "first and the last"),
     ],
 )
 def test_a_useless_value_is_named_with_what_was_expected(key, value, expected):
@@ -84,6 +98,48 @@ def test_the_configuration_of_a_work_directory_reads_back_the_same(tmp_path):
     config.data.image_size = (48, 24)
     (tmp_path / "config.json").write_text(json.dumps(as_json(config)))
     assert configuration.read_config(tmp_path).to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("num_steps", "many", "is damaged .*num_steps"),
+        ("num_steps", None, "config.num_steps is None"),
+        ("seed", {}, "lacks the key 'seed'"),
+        ("model", 3, "the key 'model"),
+        ("model.width", [1], "is damaged .*width"),
+        ("data.image_size", 5, "is damaged"),
+        ("data.image_size", [[32], 16], "16 or more pixels"),
+        ("loss.margin", float("nan"), "config.loss.margin is nan"),
+    ],
+)
+def test_a_damaged_configuration_file_is_one_sentence(key, value, message, tmp_path):
+    content = as_json(default_config())
+    *groups, name = key.split(".")
+    inner = content
+    for group in groups:
+        inner = inner[group]
+    inner[name] = value
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=message) as error:
+        configuration.read_config(tmp_path)
+    assert str(tmp_path / "config.json") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3", '{"a":' * 10_000, "\x00"])
+def test_a_configuration_file_without_an_object_is_one_sentence(content, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(InputError, match=r"config\.json cannot be read"):
+        configuration.read_config(tmp_path)
+
+
+def test_no_name_is_not_the_current_directory(monkeypatch, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(as_json(default_config())))
+    monkeypatch.chdir(tmp_path)
+    configuration.read_config(".")
+    with pytest.raises(InputError, match="is empty"):
+        configuration.read_config("")
 
 
 def test_another_directory_is_not_taken_for_a_work_directory(tmp_path):

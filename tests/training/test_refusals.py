@@ -40,6 +40,7 @@ def snapshot(directory):
         ("--config=/no/such/file.py", "/no/such/file.py"),
         (f"--config={CONFIGS / 'agw_mbn.py'}:nir", "error: There is no data set 'nir'"),
         (f"--config={CONFIGS / 'saved.py'}:x.json", "error: There is no configuration"),
+        ("--flagfile=/no/such/file", "the flags cannot be read"),
         ("--wrokdir=x", "wrokdir"),
         ("surplus", "surplus"),
     ],
