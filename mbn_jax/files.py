@@ -136,29 +136,43 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_bytes(path: Path) -> bytes:
     """The content of a regular file of up to 256 MiB.
 
-    Anything else is not opened: a pipe would wait for a writer, a device never ends.
+    Raises:
+      InputError: it is too large, or cannot be read, see `regular_size`.
+    """
+    size = regular_size(path)
+    if size > _MOST_BYTES:
+        raise InputError(
+            f"{path} has {size} bytes, expected no more than {_MOST_BYTES}; restore it "
+            "from a copy."
+        )
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def regular_size(path: Path) -> int:
+    """Bytes of a regular file; call this before opening what somebody names.
+
+    A pipe would wait for a writer, and a device never ends.
 
     Raises:
-      InputError: it is missing, not a regular file, too large, or cannot be read.
+      InputError: it is missing, or not a regular file.
     """
     try:
         status = path.stat()
-        is_regular = stat.S_ISREG(status.st_mode)
-        is_small = status.st_size <= _MOST_BYTES
-        content = path.read_bytes() if is_regular and is_small else b""
     except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
-        raise InputError(
-            f"{path} cannot be read ({getattr(error, 'strerror', error)}); give a file "
-            "that can be read."
-        ) from error
-    if not is_regular:
+        raise _unreadable(path, error) from error
+    if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path} is not a regular file; give one.")
-    if not is_small:
-        raise InputError(
-            f"{path} has {status.st_size} bytes, expected no more than {_MOST_BYTES}; "
-            "restore it from a copy."
-        )
-    return content
+    return status.st_size
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> InputError:
+    return InputError(
+        f"{path} cannot be read ({getattr(error, 'strerror', error)}); give a file that "
+        "can be read."
+    )
 
 
 def parse_json(text: str | bytes, name: str | Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mbn_jax.errors import InputError
-from mbn_jax.files import parse_json, read_bytes, read_json
+from mbn_jax.files import parse_json, read_bytes, read_json, regular_size
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,8 @@ def test_nothing_but_a_regular_file_is_opened(tmp_path):
     for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(InputError, match=f"{path} is not a regular file"):
             read_bytes(path)
+        with pytest.raises(InputError, match=f"{path} is not a regular file"):
+            regular_size(path)
     with pytest.raises(InputError, match="No such file"):
         read_json(tmp_path / "absent")
     with pytest.raises(InputError, match="null byte"):
