@@ -170,8 +170,8 @@ def regular_size(path: Path) -> int:
 
 def _unreadable(path: Path, error: OSError | ValueError) -> InputError:
     return InputError(
-        f"{path} cannot be read ({getattr(error, 'strerror', error)}); give a file that "
-        "can be read."
+        f"{path} cannot be read ({getattr(error, 'strerror', error)}); give a file "
+        "that can be read."
     )
 
 
