@@ -21,10 +21,12 @@ import command
 from absl import flags, logging
 
 import mbn_jax
+from mbn_jax.data.images import MAX_HELP, MAX_MEGAPIXELS
+from mbn_jax.data.sixteen_bits import AUTO, FLAG, HELP, scales_by_modality
 from mbn_jax.deploy.adaptation import adapt
 from mbn_jax.deploy.loading import load_network
 from mbn_jax.deploy.weights import check_folder
-from mbn_jax.evaluation.folder import folders_by_name
+from mbn_jax.evaluation.folder import Reading, folders_by_name
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Work directory, or a folder of shared weights.", required=True
@@ -42,13 +44,17 @@ _FOLDERS = flags.DEFINE_multi_string(
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write.", required=True)
 _NUM_IMAGES = flags.DEFINE_integer(
-    "num_images", 1024, "Images of each modality at most.", lower_bound=1
+    "num_images", 1024, "Images of each modality at most.", lower_bound=2
 )
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 64, "Images of all modalities in a batch.", lower_bound=2
 )
 _SEED = flags.DEFINE_integer(
     "seed", 0, "Seed of the order of the images.", lower_bound=0
+)
+_SIXTEEN_BITS = flags.DEFINE_multi_string(FLAG, [], HELP)
+_MAX_MEGAPIXELS = flags.DEFINE_float(
+    "max_megapixels", MAX_MEGAPIXELS, MAX_HELP, lower_bound=0
 )
 
 
@@ -58,9 +64,12 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: {argv[1]!r} is no flag; folders follow --visible= and so.")
     logging.set_verbosity(logging.WARNING)
     short = [
-        f"{flag.name}={flag.value}" for flag in (_VISIBLE, _INFRARED) if flag.value
+        f"{flag.name}={flag.value}"
+        for flag in (_VISIBLE, _INFRARED)
+        if flag.value is not None
     ]
     folders = folders_by_name([*short, *_FOLDERS.value])
+    scales = scales_by_modality(_SIXTEEN_BITS.value, list(folders))
     check_folder(_OUTPUT.value)
     model, variables = load_network(_WORKDIR.value, _CHECKPOINT.value)
     adapted = adapt(
@@ -70,6 +79,10 @@ def main(argv: list[str]) -> None:
         num_images=_NUM_IMAGES.value,
         batch_size=_BATCH_SIZE.value,
         seed=_SEED.value,
+        readings={
+            name: Reading(scales.get(name, AUTO), _MAX_MEGAPIXELS.value)
+            for name in folders
+        },
     )
     mbn_jax.save_pretrained(_OUTPUT.value, model, adapted)
     print(f"{_OUTPUT.value}: the network with the statistics of the new images")

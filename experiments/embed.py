@@ -24,7 +24,10 @@ import command
 from absl import flags, logging
 
 from mbn_jax.analysis import own_pictures
+from mbn_jax.data.images import MAX_HELP, MAX_MEGAPIXELS
+from mbn_jax.data.sixteen_bits import AUTO, FLAG, HELP, scales_by_modality
 from mbn_jax.errors import InputError
+from mbn_jax.evaluation.folder import Reading
 
 _MODEL_HELP = "Trained model: work directory, folder of weights, or exported file."
 
@@ -41,6 +44,8 @@ flags.DEFINE_string(
     "gallery_model", None, "Of --gallery, of the same network; by default --model."
 )
 flags.DEFINE_string("ranked_list", "ranked_list.png", "To write; only with --gallery.")
+flags.DEFINE_multi_string(FLAG, [], HELP)
+flags.DEFINE_float("max_megapixels", MAX_MEGAPIXELS, MAX_HELP, lower_bound=0)
 
 
 def main(argv: list[str]) -> None:
@@ -49,20 +54,28 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: {argv[1]!r} is not a flag; folders follow --images=.")
     logging.set_verbosity(logging.WARNING)
     given = flags.FLAGS
-    if given.gallery_model and not given.gallery:
+    if given.gallery_model and given.gallery is None:
         raise InputError("--gallery_model has no --gallery: give it, or neither.")
+    modalities = [given.modality]
+    if given.gallery is not None:
+        modalities.append(given.gallery_modality)
+    scales = scales_by_modality(given.sixteen_bits, modalities)
+    readings = [
+        Reading(scales.get(modality, AUTO), given.max_megapixels)
+        for modality in modalities
+    ]
     own_pictures.check_places([given.images], [given.output])
     needed = [(given.workdir, given.modality)]
-    if given.gallery:
+    if given.gallery is not None:
         own_pictures.check_places([given.gallery], [given.ranked_list])
         gallery_model = given.gallery_model or given.workdir
         needed.append((gallery_model, given.gallery_modality))
     networks = own_pictures.load_networks(needed)
     features, names = own_pictures.embed_pictures(
-        *networks[0], given.images, given.modality, given.output
+        *networks[0], given.images, given.modality, given.output, readings[0]
     )
     print(f"{given.output}: features {features.shape} of {len(names)} images")
-    if given.gallery:
+    if given.gallery is not None:
         query = (given.images, features, names)
         own_pictures.draw_gallery_search(
             *networks[-1],
@@ -70,6 +83,7 @@ def main(argv: list[str]) -> None:
             given.gallery,
             given.gallery_modality,
             given.ranked_list,
+            readings,
         )
         print(f"{given.ranked_list}: the images most similar to each query")
 

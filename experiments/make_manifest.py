@@ -16,6 +16,7 @@ Next: python experiments/prepare_data.py --dataset=mine --manifest=photos/manife
 """
 
 import os
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -79,10 +80,12 @@ def main(argv: list[str]) -> None:
             f"{len(lacking)} identities lack a modality: {some(lacking)} (is a folder"
             " misspelled?)"
         )
-    images = "" if root == output.parent else f" --images={root}"
+    flags_of_next = [f"--manifest={_OUTPUT.value}"]
+    if root != output.parent:
+        flags_of_next.append(f"--images={root}")
     print(
         "Next: python experiments/prepare_data.py --dataset=mine"
-        f" --manifest={_OUTPUT.value}{images}"
+        f" {shlex.join(flags_of_next)}"
     )
 
 

@@ -28,7 +28,9 @@ from pathlib import Path
 import command
 from absl import flags, logging
 
+from mbn_jax.data.images import MAX_HELP, MAX_MEGAPIXELS
 from mbn_jax.data.prepare import prepare_data
+from mbn_jax.data.sixteen_bits import FLAG, HELP
 from mbn_jax.data.sources import all_sources
 from mbn_jax.errors import InputError
 
@@ -55,6 +57,13 @@ _FOLDERS = {
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", "data", "Directory of all prepared data sets."
 )
+_SIXTEEN_BITS = flags.DEFINE_multi_string(FLAG, [], f"{HELP} Only with --manifest.")
+_MAX_MEGAPIXELS = flags.DEFINE_float(
+    "max_megapixels",
+    MAX_MEGAPIXELS,
+    f"{MAX_HELP} Only with --manifest.",
+    lower_bound=0,
+)
 _CHECK = flags.DEFINE_bool("check", False, "Stop after the checks.")
 
 
@@ -73,16 +82,19 @@ def main(argv: list[str]) -> None:
             f"--{next(iter(folders))} does not go with --manifest; leave one of"
             " the two out."
         )
-    if _MANIFEST.value is None and _IMAGES.value is not None:
-        raise InputError(
-            "--images goes only with --manifest; give --manifest=FILE.csv."
-        )
+    for flag in (_IMAGES, _SIXTEEN_BITS, _MAX_MEGAPIXELS):
+        if _MANIFEST.value is None and flag.present:
+            raise InputError(
+                f"--{flag.name} goes only with --manifest; give --manifest=FILE.csv."
+            )
     prepare_data(
         _DATASET.value,
         _DATA_DIR.value,
         folders=folders,
         manifest=_MANIFEST.value,
         images=_IMAGES.value,
+        sixteen_bits=_SIXTEEN_BITS.value,
+        max_megapixels=_MAX_MEGAPIXELS.value,
         check_only=_CHECK.value,
     )
 

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,12 @@ from mbn_jax.analysis.ranked_lists import RankedList, draw_ranked_lists
 from mbn_jax.deploy.loading import identify
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.features import check_modality
-from mbn_jax.evaluation.folder import embed_folder, find_images, read_images
+from mbn_jax.evaluation.folder import (
+    Reading,
+    embed_folder,
+    find_images,
+    read_images,
+)
 from mbn_jax.evaluation.ranking import nearest
 from mbn_jax.files import write_atomically
 
@@ -31,13 +36,21 @@ def check_places(folders: Iterable[str | Path], outputs: Iterable[str | Path]) -
         find_images(folder)
     for output in map(Path, outputs):
         parent = output.absolute().parent
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
+        if not os.path.isdir(parent) or not os.access(parent, os.W_OK):
             raise InputError(
                 f"{output} cannot be written, because {parent} is not a folder that "
                 "may be written to: make it, or name another place."
             )
-        if output.is_dir():
+        if os.path.isdir(output):
             raise InputError(f"{output} is a folder: name a file in it instead.")
+        try:
+            os.lstat(output)
+        except FileNotFoundError:
+            continue
+        except OSError as error:  # a name that is too long
+            raise InputError(
+                f"{output} cannot be written ({error.strerror}): name another place."
+            ) from error
 
 
 def load_networks(needed: Iterable[tuple[str | Path, str]]) -> list[tuple[Any, Any]]:
@@ -70,7 +83,12 @@ def load_networks(needed: Iterable[tuple[str | Path, str]]) -> list[tuple[Any, A
 
 
 def embed_pictures(
-    model: Any, variables: Any, images: str | Path, modality: str, output: str | Path
+    model: Any,
+    variables: Any,
+    images: str | Path,
+    modality: str,
+    output: str | Path,
+    reading: Reading | None = None,
 ) -> tuple[np.ndarray, list[str]]:
     """Writes the features of a folder of pictures to an ``.npz``.
 
@@ -83,17 +101,19 @@ def embed_pictures(
         images: the folder, see `mbn_jax.evaluation.folder.find_images`.
         modality: its name.
         output: path of the archive.
+        reading: how the pictures are read; None for `Reading()`.
 
     Returns:
         The features and the names.
 
     Raises:
-        InputError: no picture, or one that cannot be decoded.
+        InputError: no picture, one that cannot be read, or the archive cannot be
+          written.
     """
-    features, names = embed_folder(model, variables, images, modality)
+    features, names = embed_folder(model, variables, images, modality, reading)
     buffer = io.BytesIO()
     np.savez(buffer, features=features, name=np.array(names))
-    write_atomically(Path(output), buffer.getvalue())
+    _write(Path(output), buffer.getvalue())
     return features, names
 
 
@@ -104,6 +124,7 @@ def draw_gallery_search(
     gallery: str | Path,
     gallery_modality: str,
     output: str | Path,
+    readings: Sequence[Reading | None] = (None, None),
 ) -> None:
     """Ranks a folder of gallery pictures for each query and draws the first ten.
 
@@ -116,14 +137,16 @@ def draw_gallery_search(
         gallery: the folder of gallery pictures.
         gallery_modality: its name.
         output: path of the picture.
+        readings: how the pictures of the queries and those of the gallery are read;
+          None for `Reading()`.
 
     Raises:
-        InputError: no picture, one that cannot be decoded, or features that cannot be
-          compared with those of the queries.
+        InputError: no picture, one that cannot be read, features that cannot be
+          compared with those of the queries, or the output cannot be written.
     """
     folder, features, names = query
     gallery_features, gallery_names = embed_folder(
-        model, variables, gallery, gallery_modality
+        model, variables, gallery, gallery_modality, readings[1]
     )
     if gallery_features.shape[1] != features.shape[1]:
         raise InputError(
@@ -138,9 +161,11 @@ def draw_gallery_search(
         best = [gallery_names[i] for i in found]
         lists.append(
             RankedList(
-                query=read_images(folder, [names[index]], model.image_size)[0],
+                query=read_images(
+                    folder, [names[index]], model.image_size, readings[0]
+                )[0],
                 query_caption=names[index],
-                gallery=list(read_images(gallery, best, model.image_size)),
+                gallery=list(read_images(gallery, best, model.image_size, readings[1])),
                 captions=best,
                 correct=[None] * len(best),
             )
@@ -149,4 +174,14 @@ def draw_gallery_search(
     figure = draw_ranked_lists(lists, f"{title}{len(gallery_names)} gallery pictures")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    write_atomically(Path(output), buffer.getvalue())
+    _write(Path(output), buffer.getvalue())
+
+
+def _write(output: Path, content: bytes) -> None:
+    try:
+        write_atomically(output, content)
+    except OSError as error:
+        raise InputError(
+            f"{output} cannot be written ({error.strerror or error}): make room, or "
+            "name another place."
+        ) from error

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,17 @@ class Info:
 
 
 def path_of(dataset: str, data_dir: str | os.PathLike) -> Path:
-    """Returns the folder in which a data set is prepared, or would be."""
+    """Returns the folder in which a data set is prepared, or would be.
+
+    Raises:
+        InputError: the directory is "", which is not the current one.
+    """
+    if not os.fspath(data_dir):  # Path would take it for the current directory
+        raise InputError(
+            "The directory of the prepared data is given as an empty text; name a"
+            " directory (--data_dir, or --config.data.data_dir of train.py), or . for"
+            " the current one."
+        )
     return Path(data_dir).expanduser() / dataset / VERSION
 
 
@@ -118,14 +129,21 @@ def check_prepared(dataset: str, data_dir: str | os.PathLike) -> None:
     if source is None:
         raise InputError(
             f"There is no data set {dataset!r} in {Path(data_dir)}; prepare your own"
-            f" images with `python experiments/prepare_data.py --dataset={dataset}"
-            f" --manifest=FILE.csv --data_dir={data_dir}`, or give one of"
+            f" images with `python experiments/prepare_data.py"
+            f" {shlex.quote(f'--dataset={dataset}')} --manifest=FILE.csv"
+            f" {shlex.quote(f'--data_dir={data_dir}')}`, or give one of"
             f" {known_datasets()}."
+        )
+    where = "--config.data.data_dir of train.py, --data_dir of evaluate.py"
+    if source.make:
+        raise InputError(
+            f"The data set {dataset} is not prepared in {path_of(dataset, data_dir)};"
+            f" say where it is ({where}), or train on it, which makes it."
         )
     flags = " ".join(f"--{flag}=DIR" for flag in source.folders)
     raise InputError(
         f"The data set {dataset} is not prepared in {path_of(dataset, data_dir)}:"
         f" {source.ask} and run `python experiments/prepare_data.py"
-        f" --dataset={dataset} {flags} --data_dir={data_dir}`; or say where it is"
-        " prepared (--config.data.data_dir of train.py, --data_dir of evaluate.py)."
+        f" --dataset={dataset} {flags} {shlex.quote(f'--data_dir={data_dir}')}`; or say"
+        f" where it is prepared ({where})."
     )

@@ -66,10 +66,12 @@ def decode(
     """
     opened = _open(encoded, max_megapixels)
     if opened.pixels is None:
-        raise InputError(
-            f"The image {name} {opened.problem};"
-            f" {opened.remedy or f'{_EXPECTED}: replace it or leave it out'}."
+        todo = (
+            "scale it down, leave it out, or raise --max_megapixels"
+            if opened.is_too_large
+            else f"{_EXPECTED}: replace it or leave it out"
         )
+        raise InputError(f"The image {name} {opened.problem}; {todo}.")
     image = eight_bits(opened.pixels, scale)
     if narrow is not None:
         phrase = narrow_range(opened.pixels, image)
@@ -132,6 +134,7 @@ def check_images(
     left_out: Sequence[str] = (),
     place: Callable[[str], str] = lambda path: "",
     remedy: str = "copy it from the archive again",
+    too_large: str = "scale it down or leave it out",
     scales: Mapping[str, Scale] | None = None,
     max_megapixels: float = MAX_MEGAPIXELS,
 ) -> Checked:
@@ -147,6 +150,7 @@ def check_images(
         left_out: paths of further images, which belong to no split.
         place: where an image is listed, as the beginning of a sentence.
         remedy: what to do about an image that cannot be decoded.
+        too_large: what to do about an image that has too many pixels.
         scales: of images of 16 bits by their path, where it is not `AUTO`.
         max_megapixels: a larger image cannot be used.
     """
@@ -171,7 +175,7 @@ def check_images(
             for name, image in zip(chunk, images, strict=True):
                 advance()
                 what = f"{place(name)}The image {root / name} {image.problem}"
-                todo = image.remedy or remedy
+                todo = too_large if image.is_too_large else image.remedy or remedy
                 if image.problem and name in unused:
                     # It may be in no split only because a list is missing.
                     findings.warning(
@@ -218,6 +222,7 @@ def unchanged(path: Path, digest: bytes) -> Path:
 class _Image(NamedTuple):
     problem: str = ""  # empty if there is none
     remedy: str = ""  # if it is not the usual one
+    is_too_large: bool = False
     digest: bytes = b""
     num_bytes: int = 0
     is_sixteen_bits: bool = False
@@ -232,17 +237,22 @@ def _read(path: Path, scale: Scale, max_megapixels: float) -> _Image:
         return _Image(problem, "make it a file that you may read")
     opened = _open(encoded, max_megapixels)
     if opened.pixels is None:
-        return _Image(opened.problem, opened.remedy)
+        return _Image(opened.problem, is_too_large=opened.is_too_large)
     is_sixteen_bits = opened.pixels.dtype == np.uint16
     narrow = narrow_range(opened.pixels, eight_bits(opened.pixels, scale))
     digest = hashlib.sha256(encoded).digest()
-    return _Image("", "", digest, len(encoded), is_sixteen_bits, narrow)
+    return _Image(
+        digest=digest,
+        num_bytes=len(encoded),
+        is_sixteen_bits=is_sixteen_bits,
+        narrow=narrow,
+    )
 
 
 class _Opened(NamedTuple):
     pixels: np.ndarray | None  # (h, w, 3) RGB, uint8 or uint16
     problem: str = ""  # why there are no pixels
-    remedy: str = ""  # if it is not the usual one
+    is_too_large: bool = False
 
 
 def _open(encoded: bytes, max_megapixels: float) -> _Opened:
@@ -259,7 +269,7 @@ def _open(encoded: bytes, max_megapixels: float) -> _Opened:
             None,
             f"declares {size[0]:,} × {size[1]:,} pixels, more than"
             f" {max_megapixels:g} million",
-            "scale it down, leave it out, or raise --max_megapixels",
+            is_too_large=True,
         )
     if is_cut_off(encoded):
         return _Opened(None, f"ends too early, after {len(encoded):,} bytes")

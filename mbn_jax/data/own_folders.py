@@ -8,12 +8,12 @@ folder of their identity, or in a folder for each camera in it:
 """
 
 import collections
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from mbn_jax.data.image_folders import images_below
 from mbn_jax.data.images import SUFFIXES
 from mbn_jax.data.manifest import Row, composed
 from mbn_jax.errors import InputError
@@ -88,27 +88,7 @@ def _images(modality: str, folder: Path) -> list[Path]:
         raise InputError(
             f"{folder} is not a folder; give the folder of the {modality} images."
         )
-    paths = []
-    for place, names, files in os.walk(folder, followlinks=True):
-        below = Path(place).relative_to(folder).parts
-        # What some systems put beside files and into folders.
-        names[:] = [name for name in names if not name.startswith(".")]
-        if len(below) > _DEEPEST:  # a link may lead upwards
-            names.clear()
-        paths += [
-            Path(place, file)
-            for file in files
-            if Path(file).suffix.casefold() in SUFFIXES and not file.startswith(".")
-        ]
-    paths.sort()
-    for path in paths:
-        try:
-            str(path).encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"The name of {str(path)!r} is not UTF-8, in which a manifest is"
-                " written; rename it."
-            ) from error
+    paths = sorted(images_below(folder, _DEEPEST + 1))
     if not paths:
         raise InputError(
             f"{folder} holds no image ({', '.join(SUFFIXES)}); expected"

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -67,7 +68,7 @@ def prepare_data(
         if not names:
             return
     if not check_only:
-        check_writable(os.fspath(data_dir))
+        check_writable(path_of(names[0], data_dir))
     scan = (
         _scan_source(dataset, names, folders or {})
         if manifest is None
@@ -170,6 +171,10 @@ def _check(dataset: str, scan: Scan, file: object, max_megapixels: float) -> Che
             (own,) = scan.manifests.values()
             options["place"] = lambda path: f"{file}, line {own.lines[stored[path]]}: "
             options["remedy"] = "replace it or remove its row from the manifest"
+            options["too_large"] = (
+                "scale it down, remove its row from the manifest, or raise"
+                " --max_megapixels"
+            )
             options["scales"] = {
                 row.path: own.scales[row.modality]
                 for row in own.rows
@@ -225,7 +230,7 @@ def _next_command(dataset: str, data_dir: str | os.PathLike) -> str:
         else f"--config.data.dataset={dataset}"
     )
     if Path(data_dir) != Path("data"):
-        flags += f" --config.data.data_dir={data_dir}"
+        flags += " " + shlex.quote(f"--config.data.data_dir={data_dir}")
     workdir = f"runs/{dataset.replace('/split', '_').replace('/', '_')}"
     return f"python experiments/train.py --workdir={workdir} {flags}"
 

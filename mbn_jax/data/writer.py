@@ -150,6 +150,16 @@ def _write(
         tfds.display_progress_bar(True)
 
 
+class _DatasetInfo(tfds.core.DatasetInfo):
+    """The metadata that TFDS writes."""
+
+    def initialize_from_bucket(self) -> None:
+        """Keeps TFDS from looking in a bucket for data that only this machine has.
+
+        It would leave an empty temporary folder behind each time.
+        """
+
+
 class _Builder(  # type: ignore[call-arg]
     tfds.core.ShardBasedBuilder, skip_registration=True
 ):
@@ -194,7 +204,7 @@ class _Builder(  # type: ignore[call-arg]
             "modality": np.int32,
             "name": tfds.features.Text(),
         }
-        return tfds.core.DatasetInfo(
+        return _DatasetInfo(
             builder=self,
             features=tfds.features.FeaturesDict(features),
             description=f"Images of several modalities for {self._task}.",

@@ -12,13 +12,19 @@ from mbn_jax import convert
 from mbn_jax.data.augment import normalise
 from mbn_jax.data.progress import progress
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.folder import find_images, read_images
+from mbn_jax.evaluation.folder import (
+    Reading,
+    find_images,
+    read_images,
+    warn_of_narrow,
+)
 from mbn_jax.modalities import index
 from mbn_jax.models.norms import PLACES
 from mbn_jax.models.reid import ReID
 
 Batch = tuple[np.ndarray, np.ndarray]
 _FEW = 64
+_NO_VARIANCE = "and the statistics of one image have no variance"
 
 
 def adapt(
@@ -29,6 +35,7 @@ def adapt(
     num_images: int = 1024,
     batch_size: int = 64,
     seed: int = 0,
+    readings: Mapping[str, Reading] | None = None,
 ) -> dict[str, Any]:
     """Re-estimates the running statistics from folders of images, without labels.
 
@@ -40,9 +47,11 @@ def adapt(
       variables: of it.
       folders: of images, by the name of their modality; a modality without a folder
         keeps its statistics.
-      num_images: of each modality at most; of a larger folder, that many by chance.
+      num_images: of each modality at most, two or more; of a larger folder, that many
+        by chance.
       batch_size: of all modalities together.
       seed: of the order in which images are drawn.
+      readings: how images are read by their modality, if not as `Reading()`.
 
     Returns:
       The variables with new statistics; all else is as it was
@@ -50,10 +59,15 @@ def adapt(
 
     Raises:
       InputError: there is no folder, or the same one twice; the network does not have a
-        modality, or its normalizations do not depend on it; or a folder has fewer than
-        two images, or one that cannot be decoded.
+        modality, or its normalizations do not depend on it; a folder has fewer than
+        two images, or one that cannot be read; or fewer than two are to be drawn.
     """
     _check_network(model, folders)
+    if num_images < 2:
+        raise InputError(
+            f"The number of images is {num_images}, {_NO_VARIANCE}: draw {_FEW} or more"
+            " (--num_images)."
+        )
     names = {modality: find_images(folder) for modality, folder in folders.items()}
     _check_numbers(folders, names)
     most = min(num_images, max(map(len, names.values())))
@@ -72,9 +86,18 @@ def adapt(
 
     title = " and ".join(map(str, folders.values()))
     total = len(names) * num_batches * share
+    narrow: list[str] = []
     with progress("Adapting to", "Adapted to", title, total) as advance:
-        batches = _batches(folders, drawn, modality, model.image_size, advance)
-        return convert.estimate_statistics(apply, variables, batches)
+
+        def read(name: str, part: list[str]) -> np.ndarray:
+            reading = (readings or {}).get(name)
+            size = model.image_size
+            return read_images(folders[name], part, size, reading, narrow=narrow)
+
+        batches = _batches(read, drawn, modality, advance)
+        adapted = convert.estimate_statistics(apply, variables, batches)
+    warn_of_narrow(set(narrow), sum(len(set(part)) for part in drawn.values()))
+    return adapted
 
 
 def _check_network(model: Any, folders: Mapping[str, str | Path]) -> None:
@@ -115,8 +138,8 @@ def _check_numbers(
     for modality, found in names.items():
         if len(found) < 2:
             raise InputError(
-                f"{folders[modality]} holds one image, of which statistics have no "
-                f"variance: give {_FEW} or more."
+                f"{folders[modality]} holds one image, {_NO_VARIANCE}: give {_FEW} or "
+                "more."
             )
         if len(found) < _FEW:
             print(
@@ -134,18 +157,16 @@ def _draw(rng: np.random.Generator, names: Sequence[str], count: int) -> list[st
 
 
 def _batches(
-    folders: Mapping[str, str | Path],
+    read: Callable[[str, list[str]], np.ndarray],
     drawn: Mapping[str, list[str]],
     modality: np.ndarray,
-    image_size: tuple[int, int],
     advance: Callable[[], None],
 ) -> Iterator[Batch]:
     """Yields images with their modality (B,), the same number of each modality."""
     share = len(modality) // len(drawn)
     for start in range(0, len(next(iter(drawn.values()))), share):
         parts = [
-            read_images(folders[name], names[start : start + share], image_size)
-            for name, names in drawn.items()
+            read(name, names[start : start + share]) for name, names in drawn.items()
         ]
         yield np.concatenate(parts), modality
         for _ in modality:

@@ -1,43 +1,49 @@
 """Extracts features from a folder of images."""
 
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from mbn_jax.data.images import SUFFIXES, decode
+from mbn_jax.data.image_folders import images_below
+from mbn_jax.data.images import MAX_MEGAPIXELS, NARROW_REMEDY, SUFFIXES, decode
+from mbn_jax.data.sixteen_bits import AUTO, Scale
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.features import embed
 
 _CHUNK = 256
 
 
+class Reading(NamedTuple):
+    """How the images of a folder are read.
+
+    Attributes:
+        scale: of images of 16 bits.
+        max_megapixels: millions of pixels that an image may have.
+    """
+
+    scale: Scale = AUTO
+    max_megapixels: float = MAX_MEGAPIXELS
+
+
 def find_images(folder: str | Path) -> list[str]:
     """Lists the images in a folder and its sub-folders, sorted.
 
     Args:
-        folder: searched for files that end in one of `mbn_jax.data.images.SUFFIXES`, in
-            small or capital letters.
+        folder: searched as `mbn_jax.data.image_folders.images_below` does.
 
     Returns:
         Paths relative to the folder, with forward slashes.
 
     Raises:
-        InputError: the folder does not exist or holds no image.
+        InputError: the folder does not exist or holds no image, or something in it
+            cannot be read.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder} is not a folder: give the folder that holds the images."
-        )
-    names = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file()
-    )
+    names = sorted(path.relative_to(folder).as_posix() for path in images_below(folder))
     if not names:
         raise InputError(
             f"{folder} holds no image: one of {', '.join(SUFFIXES)} is expected, "
@@ -76,23 +82,69 @@ def folders_by_name(values: Iterable[str]) -> dict[str, str]:
 
 
 def read_images(
-    folder: str | Path, names: list[str], image_size: tuple[int, int]
+    folder: str | Path,
+    names: list[str],
+    image_size: tuple[int, int],
+    reading: Reading | None = None,
+    *,
+    narrow: list[str] | None = None,
 ) -> np.ndarray:
-    """Decodes and resizes images to (n, H, W, 3) uint8; `InputError` names a bad one.
+    """Decodes and resizes images to (n, H, W, 3) uint8.
 
     Args:
         folder: where the images lie.
         names: paths relative to it.
         image_size: (height, width).
+        reading: how they are read; None for `Reading()`.
+        narrow: receives a phrase for each that 16 bits leave nearly uniform.
+
+    Raises:
+        InputError: an image cannot be read or decoded, or is too large.
     """
-    paths = [Path(folder) / name for name in names]
-    return np.stack(
-        [decode(path.read_bytes(), image_size, str(path)) for path in paths]
-    )
+    scale, max_megapixels = reading or Reading()
+    images = np.empty((len(names), *image_size, 3), np.uint8)
+    for image, name in zip(images, names, strict=True):
+        path = Path(folder, name)
+        try:
+            encoded = path.read_bytes()
+        except OSError as error:
+            raise InputError(
+                f"The image {path} cannot be read ({error.strerror or error}): make it "
+                "a file that you may read, or remove it."
+            ) from error
+        decode(
+            encoded,
+            image_size,
+            str(path),
+            scale=scale,
+            max_megapixels=max_megapixels,
+            narrow=narrow,
+            out=image,
+        )
+    return images
+
+
+def warn_of_narrow(narrow: Collection[str], num_images: int) -> None:
+    """Prints that images are nearly uniform, and which is the first.
+
+    Args:
+        narrow: phrases of `read_images`.
+        num_images: how many images there are.
+    """
+    if narrow:
+        print(
+            f"warning: {len(narrow)} of {num_images} images are nearly uniform. "
+            f"{min(narrow)}; {NARROW_REMEDY}.",
+            file=sys.stderr,
+        )
 
 
 def embed_folder(
-    model: Any, variables: Any, folder: str | Path, modality: str | int
+    model: Any,
+    variables: Any,
+    folder: str | Path,
+    modality: str | int,
+    reading: Reading | None = None,
 ) -> tuple[np.ndarray, list[str]]:
     """Embeds all images of a folder, and shows the progress.
 
@@ -101,19 +153,22 @@ def embed_folder(
         variables: as `mbn_jax.load` returns them.
         folder: see `find_images`.
         modality: a name or its index in ``model.modalities``, the same for all images.
+        reading: how the images are read; None for `Reading()`.
 
     Returns:
         (N, D) float32 features, rows of length one, and the N names.
 
     Raises:
-        InputError: there is no image, an image cannot be decoded, or the network has no
+        InputError: there is no image, an image cannot be read, or the network has no
           such modality.
     """
     names = find_images(folder)
-    features = [
-        embed(model, variables, read_images(folder, part, model.image_size), modality)
-        for part in _tracked(names, f"Embedding {folder}")
-    ]
+    narrow: list[str] = []
+    features = []
+    for part in _tracked(names, f"Embedding {folder}"):
+        images = read_images(folder, part, model.image_size, reading, narrow=narrow)
+        features.append(embed(model, variables, images, modality))
+    warn_of_narrow(narrow, len(names))
     return np.concatenate(features), names
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from mbn_jax.data.catalog import check_prepared
 from mbn_jax.data.dataset import Split, load_split
 from mbn_jax.data.pipeline import image_batches
 from mbn_jax.data.progress import progress
@@ -20,10 +21,10 @@ from mbn_jax.evaluation import batch_rows, extract, mean_over_trials
 from mbn_jax.evaluation.distances import Distance
 from mbn_jax.evaluation.evaluation import evaluation
 from mbn_jax.evaluation.feature_file import write_features
-from mbn_jax.files import read_json
+from mbn_jax.evaluation.results import read_results
 from mbn_jax.mesh import make_mesh, replicated
 from mbn_jax.training.config import MACHINE_KEYS, flatten, read_config
-from mbn_jax.training.loading import load_with_step
+from mbn_jax.training.loading import load_with_step, modalities_of
 from mbn_jax.training.step import make_feature_fn
 from mbn_jax.training.workdir import check_data
 
@@ -85,9 +86,12 @@ def test_split(workdir: str | Path, network: Network) -> Split:
       InputError: not a work directory, or the data are not there.
     """
     config = read_config(workdir)
-    split = load_split(
-        config.data.dataset, "test", network.data_dir or config.data.data_dir
-    )
+    if network.data_dir is not None:
+        # Where the name is wrong, data that can be made would be made there.
+        check_prepared(config.data.dataset, network.data_dir)
+    data_dir = config.data.data_dir if network.data_dir is None else network.data_dir
+    split = load_split(config.data.dataset, "test", data_dir)
+    modalities_of(workdir)  # refuses a damaged dataset.json, which is compared next
     check_data(Path(workdir), split.info)
     return split
 
@@ -228,8 +232,8 @@ def _is_finished(workdir: str) -> bool:
     """Whether a run has come to its last step and was evaluated."""
     if not (Path(workdir) / "results.json").exists():
         return False
-    last = read_json(Path(workdir) / "results.json")["figures"]["last"]["step"]
-    return last == read_config(workdir).num_steps
+    results = read_results(Path(workdir) / "results.json")
+    return results["figures"]["last"]["step"] == read_config(workdir).num_steps
 
 
 def _check_one_recipe(workdirs: Mapping[int, str]) -> SplitRuns:

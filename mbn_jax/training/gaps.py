@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from mbn_jax.analysis.gap import Gap, measure_gaps
 from mbn_jax.analysis.gap_charts import COLOURS, WAYS
 from mbn_jax.data.augment import Augmentation, augment, normalise
+from mbn_jax.data.catalog import check_prepared
 from mbn_jax.data.dataset import Split, load_split, training_split
 from mbn_jax.data.pipeline import train_batches
 from mbn_jax.data.progress import progress
@@ -89,7 +90,11 @@ def measure_workdir(
     """
     config = read_config(workdir)
     model, variables, _ = load_with_step(workdir, "last")
-    dataset, data_dir = config.data.dataset, data_dir or config.data.data_dir
+    dataset = config.data.dataset
+    if data_dir is None:
+        data_dir = config.data.data_dir
+    else:
+        check_prepared(dataset, data_dir)  # where the name is wrong, nothing is made
     splits = {
         "training": load_split(dataset, training_split(dataset), data_dir),
         "evaluation": load_split(dataset, "test", data_dir),

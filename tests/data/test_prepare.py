@@ -3,9 +3,11 @@
 import fcntl
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -512,6 +514,39 @@ def test_image_above_the_limit_is_a_problem(own, data_dir, capsys):
     told = capsys.readouterr().err
     assert "declares 12 × 24 pixels, more than 0.0002 million; scale it down" in told
     prepare_own(own, data_dir, max_megapixels=0.000288)
+
+
+def test_no_temporary_folder_is_left_behind(own, data_dir, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    prepare_own(own, data_dir)
+    assert info("mine", data_dir).counts
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_the_next_command_is_one_that_a_shell_can_run(own, tmp_path, capsys):
+    prepare_own(own, tmp_path / "my data; rm x")
+    (command,) = [
+        line.removeprefix("Next: ")
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("Next: ")
+    ]
+    *_, last = shlex.split(command)
+    assert last == f"--config.data.data_dir={tmp_path / 'my data; rm x'}"
+
+
+def test_a_directory_without_a_name_is_not_the_current_one(own, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    there = set(tmp_path.iterdir())
+    with pytest.raises(
+        InputError, match="directory of the prepared data is given as a"
+    ):
+        prepare_own(own, "")
+    with pytest.raises(
+        InputError, match="directory of the prepared data is given as a"
+    ):
+        load_split("synthetic_vireid/three-1-1-1-x2", "test", "")
+    assert set(tmp_path.iterdir()) == there
 
 
 def test_table_without_rows_is_a_problem(own, data_dir, capsys):

@@ -33,7 +33,8 @@ import numpy as np
 
 from mbn_jax import modalities
 from mbn_jax.data.findings import Findings, some
-from mbn_jax.data.images import SUFFIXES, check_images, decode, unchanged
+from mbn_jax.data.image_folders import images_below
+from mbn_jax.data.images import check_images, decode, unchanged
 from mbn_jax.data.manifest import Manifest, Row
 from mbn_jax.data.sources.source import Folders, Scan, Source
 from mbn_jax.errors import InputError
@@ -208,9 +209,7 @@ def _photographs(folder: Path, flag: str, findings: Findings) -> dict[str, Path]
             f" {flag.removeprefix(_TEST)} photographs."
         )
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
-            continue
+    for path in sorted(images_below(folder, 0)):
         if path.stem in found:
             findings.problem(
                 "photographs of one name",
