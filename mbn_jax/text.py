@@ -21,10 +21,32 @@ def printable(text: str) -> str:
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def one_line(text: str) -> str:
+    """Replaces every character that has no shape of its own, by its escape.
+
+    A name with a line feed could pass for another line of a table.
+
+    Returns:
+      The text with "\\n", "\\x1b", "\\u202e", "\\xa0" and so on in their places; an
+      ordinary space stays.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character
+        if character.isprintable()
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
 class PrintableOutput(io.TextIOWrapper):
     """A stream in place of another one: what is written to it is made `printable`.
 
     Characters that its encoding does not have become question marks.
+
+    Attributes:
+      terminal: the other stream, for what draws with control sequences (`terminal_of`).
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -33,9 +55,17 @@ class PrintableOutput(io.TextIOWrapper):
             stream.buffer,
             encoding=stream.encoding,
             errors="replace",
-            line_buffering=stream.isatty(),
+            line_buffering=getattr(stream, "line_buffering", False),
         )
+        self.terminal = stream
 
     def write(self, text: str) -> int:
         """Writes text."""
-        return super().write(printable(text))
+        # Progress bars of libraries begin with it, to be drawn over the one before.
+        start = "\r" if text.startswith("\r") else ""
+        return super().write(start + printable(text.removeprefix("\r")))
+
+
+def terminal_of(stream: TextIO) -> TextIO:
+    """The stream for what has to draw on a terminal, such as rich."""
+    return stream.terminal if isinstance(stream, PrintableOutput) else stream

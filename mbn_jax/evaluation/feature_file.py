@@ -4,6 +4,7 @@ docs/feature-files.md describes the format.
 """
 
 import io
+import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,15 +12,24 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mbn_jax import archive
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.records import Records
 from mbn_jax.files import write_atomically
 from mbn_jax.modalities import DEFAULT
+from mbn_jax.text import one_line
 
 _LABELS = ("identity", "camera", "modality", "name")
-_OPTIONAL = ("modalities", "role", "source")
 _ROLES = ("query and gallery", "query only", "gallery only")
 _LARGEST = np.iinfo(np.int32).max
+# Of images, and bytes of the arrays, unpacked; docs/feature-files.md says them.
+_MOST_IMAGES = 10_000_000
+_MOST_BYTES = (
+    {"features": 2 * 2**30}
+    | dict.fromkeys((*_LABELS, "role"), 128 * 2**20)
+    | dict.fromkeys(("modalities", "source"), 64 * 2**10)
+)
+_LAST_CHARACTER = 0x10FFFF
 
 
 class FeatureFile(NamedTuple):
@@ -29,6 +39,8 @@ class FeatureFile(NamedTuple):
         features: (N, D) float32.
         records: N of them.
         source: what the features are of, for people; empty if the file does not say.
+
+    Characters of texts that a terminal does not show are escapes, such as "\\x1b".
     """
 
     features: np.ndarray
@@ -79,11 +91,12 @@ def read_features(path: str | Path) -> FeatureFile:
         The features and the records.
 
     Raises:
-        InputError: the file cannot be read, an array is missing or is not as above, a
-            feature is not finite, or a name occurs twice.
+        InputError: the file cannot be read, an array is missing, is larger than
+            docs/feature-files.md says or is not as above, a feature is not finite, or a
+            name occurs twice.
     """
     arrays = _read_arrays(path)
-    features = arrays["features"]
+    features = arrays.pop("features")
     if features.ndim != 2 or not np.issubdtype(features.dtype, np.floating):
         raise InputError(
             f"features of {path} is {features.dtype} of shape {features.shape}, but a "
@@ -92,6 +105,11 @@ def read_features(path: str | Path) -> FeatureFile:
     count = len(features)
     if features.size == 0:
         raise InputError(f"features of {path} is empty; write one row for each image.")
+    if count > _MOST_IMAGES:
+        raise InputError(
+            f"features of {path} has {count:,} rows, expected no more than "
+            f"{_MOST_IMAGES:,}; write several files."
+        )
     for label in (*_LABELS, "role") if "role" in arrays else _LABELS:
         if arrays[label].shape != (count,):
             raise InputError(
@@ -99,12 +117,12 @@ def read_features(path: str | Path) -> FeatureFile:
                 f"{count} rows; give one {label} for each."
             )
     with np.errstate(over="ignore"):
-        features = features.astype(np.float32)
+        features = features.astype(np.float32, copy=False)
     if not np.isfinite(features).all():
         row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
         raise InputError(
             f"features of {path} holds NaN, infinity or a number beyond float32 in "
-            f"row {row} ({_text(arrays['name'])[row]}); look at what wrote them."
+            f"row {row} ({_names(path, arrays['name'])[row]}); look at what wrote them."
         )
     modalities = _modalities(path, arrays.get("modalities"))
     _check_integers(path, "identity", arrays["identity"])
@@ -112,13 +130,13 @@ def read_features(path: str | Path) -> FeatureFile:
     _check_integers(path, "modality", arrays["modality"], modalities)
     if "role" in arrays:
         _check_integers(path, "role", arrays["role"], _ROLES)
-    name = _text(arrays["name"])
+    name = _names(path, arrays["name"])
     names, times = np.unique(name, return_counts=True)
     if names.size < count:
         twice = names[np.argmax(times)]
         raise InputError(
-            f"name of {path} holds {str(twice)!r} {times.max()} times; write every "
-            "image once."
+            f"name of {path} holds '{twice}' {times.max()} times; write every image "
+            "once."
         )
     records = Records(
         identity=arrays["identity"].astype(np.int32),
@@ -128,27 +146,24 @@ def read_features(path: str | Path) -> FeatureFile:
         modalities=modalities,
         role=arrays["role"].astype(np.int32) if "role" in arrays else None,
     )
-    return FeatureFile(features, records, str(arrays.get("source", "")))
+    return FeatureFile(features, records, _source(path, arrays.get("source")))
 
 
 def _read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     wanted = ("features", *_LABELS)
     reading = "the file"
     arrays = {}
+    most_bytes = {f"{name}.npy": most for name, most in _MOST_BYTES.items()}
     try:
-        # Opened here: NumPy leaves a damaged file open.
-        with open(path, "rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise ValueError("it is no archive of arrays")
-            loaded = np.load(file, allow_pickle=False)
-            for reading in set(loaded) & {*wanted, *_OPTIONAL}:
-                arrays[reading] = loaded[reading]
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path} does not exist; give the .npz file of the features."
-        ) from error
-    # What NumPy and zipfile raise for files that are damaged or something else.
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        with archive.open_archive(path) as file:
+            found = archive.members(file, most_bytes, compressed=True)
+            for name, member in found.items():
+                reading = name.removesuffix(".npy")
+                arrays[reading] = _read_array(file, member)
+    except InputError:  # a ValueError, which says all
+        raise
+    # MemoryError is Python's parser's, too, for a header that is nested too deep.
+    except (*archive.ERRORS, TypeError, MemoryError) as error:
         raise InputError(
             f"{path} cannot be read as an .npz of plain arrays ({reading}: {error}); "
             "write it by numpy.savez(path, features=…, identity=…, camera=…, "
@@ -163,10 +178,31 @@ def _read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _read_array(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """Reads an array whose shape and type fit the bytes that are there."""
+    with file.open(member) as content:
+        version = np.lib.format.read_magic(content)
+        if version not in ((1, 0), (2, 0)):  # 3 is for names of fields
+            raise ValueError(f"version {version} of the format is not for plain arrays")
+        if version == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(content)
+        else:
+            shape, _, dtype = np.lib.format.read_array_header_2_0(content)
+        there = member.file_size - content.tell()
+        if not dtype.hasobject and (
+            math.prod(shape) * dtype.itemsize != there or math.prod(shape) > there
+        ):
+            raise ValueError(f"{there:,} bytes are not {dtype} of shape {shape}")
+    with file.open(member) as content:
+        return np.lib.format.read_array(content, allow_pickle=False)
+
+
 def _modalities(path: str | Path, names: np.ndarray | None) -> tuple[str, ...]:
     if names is None:
         return DEFAULT
-    found = tuple(names.tolist()) if names.ndim == 1 and names.dtype.kind == "U" else ()
+    is_list = names.ndim == 1 and names.dtype.kind == "U"
+    texts = _texts(path, "modalities", names) if is_list else []
+    found = tuple(map(one_line, texts))
     if len(found) < 2 or len(set(found)) < len(found) or not all(found):
         raise InputError(
             f"modalities of {path} is {names.dtype} of shape {names.shape}, but two or "
@@ -194,11 +230,43 @@ def _check_integers(
         )
 
 
-def _text(names: np.ndarray) -> np.ndarray:
-    """Names as str, whether they were written as bytes or not, with forward slashes."""
-    if names.dtype.kind not in "SU":
+def _source(path: str | Path, source: np.ndarray | None) -> str:
+    if source is None:
+        return ""
+    if source.ndim:
         raise InputError(
-            f"name of the features is {names.dtype}, but strings are expected: the "
-            "paths of the images in the data set's tree."
+            f"source of {path} has shape {source.shape}, but one string is expected; "
+            "write it as numpy.array(text, str)."
         )
-    return np.char.replace(names.astype(str), "\\", "/")
+    return one_line(_texts(path, "source", source.reshape(1))[0])
+
+
+def _names(path: str | Path, names: np.ndarray) -> np.ndarray:
+    """Names with forward slashes."""
+    texts = _texts(path, "name", names)
+    return np.array([one_line(text.replace("\\", "/")) for text in texts], str)
+
+
+def _texts(path: str | Path, label: str, texts: np.ndarray) -> list[str]:
+    """Texts (N,), whether they were written as str or as bytes."""
+    if texts.dtype.kind not in "SU":
+        raise InputError(
+            f"{label} of {path} is {texts.dtype}, but strings are expected; write it "
+            "as numpy.array(texts, str)."
+        )
+    if texts.dtype.kind == "S":
+        try:
+            return [text.decode() for text in texts.tolist()]
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{label} of {path} holds {error.object!r}, which is not UTF-8; write "
+                "it as numpy.array(texts, str)."
+            ) from error
+    # NumPy makes strings of any numbers, which Python's functions do not expect.
+    codes = np.frombuffer(texts.astype(texts.dtype.newbyteorder("=")).tobytes(), "u4")
+    if codes.max(initial=0) > _LAST_CHARACTER:
+        raise InputError(
+            f"{label} of {path} holds what is not Unicode; write it as "
+            "numpy.array(texts, str)."
+        )
+    return texts.tolist()

@@ -1,11 +1,16 @@
+"""Features of anybody: what was written is read, and the rest is one sentence."""
+
+import io
+import os
+import struct
+import zipfile
+
 import numpy as np
 import pytest
 
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.feature_file import (
-    read_features,
-    write_features,
-)
+from mbn_jax.evaluation import feature_file
+from mbn_jax.evaluation.feature_file import read_features, write_features
 from mbn_jax.evaluation.records import Records
 
 GOOD = {
@@ -58,6 +63,19 @@ def test_names_may_be_bytes_and_have_backslashes(tmp_path):
     assert records.name.tolist() == ["cam1/0006/0001.jpg", "x", "y"]
 
 
+def test_texts_in_bytes_are_utf_8_and_no_text_moves_the_cursor(tmp_path):
+    path = save(
+        tmp_path / "f.npz",
+        name=np.array(["é\u202e".encode(), b"a\nb  0.99\x1b[2J", b"c\\d e"]),
+        source=np.array("mine\r\x1b]0;title\x07"),
+        modalities=np.array(["visible", "ir\n"], ">U9"),
+    )
+    _, records, source = read_features(path)
+    assert records.name.tolist() == ["é\\u202e", "a\\nb  0.99\\x1b[2J", "c/d e"]
+    assert source == "mine\\r\\x1b]0;title\\x07"
+    assert records.modalities == ("visible", "ir\\n")
+
+
 def test_half_precision_features_and_small_integers_are_read(tmp_path):
     path = save(
         tmp_path / "f.npz",
@@ -93,6 +111,18 @@ def test_half_precision_features_and_small_integers_are_read(tmp_path):
             "a number beyond float32 in row 1",
         ),
         ({"name": np.arange(3)}, "strings are expected"),
+        ({"name": np.array([b"a", b"b\xff", b"c"])}, r"b'b.xff', which is not UTF-8"),
+        ({"name": np.array([110, 111, 2**21], "u4").view("U1")}, "is not Unicode"),
+        ({"name": np.array(["a\n", "b", "a\n"])}, r"'a\\n' 2 times"),
+        ({"source": np.array(3)}, "source of .* is int64, but strings"),
+        (
+            {"source": np.array(["a", "b"])},
+            r"source of .* shape \(2,\), but one string",
+        ),
+        (
+            {"source": np.array("a" * 2**16)},
+            r"source\.npy has .* expected no more than",
+        ),
         (
             {"features": np.array([[0.0], [np.nan], [1.0]])},
             r"row 1 \(cam3/0006/0001\.jpg\)",
@@ -116,8 +146,11 @@ def test_another_file_is_refused(tmp_path):
     for name in ("text.npz", "single.npy"):
         with pytest.raises(InputError, match=r"cannot be read as an \.npz"):
             read_features(tmp_path / name)
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match="No such file"):
         read_features(tmp_path / "absent.npz")
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(InputError, match=r"pipe\.npz is not a regular file"):
+        read_features(tmp_path / "pipe.npz")
 
 
 def test_a_truncated_file_is_refused(tmp_path):
@@ -125,6 +158,62 @@ def test_a_truncated_file_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(InputError, match=r"cannot be read as an \.npz"):
         read_features(path)
+
+
+def header(dtype, shape):
+    content = io.BytesIO()
+    fields = {"descr": dtype, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(content, fields)
+    return content.getvalue()
+
+
+def deep():
+    text = b"-" * 9000 + b"1\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (header("<f8", (3, 10**12)) + bytes(96), "96 bytes are not float64 of shape"),
+        (header("<f8", (3, 3)) + bytes(96), "96 bytes are not float64 of shape"),
+        (header("<f8", (-3, -4)) + bytes(96), "cannot be read"),
+        (header("<U0", (10**9, 1)), "0 bytes are not <U0 of shape"),
+        (b"\x93NUMPY\x03\x00" + bytes(9), r"version \(3, 0\)"),
+        (deep(), "cannot be read"),
+    ],
+)
+def test_an_array_has_the_bytes_that_it_declares(tmp_path, features, message):
+    path = save(tmp_path / "f.npz", features=None)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("features.npy", features)
+    with pytest.raises(InputError, match=f"features: .*{message}|{message}"):
+        read_features(path)
+
+
+def test_a_small_file_that_unpacks_to_gigabytes_is_refused_unread(tmp_path):
+    path = save(tmp_path / "f.npz", features=None)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("features.npy", header("<f4", (3, 2**28)))
+    content = bytearray(path.read_bytes())
+    listed = content.rindex(b"PK\x01\x02")  # the member's entry in the list
+    content[listed + 24 : listed + 28] = struct.pack("<I", 3 * 2**30 + 128)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"3,221,225,600 bytes, expected no more than"):
+        read_features(path)
+
+
+def test_compressed_features_are_read(tmp_path):
+    np.savez_compressed(tmp_path / "f.npz", **GOOD)
+    np.testing.assert_array_equal(
+        read_features(tmp_path / "f.npz").features, GOOD["features"]
+    )
+
+
+def test_more_images_than_can_be_evaluated_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_file, "_MOST_IMAGES", 2)
+    with pytest.raises(InputError, match="3 rows, expected no more than 2"):
+        read_features(save(tmp_path / "f.npz"))
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path):
