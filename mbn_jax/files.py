@@ -27,7 +27,10 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     make_folder(path.parent)
     descriptor, temporary = tempfile.mkstemp(
-        dir=path.parent, prefix=path.name, suffix=UNFINISHED
+        # A name may have 255 bytes, and four to a character.
+        dir=path.parent,
+        prefix=path.name[:50],
+        suffix=UNFINISHED,
     )
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -110,6 +113,14 @@ def check_writable(folder: str | Path) -> None:
     """
     check_named(folder)
     folder = Path(folder).absolute()
+    try:
+        folder.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(
+                f"{folder} cannot be written to ({error.strerror}); name another "
+                "folder."
+            ) from error
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         kind = "may not be written to" if existing.is_dir() else "is no folder"

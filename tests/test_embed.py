@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 
 import mbn_jax
+from mbn_jax.analysis import own_pictures
 from mbn_jax.analysis.own_pictures import (
     draw_gallery_search,
     embed_pictures,
     load_networks,
 )
+from mbn_jax.data.sixteen_bits import Scale
 from mbn_jax.deploy.artefact import Artefact
 from mbn_jax.deploy.fingerprint import fingerprint
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.folder import find_images, read_images
+from mbn_jax.evaluation.folder import Reading, find_images, read_images
 
 from .models.test_variants import filled, small
 
@@ -134,6 +136,102 @@ def test_a_broken_picture_is_named_and_nothing_is_written(pictures, tmp_path):
     assert str(pictures / "broken.jpg") in error
     assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+def test_links_are_followed_and_what_cannot_be_read_is_named(pictures):
+    paint(pictures.parent / "elsewhere/d.png", (0, 0, 255))
+    (pictures / "linked").symlink_to(pictures.parent / "elsewhere")
+    (pictures / "._b.png").write_bytes(b"of macOS")
+    names = find_images(pictures)
+    assert names == ["a.BMP", "b.png", "linked/d.png", "more/c.jpg"]
+    assert read_images(pictures, names, (24, 12)).shape == (4, 24, 12, 3)
+    (pictures / "gone.png").symlink_to("/absent")
+    with pytest.raises(InputError, match=r"gone\.png leads nowhere"):
+        find_images(pictures)
+
+
+def test_an_image_that_is_lost_or_a_folder_meanwhile_is_named(pictures):
+    names = find_images(pictures)
+    (pictures / "b.png").unlink()
+    with pytest.raises(InputError, match=r"b\.png cannot be read \(No such file"):
+        read_images(pictures, names, (24, 12))
+    (pictures / "b.png").mkdir()
+    with pytest.raises(InputError, match=r"b\.png cannot be read \(Is a directory"):
+        read_images(pictures, names, (24, 12))
+
+
+def test_images_of_sixteen_bits_are_read_by_the_scale_that_is_given(
+    pictures, tmp_path, capsys
+):
+    counts = np.full((24, 12), 7000, np.uint16)
+    counts[:12] = 7400
+    for name in ("0.png", "1.png"):
+        cv2.imwrite(str(pictures / name), counts)
+    wide, fixed = Reading(Scale("fixed", 0, 65535)), Reading(Scale("fixed", 6900, 7500))
+    narrow: list[str] = []
+    names = find_images(pictures)
+    images = read_images(pictures, names, (24, 12), wide, narrow=narrow)
+    assert [images[0].min(), images[0].max()] == [27, 29]
+    assert [phrase.split()[2] for phrase in narrow] == [
+        str(pictures / "0.png"),
+        str(pictures / "1.png"),
+    ]
+    images = read_images(pictures, names, (24, 12), fixed)
+    assert [images[0].min(), images[0].max()] == [42, 212]
+    model = Artefact((16, 8), 0, Network.modalities, "", exported=MeanColour())
+    for reading, expected in ((wide, 1), (fixed, 0)):
+        embed_pictures(model, {}, pictures, "visible", tmp_path / "f.npz", reading)
+        told = capsys.readouterr().err
+        assert (
+            told.count("warning: 2 of 5 images are nearly uniform. The im") == expected
+        )
+    with pytest.raises(InputError, match=r"0\.png declares 12 × 24 pixels, more than"):
+        read_images(pictures, names, (24, 12), Reading(max_megapixels=1e-4))
+
+
+def test_flags_of_the_reading_are_those_of_both_folders(pictures, tmp_path):
+    done = run(
+        f"--images={pictures}",
+        "--modality=infrared",
+        f"--gallery={pictures}",
+        "--sixteen_bits=infrared=7000,9000",
+        "--sixteen_bits=thermal=0,1",
+        f"--output={tmp_path / 'f.npz'}",
+    )
+    assert done.returncode == 1
+    assert "is for images of thermal, but there are only infrared, visible" in (
+        done.stderr
+    )
+
+
+FULL = OSError(28, "No space left on device")
+
+
+def test_a_full_disk_is_one_sentence(pictures, tmp_path, monkeypatch):
+    def full(*_):
+        raise FULL
+
+    model = Artefact((16, 8), 0, Network.modalities, "", exported=MeanColour())
+    monkeypatch.setattr(own_pictures, "write_atomically", full)
+    with pytest.raises(InputError, match=r"f\.npz cannot be written \(No space left"):
+        embed_pictures(model, {}, pictures, "visible", tmp_path / "f.npz")
+    query = (pictures, np.eye(3, dtype=np.float32), find_images(pictures))
+    with pytest.raises(InputError, match=r"list\.png cannot be written \(No space le"):
+        draw_gallery_search(
+            model, {}, query, pictures, "visible", tmp_path / "list.png"
+        )
+
+
+def test_names_that_are_too_long_are_refused_before_the_work(pictures, tmp_path):
+    for name in ("x" * 300, f"{'x' * 300}/f.npz"):
+        with pytest.raises(InputError, match="cannot be written"):
+            own_pictures.check_places([], [tmp_path / name])
+    with pytest.raises(InputError, match="is not a folder"):
+        own_pictures.check_places([tmp_path / ("x" * 300)], [])
+    model = Artefact((16, 8), 0, Network.modalities, "", exported=MeanColour())
+    longest = tmp_path / f"{'ü' * 125}.npz"  # 254 bytes
+    embed_pictures(model, {}, pictures, "visible", longest)
+    assert longest.is_file()
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(pictures, tmp_path):

@@ -201,7 +201,17 @@ def _embedding(
 
 
 def _checked_images(images: np.ndarray) -> np.ndarray:
-    images = np.asarray(images)
+    try:
+        images = np.asarray(images)
+    except ValueError as error:  # a list of arrays that differ in shape
+        shapes = dict.fromkeys(
+            str(getattr(image, "shape", "a list")) for image in images
+        )
+        raise InputError(
+            f"The images have different shapes ({', '.join([*shapes][:3])}), but one "
+            "array (N, height, width, 3) is expected: resize them to one size, or "
+            "embed them one by one."
+        ) from error
     if images.dtype != np.uint8:
         raise InputError(
             f"The images are {images.dtype}, but uint8 RGB from 0 to 255 is expected: "

@@ -7,9 +7,10 @@ import pytest
 
 from mbn_jax import convert
 from mbn_jax.data.augment import normalise
+from mbn_jax.data.sixteen_bits import Scale
 from mbn_jax.deploy.adaptation import _check_numbers, adapt
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.folder import folders_by_name
+from mbn_jax.evaluation.folder import Reading, folders_by_name
 
 from ..models.test_variants import filled, small
 
@@ -153,6 +154,35 @@ def test_what_gives_no_statistics_is_refused_and_few_pictures_are_said(
         _check_numbers(few, {"infrared": ["0.png"]})
     with pytest.raises(InputError, match="given for visible and for infrared"):
         adapt(*network, dict.fromkeys(["visible", "infrared"], folders["visible"]))
+
+
+def test_one_image_is_refused_whether_it_is_drawn_or_there(network, folders):
+    for number in (1, 0):
+        with pytest.raises(
+            InputError, match=f"images is {number}, and the statistics o"
+        ):
+            adapt(*network, folders, num_images=number)
+
+
+def test_images_of_sixteen_bits_have_the_scale_of_their_modality(
+    network, tmp_path, monkeypatch, capsys
+):
+    for name, shift in (("a", 0), ("b", 400)):
+        counts = np.linspace(7000 + shift, 7400 + shift, 32 * 16).reshape(32, 16)
+        cv2.imwrite(str(tmp_path / f"{name}.png"), counts.astype(np.uint16))
+    monkeypatch.setattr(
+        convert, "estimate_statistics", lambda apply, variables, them: list(them)
+    )
+
+    def spans(scale):
+        readings = {"infrared": Reading(scale)}
+        ((images, _),) = adapt(*network, {"infrared": tmp_path}, readings=readings)
+        return sorted((int(image.min()), int(image.max())) for image in images)
+
+    assert spans(Scale("fixed", 7000, 7800)) == [(0, 128), (128, 255)]
+    assert "nearly uniform" not in capsys.readouterr().err
+    assert spans(Scale("fixed", 0, 65535)) == [(27, 29), (29, 30)]
+    assert "2 of 2 images are nearly uniform. The image" in capsys.readouterr().err
 
 
 def test_of_three_modalities_those_with_a_folder_change(folders):

@@ -146,6 +146,12 @@ def test_embed_resizes_to_the_size_of_the_model():
         (random_images(2)[0], 0, r"\(8, 4, 3\), but \(N, height, width, 3\)"),
         (random_images(2)[..., :1], 0, "repeat a gray channel"),
         (random_images(2)[:0], 0, "nothing to embed"),
+        (
+            [random_images(1)[0], random_images(1)[0][:5]],
+            0,
+            r"different shapes \(\(8, 4, 3\), \(5, 4, 3\)\), but one array",
+        ),
+        ([random_images(1)[0], [[1], [2, 3]]], 0, r"\(\(8, 4, 3\), a list\)"),
         (random_images(2), 2, "modality is 2"),
         (random_images(2), "thermal", "'thermal'; expected one of visible, infrared"),
         (random_images(2), ["infrared"] * 2, r"modality is \['infrared' 'infrared'\]"),
