@@ -3,6 +3,9 @@
 import shutil
 import time
 
+import jax
+import numpy as np
+
 from mbn_jax.training import loop
 from mbn_jax.training.loop import train
 
@@ -62,3 +65,9 @@ def stop_after(monkeypatch, config, workdir, last):
 def copy(workdir, other):
     shutil.copytree(workdir, other, ignore=shutil.ignore_patterns("lock"))
     return other
+
+
+def assert_equal_states(state, stored):
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+    for ours, theirs in zip(leaves, jax.tree.leaves(stored), strict=True):
+        np.testing.assert_array_equal(ours, theirs)

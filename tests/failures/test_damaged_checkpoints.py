@@ -11,7 +11,6 @@ import shutil
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import mbn_jax
@@ -23,7 +22,7 @@ from mbn_jax.training.optimizer import make_optimizer
 from mbn_jax.training.step import ModelState, init_state, make_model
 
 from ..training.test_loop import assert_same_outcome, final_state
-from .faults import copy, steps_of
+from .faults import assert_equal_states, copy, steps_of
 
 # Orbax, after the first error, no longer awaits what TensorStore says of the others.
 pytestmark = pytest.mark.filterwarnings(
@@ -58,12 +57,6 @@ def empty_state(config):
     mesh = make_mesh(config.num_devices)
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     return init_state(make_model(config, 6), optimizer, config.seed, mesh)
-
-
-def assert_equal_states(state, stored):
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
-    for ours, theirs in zip(leaves, jax.tree.leaves(stored), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
 
 
 def assert_named_or_loaded(workdir, step, stored):
