@@ -6,8 +6,11 @@ import time
 import jax
 import numpy as np
 
+from mbn_jax.mesh import make_mesh
 from mbn_jax.training import loop
 from mbn_jax.training.loop import train
+from mbn_jax.training.optimizer import make_optimizer
+from mbn_jax.training.step import init_state, make_model
 
 from ..training.test_loop import overrides, start
 
@@ -71,3 +74,14 @@ def assert_equal_states(state, stored):
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
     for ours, theirs in zip(leaves, jax.tree.leaves(stored), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def files_of(workdir, step):
+    directory = workdir / "checkpoints" / str(step)
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def empty_state(config):
+    mesh = make_mesh(config.num_devices)
+    optimizer = make_optimizer(config.optimizer, config.num_steps)
+    return init_state(make_model(config, 6), optimizer, config.seed, mesh)

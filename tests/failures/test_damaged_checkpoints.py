@@ -15,14 +15,12 @@ import pytest
 
 import mbn_jax
 from mbn_jax.errors import InputError
-from mbn_jax.mesh import make_mesh
 from mbn_jax.training.checkpoint import Checkpoints
 from mbn_jax.training.loop import train
-from mbn_jax.training.optimizer import make_optimizer
-from mbn_jax.training.step import ModelState, init_state, make_model
+from mbn_jax.training.step import ModelState
 
 from ..training.test_loop import assert_same_outcome, final_state
-from .faults import assert_equal_states, copy, steps_of
+from .faults import assert_equal_states, copy, empty_state, files_of, steps_of
 
 # Orbax, after the first error, no longer awaits what TensorStore says of the others.
 pytestmark = pytest.mark.filterwarnings(
@@ -41,22 +39,11 @@ DAMAGES = {
 stored_state = functools.cache(final_state)
 
 
-def files_of(workdir, step):
-    directory = workdir / "checkpoints" / str(step)
-    return sorted(path for path in directory.rglob("*") if path.is_file())
-
-
 def damaged_copy(workdir, other, file, damage):
     shutil.rmtree(other, ignore_errors=True)
     copy(workdir, other)
     DAMAGES[damage](other / file.relative_to(workdir))
     return other
-
-
-def empty_state(config):
-    mesh = make_mesh(config.num_devices)
-    optimizer = make_optimizer(config.optimizer, config.num_steps)
-    return init_state(make_model(config, 6), optimizer, config.seed, mesh)
 
 
 def assert_named_or_loaded(workdir, step, stored):
@@ -165,17 +152,3 @@ def test_with_the_newest_checkpoint_damaged_a_run_ends_the_same(
         train(config, workdir)
         assert_same_outcome(workdir, undisturbed)
         count("run with a damaged newest checkpoint", "the same end")
-
-
-@pytest.mark.slow
-def test_with_all_checkpoints_damaged_a_run_starts_from_the_beginning(
-    config, half_done, undisturbed, tmp_path, capfd, count
-):
-    workdir = copy(half_done, tmp_path / "run")
-    for step in steps_of(workdir):
-        for file in files_of(workdir, step):
-            DAMAGES["cut to half"](file)
-    train(config, workdir)
-    assert "resumed" not in capfd.readouterr().err
-    assert_same_outcome(workdir, undisturbed)
-    count("run with all checkpoints damaged", "the same end, from step 0")
