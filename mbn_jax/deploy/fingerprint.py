@@ -1,11 +1,11 @@
 """Which network this is: equal for all that was made of one, different for others."""
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from flax.traverse_util import flatten_dict
+
+from mbn_jax.models.shared import digest
 
 
 def fingerprint(variables: Mapping[str, Any]) -> str:
@@ -20,9 +20,4 @@ def fingerprint(variables: Mapping[str, Any]) -> str:
     Returns:
       64 hexadecimal digits.
     """
-    digest = hashlib.sha256()
-    for name, leaf in sorted(flatten_dict(variables["params"], sep="/").items()):
-        array = np.asarray(leaf, order="C")
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+    return digest(flatten_dict(variables["params"], sep="/"))

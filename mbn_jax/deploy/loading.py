@@ -5,9 +5,10 @@ from typing import Any
 
 from mbn_jax.deploy.artefact import Artefact, load_artefact
 from mbn_jax.deploy.fingerprint import fingerprint
-from mbn_jax.deploy.weights import NETWORK, WEIGHTS, load_pretrained
+from mbn_jax.deploy.weights import load_pretrained
 from mbn_jax.errors import InputError
 from mbn_jax.models.reid import ReID
+from mbn_jax.models.shared import NETWORK, WEIGHTS
 from mbn_jax.training.loading import load_with_step
 
 

@@ -1,17 +1,19 @@
 """Keras Applications' ResNet-50 as TensorFlow.js keeps it, and our leaves of it."""
 
-import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mbn_jax.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from mbn_jax.errors import InputError
+from mbn_jax.files import read_bytes, read_json
+from mbn_jax.models.arrays import Arrays
 
 Path_ = tuple[str, ...]
-Arrays = dict[str, np.ndarray]
 
 # What Keras's "caffe" mode subtracts from pixels in 0..255, RGB, and its epsilon.
 _MEAN = np.array([123.68, 116.779, 103.939])
@@ -22,39 +24,25 @@ def read_keras(folder: str | Path) -> Arrays:
     """The arrays of a TensorFlow.js layers model by their names.
 
     Raises:
-      InputError: if a file is missing, cut off, or holds what is not float32.
+      InputError: a file is missing, cut off, outside of the folder, or holds what is
+        not float32; or the description of them is damaged.
     """
     folder = Path(folder)
     arrays: Arrays = {}
-    try:
-        manifest = json.loads((folder / "model.json").read_text())["weightsManifest"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder / 'model.json'} is not the description of a TensorFlow.js layers "
-            f"model ({type(error).__name__}: {error})."
-        ) from error
-    for group in manifest:
-        try:
-            data = b"".join((folder / name).read_bytes() for name in group["paths"])
-        except OSError as error:
-            raise InputError(
-                f"The weights of {folder} are not complete: {error}."
-            ) from error
+    for group in _items(read_json(folder / "model.json"), "weightsManifest", folder):
+        data = b"".join(
+            read_bytes(_inside(folder, name)) for name in _items(group, "paths", folder)
+        )
         position = 0
-        for entry in group["weights"]:
-            if entry["dtype"] != "float32" or "quantization" in entry:
-                raise InputError(
-                    f"{entry['name']} in {folder} is {entry['dtype']}, expected "
-                    "float32 that is not quantized."
-                )
-            size = int(np.prod(entry["shape"]))
+        for entry in _items(group, "weights", folder):
+            name, shape = _described(entry, folder)
+            size = math.prod(shape)
             if len(data) < position + 4 * size:
                 raise InputError(
-                    f"The weights of {folder} end before {entry['name']}: "
-                    f"{len(data):,} bytes, expected {position + 4 * size:,} or more."
+                    f"The weights of {folder} end before {name}: {len(data):,} bytes, "
+                    f"expected {position + 4 * size:,} or more."
                 )
-            values = np.frombuffer(data, "<f4", size, position)
-            arrays[entry["name"]] = values.reshape(entry["shape"])
+            arrays[name] = np.frombuffer(data, "<f4", size, position).reshape(shape)
             position += 4 * size
         if position != len(data):
             raise InputError(
@@ -62,6 +50,49 @@ def read_keras(folder: str | Path) -> Arrays:
                 f"{position:,}."
             )
     return arrays
+
+
+def _items(content: Any, key: str, folder: Path) -> list[Any]:
+    items = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(items, list):
+        raise InputError(
+            f"{folder / 'model.json'} is not the description of a TensorFlow.js layers "
+            f"model, which has a list of {key}."
+        )
+    return items
+
+
+def _inside(folder: Path, name: Any) -> Path:
+    """A file of the folder itself: a path could lead to any other."""
+    if not isinstance(name, str) or Path(name).name != name:
+        raise InputError(
+            f"{folder / 'model.json'} names {name!r} as a file of weights, expected "
+            "the name of one beside it."
+        )
+    return folder / name
+
+
+def _described(entry: Any, folder: Path) -> tuple[str, list[int]]:
+    """Name and shape of an array of float32."""
+    entry = entry if isinstance(entry, dict) else {}
+    name, shape = entry.get("name"), entry.get("shape")
+    if (
+        not isinstance(name, str)
+        or not isinstance(shape, list)
+        or len(shape) > 4
+        or not all(type(length) is int and length > 0 for length in shape)
+    ):
+        raise InputError(
+            f"{folder / 'model.json'} describes an array by the name {name!r} and the "
+            f"shape {shape!r}, expected text and a list of up to four lengths; copy "
+            "it again."
+        )
+    if entry.get("dtype") != "float32" or "quantization" in entry:
+        raise InputError(
+            f"{name} in {folder} is {entry.get('dtype')}, expected float32 that is not "
+            "quantized."
+        )
+    return name, shape
 
 
 def find_in_keras(

@@ -7,7 +7,6 @@ wrote. Nothing is unpickled, and nothing is downloaded without saying so.
 """
 
 import hashlib
-import json
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -17,20 +16,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import SafetensorError
 
 from mbn_jax import convert
 from mbn_jax.errors import InputError
-from mbn_jax.modalities import DEFAULT
-from mbn_jax.models.keras import Arrays, Path_, find_in_keras, read_keras
+from mbn_jax.models.arrays import Arrays, check_numbers, read_safetensors
+from mbn_jax.models.keras import Path_, find_in_keras, read_keras
 from mbn_jax.models.reid import ReID
 from mbn_jax.models.resnet import ResNet
+from mbn_jax.models.shared import NETWORK, WEIGHTS, read_shared
 
 HUB = "hf:"
-_HUB_FILE = SHARED = "model.safetensors"
 _CLASSIFIER = "params/classifier/"
 _STATISTICS = {"mean": "running_mean", "var": "running_var"}
 _AFFINE = {"kernel": "weight", "scale": "weight", "bias": "bias"}
@@ -82,17 +79,18 @@ def load_backbone(
       was loaded, and what was left.
 
     Raises:
-      InputError: if the source cannot be read, or does not fit: every array that is
-        missing, left over or of another shape is named.
+      InputError: the source cannot be read; it does not fit, where every array that is
+        missing, left over or of another shape is named; or an array holds what no
+        network has, see `check_numbers`.
     """
     if not (source.startswith(HUB) or Path(source).exists()):
         raise InputError(
             f"There are no weights at {source}, expected a .safetensors file, a folder "
             "with a model.json, or hf:owner/name."
         )
-    if (Path(source) / SHARED).is_file():
+    if (Path(source) / WEIGHTS).is_file():
         return _load_shared(Path(source), model, variables)
-    is_keras = (Path(source) / "model.json").is_file()
+    is_keras = (Path(source) / NETWORK).is_file()
     backbone: Any = getattr(model, "backbone", model)
     if backbone.stride_in_1x1 != is_keras:
         raise InputError(
@@ -135,6 +133,9 @@ def load_backbone(
                     f"{' + '.join(names)} gives {'/'.join(path)} the shape "
                     f"{list(found[path].shape)} and not {list(expected)}"
                 )
+                continue
+            what = " + ".join(names)
+            check_numbers(found[path], what, source, variance=path[-1] == "var")
         if fit:
             for path, leaf in _by_modality(found, flat).items():
                 flat[path] = np.asarray(leaf, flat[path].dtype)
@@ -169,11 +170,18 @@ def _load_shared(
     """Takes over a network of this project that was trained on other identities.
 
     Where the network has a row for each modality and the source has one for all, every
-    modality gets that row.
+    modality gets that row. Statistics of other modalities are refused, since an index
+    would not show it.
     """
-    _check_modalities(folder / "model.json", model)
-    path = folder / SHARED
-    arrays = _read_safetensors(path)
+    shared, arrays = read_shared(folder)
+    ours = tuple(getattr(model, "modalities", shared.modalities))
+    if shared.norm == "mbn" and shared.modalities != ours:
+        raise InputError(
+            f"The shared network of {folder} has statistics of the modalities "
+            f"{', '.join(shared.modalities)}, but the data have {', '.join(ours)}; "
+            "give the modalities of the data the same names, or start from other "
+            "weights."
+        )
     flat = flatten_dict(variables, sep="/")
     wanted = {name for name in flat if not name.startswith(_CLASSIFIER)}
     given = {name for name in arrays if not name.startswith(_CLASSIFIER)}
@@ -186,7 +194,7 @@ def _load_shared(
     if wanted != given or misfits:
         differing = sorted(wanted ^ given)
         raise InputError(
-            f"{path} does not fit the network ("
+            f"{folder / WEIGHTS} does not fit the network ("
             + "; ".join([*differing[:3], *misfits[:3]])
             + "); set config.model as for the network of that file, and use data with "
             "as many modalities."
@@ -194,28 +202,8 @@ def _load_shared(
     for name in wanted:
         leaf = flat[name]
         flat[name] = np.broadcast_to(arrays[name], leaf.shape).astype(leaf.dtype)
-    note = f"{len(wanted)} arrays of {path}; not pretrained: classifier"
+    note = f"{len(wanted)} arrays of {folder / WEIGHTS}; not pretrained: classifier"
     return unflatten_dict(flat, sep="/"), note
-
-
-def _check_modalities(path: Path, model: Any) -> None:
-    """Refuses statistics of other modalities, which their index would not show."""
-    try:
-        network = json.loads(path.read_text())["network"]
-        theirs = tuple(network.get("modalities", DEFAULT))
-        norm = network["norm"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} cannot be read as the description of a shared network ({error}); "
-            "copy the folder again."
-        ) from error
-    ours = tuple(getattr(model, "modalities", DEFAULT))
-    if norm == "mbn" and theirs != ours:
-        raise InputError(
-            f"The shared network of {path.parent} has statistics of the modalities "
-            f"{', '.join(theirs)}, but the data have {', '.join(ours)}; give the "
-            "modalities of the data the same names, or start from other weights."
-        )
 
 
 def _groups(flat: Mapping[Path_, Any]) -> list[list[Path_]]:
@@ -250,19 +238,9 @@ def _read_torch(source: str) -> Arrays:
     path = _from_hub(source) if source.startswith(HUB) else Path(source)
     if path.is_dir():
         raise InputError(
-            f"{source} is a folder without a model.json of Keras's weights."
+            f"{source} is a folder without a {NETWORK} of Keras's weights."
         )
-    return _read_safetensors(path)
-
-
-def _read_safetensors(path: Path) -> Arrays:
-    try:
-        return safetensors.numpy.load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be read as safetensors ({error}); PyTorch's own files, "
-            "which can run code, have to be converted first."
-        ) from error
+    return read_safetensors(path)
 
 
 def _from_hub(source: str) -> Path:
@@ -270,22 +248,24 @@ def _from_hub(source: str) -> Path:
     import huggingface_hub
 
     repository, _, revision = source.removeprefix(HUB).partition("@")
-    wanted: Any = dict(filename=_HUB_FILE, revision=revision or None)
-    cached: Any = huggingface_hub.try_to_load_from_cache(repository, **wanted)
-    if not isinstance(cached, str):
-        print(
-            f"downloading {_HUB_FILE} of {repository} from "
-            f"{huggingface_hub.constants.ENDPOINT} into "
-            f"{huggingface_hub.constants.HF_HUB_CACHE}",
-            file=sys.stderr,
-        )
-        try:
+    wanted: Any = dict(filename=WEIGHTS, revision=revision or None)
+    try:
+        cached: Any = huggingface_hub.try_to_load_from_cache(repository, **wanted)
+        if not isinstance(cached, str):
+            print(
+                f"downloading {WEIGHTS} of {repository} from "
+                f"{huggingface_hub.constants.ENDPOINT} into "
+                f"{huggingface_hub.constants.HF_HUB_CACHE}",
+                file=sys.stderr,
+            )
             cached = huggingface_hub.hf_hub_download(repository, **wanted)
-        except Exception as error:  # of requests, httpx, the file system, the hub
-            raise InputError(
-                f"{source} cannot be downloaded ({type(error).__name__}: "
-                f"{' '.join(str(error).split())[:200]})."
-            ) from error
+    # Of names, requests, httpx, the file system, the hub.
+    except Exception as error:
+        raise InputError(
+            f"{source} cannot be downloaded ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}); expected hf:owner/name or "
+            "hf:owner/name@revision."
+        ) from error
     with open(cached, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     print(f"{cached}: SHA-256 {digest}", file=sys.stderr)

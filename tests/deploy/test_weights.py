@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,11 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 import mbn_jax
-from mbn_jax.deploy.weights import NETWORK, WEIGHTS
+from mbn_jax.deploy.fingerprint import fingerprint
 from mbn_jax.errors import InputError
 from mbn_jax.models.pretrained import load_backbone
 from mbn_jax.models.reid import ReID
+from mbn_jax.models.shared import NETWORK, WEIGHTS
 
 from ..models.test_variants import EVERYTHING, filled, small
 
@@ -71,6 +73,7 @@ def test_a_folder_from_before_modalities_had_names_has_the_default_ones(
 ):
     written = json.loads((folder / NETWORK).read_text())
     assert written["network"].pop("modalities") == ["visible", "infrared"]
+    del written["fingerprint"]
     (folder / NETWORK).write_text(json.dumps(written))
     model, variables = mbn_jax.load_pretrained(folder)
     assert model == network[0]
@@ -89,10 +92,23 @@ def change(folder, **changes):
         (dict(format="mbn_jax.ReID/2"), "not describe a network of this version"),
         (dict(network={"novel": 1}), "not describe a network of this version"),
         (dict(network={"depth": 19}), "cannot be built .*19"),
-        (dict(network={"width": "wide"}), "cannot be built"),
+        (dict(network={"width": "wide"}), "width is 'wide', expected float"),
+        (dict(network={"width": float("inf")}), "cannot be built"),
+        (dict(network={"last_stride": 0}), "cannot be built"),
+        (dict(network={"momentum": "x"}), "momentum is 'x', expected float"),
+        (dict(network={"remat": 1}), "remat is 1, expected bool"),
+        (
+            dict(network={"image_size": [0, 0]}),
+            r"image_size is \(0, 0\), expected a he",
+        ),
+        (dict(network={"image_size": [9**9, 9]}), "up to 4096 pixels"),
+        (dict(network={"momentum": 0.5}), "network in .* by the fingerprint"),
+        (dict(network={"last_stride": 3}), "network in .* by the fingerprint"),
+        (dict(fingerprint=None), "network and batch_stats and params in"),
+        (dict(novel=1), "not describe a network of this version"),
         (dict(network={"dtype": "float33"}), "is damaged"),
         (dict(network={"modalities": ["nir", "nir"]}), "cannot be built .*each once"),
-        (dict(network={"modalities": "nir"}), "cannot be built .*each once"),
+        (dict(network={"modalities": "nir"}), "modalities is 'nir', expected list"),
         (
             dict(network={"modalities": ["visible", "nir", "thermal"]}),
             r"conv1_infrared/kernel is \[7, 7, 3, 4\] and not absent",
@@ -124,6 +140,92 @@ def test_a_damaged_folder_is_refused(folder, name, damage):
         mbn_jax.load(folder)
 
 
+@pytest.mark.parametrize("name", [NETWORK, WEIGHTS])
+def test_a_pipe_or_a_device_is_not_waited_for(folder, name):
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(InputError, match=f"{name} is not a regular file"):
+        mbn_jax.load(folder)
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=f"{name} is not a regular file"):
+        mbn_jax.load(folder)
+
+
+def test_a_description_that_is_nested_without_end_is_refused(folder):
+    (folder / NETWORK).write_bytes(b"[" * 100_000)
+    with pytest.raises(InputError, match=r"cannot be read .*recursion"):
+        mbn_jax.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change_array", "message"),
+    [
+        (lambda array: array.astype(np.int32), "is int32, but weights are floating"),
+        (lambda array: array.astype(np.complex64), "is complex64, but weights are"),
+        (lambda array: array * np.float32(np.nan), "holds NaN"),
+        (lambda array: array / np.float32(0), "holds NaN, infinity"),
+        (lambda array: -array, "holds a variance below zero"),
+        (lambda array: array.astype(jnp.bfloat16), "batch_stats in .* differ from"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_numbers_that_no_network_has_are_refused(folder, change_array, message):
+    arrays = safetensors.numpy.load_file(folder / WEIGHTS)
+    name = "batch_stats/neck/var"
+    arrays[name] = change_array(arrays[name])
+    safetensors.numpy.save_file(arrays, folder / WEIGHTS)
+    for load in (mbn_jax.load_pretrained, lambda _: start(folder)):
+        with pytest.raises(InputError, match=message):
+            load(folder)
+
+
+def start(folder):
+    model = small(**EVERYTHING)
+    return load_backbone(str(folder), model, filled(model))
+
+
+def test_half_precision_without_a_fingerprint_is_read(network, folder):
+    """As weights that somebody else has converted."""
+    arrays = safetensors.numpy.load_file(folder / WEIGHTS)
+    halves = {name: array.astype(jnp.bfloat16) for name, array in arrays.items()}
+    safetensors.numpy.save_file(halves, folder / WEIGHTS)
+    written = json.loads((folder / NETWORK).read_text())
+    del written["fingerprint"]
+    (folder / NETWORK).write_text(json.dumps(written))
+    variables = flatten_dict(mbn_jax.load_pretrained(folder)[1], sep="/")
+    for name, array in halves.items():
+        np.testing.assert_array_equal(variables[name], array)
+
+
+def test_the_fingerprint_of_the_parameters_is_that_of_exported_files(network, folder):
+    written = json.loads((folder / NETWORK).read_text())
+    assert written["fingerprint"].keys() == {"network", "params", "batch_stats"}
+    assert written["fingerprint"]["params"] == fingerprint(network[1])
+
+
+@pytest.mark.parametrize("flips", [4, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [NETWORK, WEIGHTS])
+def test_no_flipped_bit_is_loaded(network, folder, name, flips):
+    """Each is an error, or was between the values, where it changes nothing."""
+    content = (folder / name).read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for bit in rng.choice(8 * len(content), flips, replace=False):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (folder / name).write_bytes(flipped)
+        try:
+            model, variables = mbn_jax.load(folder)
+        except InputError:
+            refused += 1
+        else:
+            assert model == network[0]
+            jax.tree.map(np.testing.assert_array_equal, variables, network[1])
+    assert refused > flips / 2
+    print(f"{flips} flipped bits in {name}: {refused} refused, others change nothing")
+
+
 def test_a_work_directory_and_a_file_are_no_place_for_weights(network, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match="is a work directory"):
@@ -134,7 +236,7 @@ def test_a_work_directory_and_a_file_are_no_place_for_weights(network, tmp_path)
 
 def test_an_empty_name_is_not_the_current_directory(network, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="folder to write to is empty"):
+    with pytest.raises(InputError, match="name of a folder is empty"):
         mbn_jax.save_pretrained("", *network)
     assert list(tmp_path.iterdir()) == []
 
@@ -194,12 +296,8 @@ def test_shared_statistics_of_other_modalities_are_no_start(tmp_path):
     ours = small(modalities=("visible", "nir", "thermal"))
     with pytest.raises(InputError, match="visible, lwir, nir, but the data have visib"):
         load_backbone(str(tmp_path), ours, variables)
-    for damaged in (b"{}", b"[]", b"\xff"):
-        (tmp_path / NETWORK).write_bytes(damaged)
-        with pytest.raises(InputError, match="cannot be read as the description"):
-            load_backbone(str(tmp_path), ours, variables)
-    (tmp_path / NETWORK).unlink()
-    with pytest.raises(InputError, match="cannot be read as the description"):
+    (tmp_path / NETWORK).write_bytes(b"{}")
+    with pytest.raises(InputError, match="does not describe a network"):
         load_backbone(str(tmp_path), ours, variables)
 
 
@@ -215,7 +313,7 @@ def test_the_order_of_modalities_matters_and_the_default_is_known_by_name(tmp_pa
     variables = filled(shared)
     mbn_jax.save_pretrained(tmp_path, shared, variables)
     written = json.loads((tmp_path / NETWORK).read_text())
-    del written["network"]["modalities"]
+    del written["network"]["modalities"], written["fingerprint"]
     (tmp_path / NETWORK).write_text(json.dumps(written))
     load_backbone(str(tmp_path), shared, variables)
     turned = small(modalities=("infrared", "visible"))

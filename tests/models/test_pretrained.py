@@ -1,6 +1,8 @@
 """ImageNet weights: the function of their first network, or errors that name."""
 
 import json
+import os
+import struct
 import threading
 from functools import cache, partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +15,8 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 from mbn_jax import InputError
+from mbn_jax.models.arrays import read_safetensors
+from mbn_jax.models.keras import read_keras
 from mbn_jax.models.pretrained import ImageNetClassifier, load_backbone
 from mbn_jax.models.reid import ReID
 from mbn_jax.models.resnet import ResNet
@@ -187,6 +191,51 @@ def test_the_stride_must_be_where_the_weights_expect_it(weights):
     model = ReID(7, depth=50, stride_in_1x1=True)
     with pytest.raises(InputError, match=r"3×3 convolutions: set model\.stride_in_1x1"):
         load_backbone(weights(50), model, shapes_of(model))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"bn1__bias": np.ones(64, np.int32)},
+            r"bn1\.bias in .* is int32, but weights",
+        ),
+        ({"bn1__bias": np.ones(64, bool)}, r"bn1\.bias in .* is bool"),
+        ({"bn1__bias": np.ones(64, np.complex64)}, r"bn1\.bias in .* is complex64"),
+        ({"bn1__bias": np.full(64, np.nan, np.float32)}, r"bn1\.bias in .* holds NaN"),
+        ({"bn1__bias": np.full(64, 1e39)}, r"bn1\.bias in .* number beyond float32"),
+        (
+            {"bn1__running_var": -np.ones(64, np.float32)},
+            r"bn1\.running_var in .* holds a variance below zero",
+        ),
+    ],
+)
+def test_numbers_that_no_network_has_are_refused(changes, message, weights):
+    model = ReID(7, depth=18)
+    with pytest.raises(InputError, match=message):
+        load_backbone(weights(**changes), model, shapes_of(model))
+
+
+def test_only_a_regular_file_of_a_reasonable_size_is_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe is not a regular file"):
+        read_safetensors(tmp_path / "pipe")
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(InputError, match=r"1,099,511,627,776 bytes, expected no more"):
+        read_safetensors(tmp_path / "huge")
+    header = b'{"a":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}}'
+    (tmp_path / "f8").write_bytes(struct.pack("<Q", len(header)) + header + b"1")
+    with pytest.raises(InputError, match="f8 cannot be read as safetensors"):
+        read_safetensors(tmp_path / "f8")
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../..", "a/b/c", "-", "a" * 200, "a/é"])
+def test_a_mistyped_name_on_the_hub_is_one_sentence(name):
+    """It is refused before anybody is asked."""
+    model = ReID(7, depth=18)
+    with pytest.raises(InputError, match=r"cannot be downloaded .* expected hf:own"):
+        load_backbone(f"hf:{name}", model, {})
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -371,10 +420,58 @@ def test_keras_s_weights_must_be_whole(tmp_path):
     with pytest.raises(InputError, match="end before fc1000/bias"):
         load_backbone(str(tmp_path), model, shapes_of(model))
     piece.unlink()
-    with pytest.raises(InputError, match=r"not complete: .*b\.bin"):
+    with pytest.raises(InputError, match=r"b\.bin cannot be read"):
         load_backbone(str(tmp_path), model, shapes_of(model))
     (tmp_path / "model.json").write_text("{}")
     with pytest.raises(InputError, match="not the description of a TensorFlow"):
         load_backbone(str(tmp_path), model, shapes_of(model))
     with pytest.raises(InputError, match=r"1×1 convolutions: set model\.stride_in_1x1"):
         load_backbone(str(tmp_path), ReID(7), shapes_of(ReID(7)))
+
+
+ENTRY = {"name": "a", "shape": [1], "dtype": "float32"}
+
+
+def manifest(**group):
+    group = {"paths": ["a.bin"], "weights": [ENTRY]} | group
+    return {"weightsManifest": [group]}
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        ([], "it holds a list"),
+        ({"weightsManifest": {}}, "has a list of weightsManifest"),
+        ({"weightsManifest": [3]}, "has a list of paths"),
+        (manifest(paths="a.bin"), "has a list of paths"),
+        (manifest(weights=None), "has a list of weights"),
+        (manifest(paths=[3]), "names 3 as a file of weights"),
+        (manifest(paths=["../a.bin"]), r"names '\.\./a\.bin' as a file"),
+        (manifest(paths=["/dev/zero"]), "names '/dev/zero' as a file"),
+        (manifest(paths=[".."]), r"\.\. is not a regular file"),
+        (manifest(paths=[""]), "is not a regular file"),
+        (manifest(paths=["pipe"]), "pipe is not a regular file"),
+        (manifest(weights=[3]), "the name None and the shape None"),
+        (manifest(weights=[ENTRY | {"name": 3}]), "the name 3"),
+        (manifest(weights=[ENTRY | {"shape": [-1]}]), r"the shape \[-1\]"),
+        (manifest(weights=[ENTRY | {"shape": [0, 2**62]}]), r"the shape \[0, 4611"),
+        (manifest(weights=[ENTRY | {"shape": [1] * 99}]), "expected text and a list"),
+        (manifest(weights=[ENTRY | {"shape": 1}]), "the shape 1"),
+        (manifest(weights=[ENTRY | {"shape": [1.0]}]), r"the shape \[1\.0\]"),
+        (manifest(weights=[ENTRY | {"shape": [2**40, 2**40]}]), "end before a"),
+        (manifest(weights=[ENTRY | {"dtype": "int32"}]), "a in .* is int32"),
+        (manifest(weights=[{"name": "a", "shape": [1]}]), "a in .* is None"),
+        (manifest(weights=[ENTRY | {"quantization": {}}]), "not quantized"),
+        (manifest(weights=[]), "have 4 bytes, expected 0"),
+    ],
+)
+def test_a_damaged_or_hostile_description_of_keras_is_refused(
+    description, message, tmp_path
+):
+    (tmp_path / "a.bin").write_bytes(bytes(4))
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "model.json").write_text(json.dumps(manifest()))
+    assert read_keras(tmp_path)["a"].shape == (1,)
+    (tmp_path / "model.json").write_text(json.dumps(description))
+    with pytest.raises(InputError, match=message):
+        read_keras(tmp_path)
