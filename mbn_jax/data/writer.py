@@ -23,7 +23,7 @@ from mbn_jax.data.manifest import Manifest, Row, number
 from mbn_jax.data.progress import progress
 from mbn_jax.data.sixteen_bits import Scale, as_texts
 from mbn_jax.errors import InputError
-from mbn_jax.files import check_writable
+from mbn_jax.files import check_writable, make_folder, move_durably
 
 # A shard of photographs is some ten megabytes, and a data set has few shards to open.
 _IMAGES_PER_SHARD = 4000
@@ -40,9 +40,9 @@ def write(
 ) -> None:
     """Writes a data set, unless it is prepared already.
 
-    It is written under another name and renamed when complete, so that an interrupted
-    preparation is never taken for a data set; what such a one has left is removed. Of
-    several processes one writes and the others wait.
+    It is written under another name and renamed once it is complete and on the disk, so
+    that an interrupted preparation is never taken for a data set; what such a one has
+    left is removed. Of several processes one writes and the others wait.
 
     Args:
         dataset: its name.
@@ -58,10 +58,10 @@ def write(
         return
     directory = path_of(dataset, data_dir).parent
     check_writable(directory)
-    # What TFDS calls the directory that it writes.
+    # What TFDS calls the directory that it writes, and we ours around it.
     leftovers = f"incomplete.*_{VERSION}"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_folder(directory)
         with _alone(directory, dataset) as alone:
             if is_prepared(dataset, data_dir):  # by the process that was waited for
                 if manifest.make is None and checked is not None:
@@ -70,7 +70,11 @@ def write(
             # Another process may be writing what looks like a leftover.
             for leftover in directory.glob(leftovers) if alone else ():
                 shutil.rmtree(leftover)
-            _write(dataset, manifest, Path(data_dir).expanduser(), checked)
+            with tempfile.TemporaryDirectory(
+                dir=directory, prefix="incomplete.", suffix=f"_{VERSION}"
+            ) as written:
+                _write(dataset, manifest, Path(written), checked)
+                move_durably(path_of(dataset, written), path_of(dataset, data_dir))
     except (OSError, RuntimeError) as error:
         # array_record has no other exception; it names the file that cannot be written.
         if isinstance(error, RuntimeError) and str(directory) not in str(error):

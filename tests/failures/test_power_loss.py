@@ -5,12 +5,15 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from mbn_jax.data.catalog import VERSION, is_prepared
+from mbn_jax.data.dataset import load_split
 from mbn_jax.files import UNFINISHED, make_folder, remove_unfinished, write_atomically
 from mbn_jax.training.checkpoint import Checkpoints
 from mbn_jax.training.step import ModelState
@@ -151,6 +154,27 @@ def test_no_finished_checkpoint_is_lost_or_half_there(disk, tmp_path, capfd):
     # As its name is given without and with that name on the disk; after it, twice.
     assert newest == [0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6, 8, 8, 8]
     assert "cannot be read" not in capfd.readouterr().err
+
+
+def test_a_prepared_data_set_is_there_as_a_whole_or_not_at_all(disk, tmp_path):
+    name, lost = "synthetic_vireid/nir-6-2-2-x2", []
+
+    def lose_power(target):
+        if target.name == VERSION:
+            for with_renames in (False, True):
+                left = tmp_path / str(with_renames)
+                shutil.rmtree(left, ignore_errors=True)
+                disk.after_power_loss(left, with_renames=with_renames)
+                lost.append(is_prepared(name, left / "data"))
+
+    disk.when_renamed = lose_power
+    images = len(load_split(name, "train", disk.root / "data"))
+    # First TFDS gives it that name, inside of ours; nothing of that counts.
+    assert lost[-2:] == [False, True]
+    disk.after_power_loss(tmp_path / "left", with_renames=False)
+    for left in ("True", "left"):
+        assert is_prepared(name, tmp_path / left / "data")
+        assert len(load_split(name, "train", tmp_path / left / "data")) == images
 
 
 def test_a_simulated_loss_takes_what_was_not_synced(disk, tmp_path):
