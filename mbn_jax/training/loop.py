@@ -14,6 +14,7 @@ from mbn_jax.data.dataset import Split
 from mbn_jax.data.pipeline import train_batches
 from mbn_jax.data.sampling import Sampler, make_sampler
 from mbn_jax.evaluation import evaluate
+from mbn_jax.files import sync
 from mbn_jax.mesh import make_mesh, process_rows, shard
 from mbn_jax.training.checkpoint import Checkpoints
 from mbn_jax.training.config import check, flatten, profile_steps
@@ -169,6 +170,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
                                 f"step {step}/{config.num_steps}  validation mAP "
                                 f"{score:.1%} (mean of {len(figures)} protocols)"
                             )
+                        if is_main():  # no checkpoint without the lines before it
+                            sync(workdir / "metrics.jsonl")
                         checkpoints.save(step, state, score)
                         if ends_here or step == config.num_steps:
                             checkpoints.wait()
