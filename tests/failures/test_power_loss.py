@@ -208,6 +208,19 @@ def test_what_a_killed_run_could_not_finish_is_removed_at_the_next_start(
         assert list((workdir / "report").iterdir()) == []
 
 
+def test_checkpoints_that_a_killed_run_could_not_finish_are_removed(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, state_of(2), None)
+    for left in ("", "-written"):
+        folder = tmp_path / f"checkpoints/4.orbax-checkpoint-tmp{left}"
+        shutil.copytree(tmp_path / "checkpoints" / "2", folder)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [2]
+        checkpoints.save(4, state_of(4), None)
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"2", "4"}
+
+
 def test_only_what_could_not_be_finished_is_removed(tmp_path):
     write_atomically(tmp_path / "a", b"whole")
     (tmp_path / f"b{UNFINISHED}").write_bytes(b"half")

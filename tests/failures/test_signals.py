@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from mbn_jax.files import UNFINISHED
+
 from ..training.test_loop import assert_same_outcome, logged, overrides, start
 from .faults import finish, has_logged, saves_in_progress, steps_of, wait_until
 
@@ -41,10 +43,11 @@ def comes(moment, workdir):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
 def test_killed_at_ten_random_moments_a_run_ends_the_same(
-    config, undisturbed, tmp_path, count
+    seed, config, undisturbed, tmp_path, count
 ):
-    workdir, rng = tmp_path / "run", random.Random(0)
+    workdir, rng = tmp_path / "run", random.Random(seed)
     in_a_save = 0
     for moment, within in MOMENTS:
         # What an earlier kill has left is not the save that is waited for.
@@ -61,6 +64,8 @@ def test_killed_at_ten_random_moments_a_run_ends_the_same(
         count("SIGKILL", f"at {moment}{', which left it unfinished' * unfinished}")
     assert in_a_save >= 1
     finish(config, workdir)
+    assert saves_in_progress(workdir) == []
+    assert list(workdir.rglob(f"*{UNFINISHED}")) == []
     assert_same_outcome(workdir, undisturbed)
     steps = [line["step"] for line in logged(workdir) if "loss" in line]
     assert steps == list(range(1, 41))
