@@ -2,7 +2,8 @@
 
 The file is a zip archive, so that every byte has a checksum and Python's standard
 library opens it: `network.stablehlo` is the program as `jax.export` serialises it,
-weights included, and `artefact.json` says what the program takes.
+weights included, and `artefact.json` says what the program takes. A program is code:
+what a check can refuse is refused here, but run only those of people that you trust.
 """
 
 import dataclasses
@@ -17,16 +18,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
+from mbn_jax import archive
 from mbn_jax.deploy.fingerprint import fingerprint
 from mbn_jax.deploy.inference import inference_function
+from mbn_jax.deploy.program import check_program, without_source_paths
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.features import embed
-from mbn_jax.files import write_atomically
+from mbn_jax.files import parse_json, write_atomically
 from mbn_jax.models.reid import ReID
+from mbn_jax.models.shared import is_image_size
 
 PLATFORMS = ("cpu", "cuda")
 PROGRAM, DESCRIPTION = "network.stablehlo", "artefact.json"
 _FORMAT = "mbn_jax.Artefact/3"
+# Flatbuffers, in which JAX keeps programs, have no more.
+_MOST_BYTES = {DESCRIPTION: 64 * 2**10, PROGRAM: 2**31}
 _DESCRIBED = ("image_size", "jax", "modalities", "modality", "network", "platforms")
 
 
@@ -75,7 +81,8 @@ def export(
     features = jax.jit(inference_function(model, variables, modality))
     (batch,) = jax_export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *model.image_size, 3), jnp.uint8)
-    exported = jax_export.export(features, platforms=platforms)(images)
+    with without_source_paths():
+        exported = jax_export.export(features, platforms=platforms)(images)
     return Artefact(
         model.image_size,
         modality,
@@ -107,29 +114,42 @@ def load_artefact(path: str | Path) -> Artefact:
     """What `save_artefact` wrote.
 
     Raises:
-      InputError: the file is not there, is damaged, or is no artefact of this version.
+      InputError: the file is missing, is damaged, is not an artefact of this version,
+        holds more than 2 GiB or what is compressed, or its program is not what its
+        description says, see `check_program`.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            written = json.loads(archive.read(DESCRIPTION))
-            program = bytearray(archive.read(PROGRAM))
-    # KeyError is of an archive without these members.
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        # Of members that are not compressed, none has more bytes than the file.
+        with archive.open_archive(path) as file:
+            members = archive.members(file, _MOST_BYTES, compressed=False)
+            missing = _MOST_BYTES.keys() - members
+            if missing:
+                raise ValueError(f"it lacks {' and '.join(sorted(missing))}")
+            text = archive.read(file, members[DESCRIPTION])
+            program = bytearray(archive.read(file, members[PROGRAM]))
+    except InputError:  # a ValueError, which says all
+        raise
+    except archive.ERRORS as error:
         raise InputError(
             f"{path} cannot be read as an exported network ({error}); "
             "experiments/export.py writes one."
         ) from error
+    written = parse_json(text, f"{DESCRIPTION} in {path}")
     description = _checked_description(written, path)
+    image_size = tuple(description["image_size"])
     try:
         exported = jax_export.deserialize(program)
-    except Exception as error:  # of flatbuffers and JAX: the bytes are as written
+        check_program(exported, image_size, description["platforms"])
+    except Exception as error:  # of flatbuffers and JAX, too, of many types
         raise InputError(
-            f"{path} was written by jax {description['jax']}, and jax "
-            f"{jax.__version__} cannot read its program ({error}); export it again."
+            f"{PROGRAM} in {path}, written by jax {description['jax']}, is not a "
+            f"program that jax {jax.__version__} can read, for {description['platforms']} and "
+            f"from uint8 images {image_size} to float32 features "
+            f"({' '.join(str(error).split())[:300]}); export it again."
         ) from error
     modalities = tuple(description["modalities"])
     return Artefact(
-        tuple(description["image_size"]),
+        image_size,
         modalities.index(description["modality"]),
         modalities,
         description["network"],
@@ -137,8 +157,9 @@ def load_artefact(path: str | Path) -> Artefact:
     )
 
 
-def _checked_description(written: Any, path: str | Path) -> dict[str, Any]:
-    description = written if isinstance(written, dict) else {}
+def _checked_description(
+    description: dict[str, Any], path: str | Path
+) -> dict[str, Any]:
     if (
         description.keys() != {"format", *_DESCRIBED}
         or description["format"] != _FORMAT
@@ -156,15 +177,13 @@ def _checked_description(written: Any, path: str | Path) -> dict[str, Any]:
         or len(set(modalities)) < len(modalities)
         or modality not in modalities
         or not isinstance(network, str)
-        or not isinstance(size, list)
-        or len(size) != 2
-        or not all(type(pixels) is int and pixels > 0 for pixels in size)
+        or not is_image_size(size)
     ):
         raise InputError(
             f"{DESCRIPTION} in {path} is damaged (modality {modality!r}, modalities "
             f"{modalities!r}, image_size {size!r}, network {network!r}), but a modality"
-            " of a list of names, a height and a width in pixels and a fingerprint are"
-            " expected; export it again."
+            " of a list of names, a height and a width of up to 4096 pixels and a "
+            "fingerprint are expected; export it again."
         )
     return description
 

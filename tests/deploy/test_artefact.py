@@ -1,7 +1,10 @@
 """An exported network gives what the network gives, from a file of its own."""
 
+import dataclasses
 import json
+import sys
 import zipfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -157,14 +160,26 @@ def test_a_damaged_or_foreign_file_is_refused(path, tmp_path, damage):
     elif damage == "other_zip":
         with zipfile.ZipFile(bad, "w") as archive:
             archive.writestr("other.txt", "something else")
-    with pytest.raises(InputError, match="cannot be read as an exported network"):
+    unreadable = "" if damage == "missing" else " as an exported network"
+    with pytest.raises(InputError, match=rf"bad\.zip cannot be read{unreadable} \("):
         load_artefact(bad)
+
+
+def changed(path, other, change=lambda written: written, program=None, **options):
+    """Another file, with a changed description or another program."""
+    with zipfile.ZipFile(path) as archive:
+        written = change(json.loads(archive.read(DESCRIPTION)))
+        program = archive.read(PROGRAM) if program is None else bytes(program)
+    with zipfile.ZipFile(other, "w", **options) as archive:
+        archive.writestr(DESCRIPTION, json.dumps(written))
+        archive.writestr(PROGRAM, program)
+    return other
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda written: [written], "does not describe a network of this version"),
+        (lambda written: [written], r"cannot be read \(it holds a list\)"),
         (
             lambda written: written | {"format": "mbn_jax.Artefact/1"},
             "does not describe a network of this version",
@@ -186,25 +201,126 @@ def test_a_damaged_or_foreign_file_is_refused(path, tmp_path, damage):
         (lambda written: written | {"modality": ["visible"]}, "modality .'visible'"),
         (lambda written: written | {"image_size": [32]}, r"image_size \[32\]"),
         (lambda written: written | {"image_size": 32}, "image_size 32"),
+        (lambda written: written | {"image_size": [9999, 1]}, r"image_size \[9999, 1"),
         (lambda written: written | {"network": None}, "network None"),
     ],
     ids=[
         *("list", "other_version", "missing_key", "last_version", "unknown_modality"),
         *("one_name_twice", "no_list_of_names"),
-        *("two_modalities", "one_length", "no_size", "no_fingerprint"),
+        *("two_modalities", "one_length", "no_size", "too_large", "no_fingerprint"),
     ],
 )
 def test_a_description_of_something_else_is_refused(path, tmp_path, change, message):
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    written = change(json.loads(members[DESCRIPTION]))
-    members[DESCRIPTION] = json.dumps(written).encode()
-    other = tmp_path / "other.zip"
-    with zipfile.ZipFile(other, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
+    other = changed(path, tmp_path / "other.zip", change)
     with pytest.raises(InputError, match=rf"artefact\.json in .*other\.zip.*{message}"):
         load_artefact(other)
+
+
+def test_a_compressed_file_is_not_unpacked(path, tmp_path):
+    bomb = changed(path, tmp_path / "x.zip", compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(InputError, match=r"artefact\.json is compressed by method 8"):
+        load_artefact(bomb)
+
+
+def test_a_description_that_is_nested_without_end_is_refused(path, tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr(DESCRIPTION, b"[" * 60_000)
+        archive.writestr(PROGRAM, b"")
+    with pytest.raises(InputError, match=r"artefact\.json in .* cannot be read"):
+        load_artefact(tmp_path / "x.zip")
+
+
+def test_no_flipped_bit_is_loaded(path, tmp_path):
+    """It is an error, or in a field of the archive that nobody reads."""
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    expected = load_artefact(path)
+    refused = 0
+    for bit in rng.choice(8 * len(content), 100, replace=False):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "x.zip").write_bytes(flipped)
+        try:
+            found = load_artefact(tmp_path / "x.zip")
+        except InputError:
+            refused += 1
+        else:
+            assert found.exported.serialize() == expected.exported.serialize()
+            assert found.modalities == expected.modalities
+    assert refused > 95
+
+
+def flat(images):
+    return images.reshape(images.shape[0], -1).astype(jnp.float32)
+
+
+def program(function=flat, size=(32, 16), batch="b", **replaced):
+    """An exported function, some fields of which are said to be others."""
+    (batch,) = jax.export.symbolic_shape(batch)
+    images = jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8)
+    exported = jax.export.export(jax.jit(function), platforms=("cpu", "cuda"))(images)
+    return dataclasses.replace(exported, **replaced).serialize()
+
+
+def avals(function=flat):
+    exported = jax.export.deserialize(bytearray(program(function)))
+    return dict(out_avals=exported.out_avals)
+
+
+def endless(images):
+    return jax.lax.while_loop(lambda x: x[0, 0] > -1, lambda x: x + 1, flat(images))
+
+
+def outside(images):
+    return flat(images) + jnp.linalg.eigh(jnp.eye(2))[0][0]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: b"", "unpack_from"),
+        (lambda: program(size=(32, 32)), r"expected \(b, 32, 32, 3\) and called with"),
+        (lambda: program(batch="2*b"), "do not match the polymorphic shapes"),
+        (lambda: program(batch="2"), r"expected \(2, 32, 16, 3\) and called with"),
+        (lambda: program(lambda x: flat(x)[:1]), "of 3 images it gives"),
+        (lambda: program(lambda x: (flat(x), flat(x))), "of 1 images it gives"),
+        (lambda: program(lambda x: flat(x).astype(int)), "of 1 images it gives"),
+        (lambda: program(lambda x: flat(x).ravel()), "of 1 images it gives"),
+        (lambda: program(lambda x: flat(x) @ flat(x).T), "depends on the number"),
+        (
+            lambda: program(lambda x: flat(x)[:1], **avals()),
+            r"other types, i32, \?x32x16x3xui8, 1x1536xf32",
+        ),
+        (
+            lambda: program(lambda x: flat(x).astype(int), **avals()),
+            r"other types, i32, \?x32x16x3xui8, \?x1536xi32",
+        ),
+        (lambda: program(endless), "has a loop, which may never end"),
+        (lambda: program(outside), "calls something outside of it"),
+        (lambda: program(mlir_module_serialized=b"no"), "Failed to deserialize"),
+        (lambda: program(platforms=("cpu", "rocm")), "it is for cpu, rocm"),
+        (lambda: program(nr_devices=2), "it is for several devices"),
+    ],
+    ids=[
+        *("empty", "other_size", "even_batches", "one_batch", "one_row", "two_values"),
+        *("integers", "vector", "length_by_batch", "one_row_hidden"),
+        *("integers_hidden", "loop", "call", "no_program", "platforms", "devices"),
+    ],
+)
+def test_a_program_that_is_not_what_its_description_says_is_refused(
+    path, tmp_path, make, message
+):
+    other = changed(path, tmp_path / "x.zip", program=make())
+    with pytest.raises(InputError, match=rf"network\.stablehlo in .*x\.zip.*{message}"):
+        load_artefact(other)
+
+
+def test_a_program_tells_nothing_of_the_machine_that_wrote_it(path):
+    content = path.read_bytes()
+    assert b".py" not in content
+    for folder in (Path(mbn_jax.__file__).parents[1], Path(sys.prefix), Path.home()):
+        assert len(folder.parts) < 2 or f"{folder}/".encode() not in content
+    assert jax.config.jax_traceback_in_locations_limit != 0
 
 
 def test_a_file_that_differs_from_its_network_is_not_kept(
