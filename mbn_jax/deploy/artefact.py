@@ -143,8 +143,8 @@ def load_artefact(path: str | Path) -> Artefact:
     except Exception as error:  # of flatbuffers and JAX, too, of many types
         raise InputError(
             f"{PROGRAM} in {path}, written by jax {description['jax']}, is not a "
-            f"program that jax {jax.__version__} can read, for {description['platforms']} and "
-            f"from uint8 images {image_size} to float32 features "
+            f"program for {description['platforms']}, from uint8 images {image_size} "
+            f"to float32 features, that jax {jax.__version__} can read "
             f"({' '.join(str(error).split())[:300]}); export it again."
         ) from error
     modalities = tuple(description["modalities"])

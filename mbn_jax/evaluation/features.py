@@ -135,8 +135,9 @@ def embed(
         (N, D) float32: the embedding after the neck, rows of length one.
 
     Raises:
-        InputError: type, shape or modality are not as above, or the modality is not
-          the one that an exported network is for.
+        InputError: type, shape or modality are not as above; the modality is not the
+          one that an exported network is for; or the network gives features that are
+          not finite, or cannot be run although it is an exported one.
     """
     images = _checked_images(images_uint8)
     modality = _checked_modality(modality, len(images), model.modalities)
@@ -149,14 +150,29 @@ def embed(
     # A power of two: one picture does not pay for 64, and calls with different numbers
     # of pictures share at most seven compilations.
     batch_size = min(_EMBED_BATCH, 1 << (len(images) - 1).bit_length())
-    return l2_normalise(
-        extract(
+    try:
+        features = extract(
             functools.partial(_embedding, model, variables),
             (images[rows] for rows in batch_rows(len(images), batch_size, None)),
             modality,
             batch_size=batch_size,
         )
-    )
+    except (ValueError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(model, SingleModality):
+            raise
+        # Its program is another one's, of which loading cannot check everything.
+        raise InputError(
+            f"The exported network cannot be run ({' '.join(str(error).split())[:300]})"
+            "; export it again."
+        ) from error
+    finite = np.isfinite(features).all(axis=1)
+    if not finite.all():
+        raise InputError(
+            f"The network gives features of image {int(np.argmin(finite))} that are not"
+            " finite, which no trained network does; look at where its weights come "
+            "from."
+        )
+    return l2_normalise(features)
 
 
 def check_modality(model: Any, modality: str | ArrayLike) -> None:

@@ -315,6 +315,24 @@ def test_a_program_that_is_not_what_its_description_says_is_refused(
         load_artefact(other)
 
 
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: jnp.log(-flat(x) - 1), "features of image 0 that are not finite"),
+        (lambda x: flat(x) / (x.shape[0] - 2), "features of image 0 that are not fini"),
+        (lambda x: flat(x)[::2], r"cannot be run .*refining shapes"),
+    ],
+    ids=["nan", "infinity", "half_the_rows"],
+)
+def test_what_a_program_gives_is_checked_when_it_has_run(
+    path, tmp_path, function, message
+):
+    hostile = program(function, **avals())
+    artefact = load_artefact(changed(path, tmp_path / "x.zip", program=hostile))
+    with pytest.raises(InputError, match=message):
+        mbn_jax.embed(artefact, {}, pictures(2), INFRARED)
+
+
 def test_a_program_tells_nothing_of_the_machine_that_wrote_it(path):
     content = path.read_bytes()
     assert b".py" not in content
