@@ -69,6 +69,8 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
 
     if sys.stdout:  # None where it is closed
         sys.stdout = PrintableOutput(sys.stdout)
+    if sys.stderr:
+        sys.stderr = PrintableOutput(sys.stderr)
     try:
         app.run(main, flags_parser=parse_flags)
     except InputError as error:
@@ -83,9 +85,7 @@ def _end(error: BaseException) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
     status = 1
     if isinstance(error, SystemExit) and isinstance(error.code, str):
-        from mbn_jax.text import printable
-
-        _print_last(printable(error.code))
+        _print_last(error.code)
     elif isinstance(error, SystemExit):
         status = int(error.code or 0)
     elif _received:

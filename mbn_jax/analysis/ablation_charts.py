@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from mbn_jax.analysis.ablation import Result, by_setting, difference, facts_of
 from mbn_jax.analysis.ablation_tables import label
-from mbn_jax.analysis.charts import BLUE, SERIES
+from mbn_jax.analysis.charts import BLUE, SERIES, legend_label, verbatim
 
 _MARKERS = ("o", "s", "^", "D")
 
@@ -27,7 +27,7 @@ def draw(results: Sequence[Result]) -> Figure:
             axes.plot([low, high], [row, row], color=BLUE, linewidth=2)
             axes.plot(mean, row, "o", color=BLUE)
     axes.axvline(0, color="0.5", linewidth=1)
-    axes.set_yticks(range(len(groups)), [label(s, groups) for s in groups])
+    axes.set_yticks(range(len(groups)), [verbatim(label(s, groups)) for s in groups])
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.set_xlabel("mAP of MBN minus mAP of BN, points; 95 % interval over seeds")
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -49,7 +49,7 @@ def draw_by_gap(results: Sequence[Result]) -> Figure:
             low, mean, high = (100 * x for x in (found.low, found.mean, found.high))
             x = float(np.mean(gap))
             axes.plot([x, x], [low, high], color=color, linewidth=2)
-            name = label(setting, groups)
+            name = legend_label(label(setting, groups))
             axes.plot(x, mean, marker, color=color, label=name)
     axes.axhline(0, color="0.5", linewidth=1)
     axes.set_xlim(left=0)

@@ -11,6 +11,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mbn_jax.text import printable
+
 # Told apart in light and in dark pages, and by those who see no red or no green.
 BLUE, ORANGE, PURPLE, GREY = "#3b82d6", "#e08214", "#a63f84", "#8c8c8c"
 GREEN, RED = "#2a9d6f", "#c84a5b"
@@ -34,7 +36,7 @@ def chart(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     axes.patch.set_alpha(0)
     lines = textwrap.fill(title, _TITLE_WIDTH, break_on_hyphens=False)
-    axes.set_title(lines, color=INK, fontsize=12, loc="left", weight="bold")
+    axes.set_title(verbatim(lines), color=INK, fontsize=12, loc="left", weight="bold")
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)
     axes.tick_params(colors=INK)
@@ -45,9 +47,14 @@ def chart(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def drawable(text: str) -> str:
+    """The text without what no font has: control characters, bytes of other names."""
+    return printable(text).encode(errors="replace").decode()
+
+
 def verbatim(text: str) -> str:
     """What Matplotlib shows as the text: it takes what is between $ for mathematics."""
-    return text.replace("$", r"\$")
+    return drawable(text).replace("$", r"\$")
 
 
 def legend_label(name: str) -> str:

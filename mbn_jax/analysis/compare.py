@@ -18,9 +18,11 @@ from mbn_jax.analysis.gap_charts import (
     gap_sections,
     read_gaps,
 )
+from mbn_jax.analysis.metric_log import read_metrics
 from mbn_jax.analysis.page import Section, charts_of, contents, heading, page, table
-from mbn_jax.analysis.report import flatten, read_metrics
+from mbn_jax.analysis.report import flatten
 from mbn_jax.errors import InputError
+from mbn_jax.evaluation.results import read_results
 from mbn_jax.evaluation.table import COLUMNS, cells
 from mbn_jax.files import read_json, write_atomically
 
@@ -72,7 +74,7 @@ def write_comparison(workdirs: Sequence[str | Path], path: str | Path) -> None:
     ]
     body = [f"<h1>{html.escape(title)}</h1>", contents(body), *body]
     try:
-        write_atomically(path, page(title, body).encode())
+        write_atomically(path, page(title, body).encode(errors="replace"))
     except OSError as error:
         raise InputError(
             f"{path} cannot be written ({error.strerror}); name a file in a folder "
@@ -129,46 +131,19 @@ def _read(workdir: Path) -> _Run:
         )
     return _Run(
         _read_config(workdir / "config.json"),
-        _read_results(workdir / "results.json"),
+        read_results(workdir / "results.json"),
         read_metrics(workdir / "metrics.jsonl"),
         read_gaps(workdir / "gaps.json"),
     )
 
 
 def _read_config(path: Path) -> dict[str, str]:
-    config = read_json(path) if path.exists() else None
-    if not isinstance(config, dict):
-        wrong = "does not hold settings by name" if path.exists() else "is missing"
+    if not path.exists():
         raise InputError(
-            f"{path} {wrong}: put back the one that training wrote, or leave this run "
-            "out."
+            f"{path} is missing: put back the one that training wrote, or leave this "
+            "run out."
         )
-    return dict(flatten(config))
-
-
-def _read_results(path: Path) -> dict[str, Any]:
-    """The results, once it is sure that they have all that the page shows."""
-    results = read_json(path)
-    try:
-        _shown(results)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        missing = f" (it has no {error})" if isinstance(error, KeyError) else ""
-        raise InputError(
-            f"{path} does not hold the results as this version of mbn_jax writes them"
-            f"{missing}: give the run's training command again, which writes them anew."
-        ) from error
-    return results
-
-
-def _shown(results: Mapping[str, Any]) -> list[Any]:
-    """What the page takes out of the results of a run, as it takes it."""
-    figures = results["figures"]
-    shown = [results["dataset"], results["split"], figures["last"]["step"]]
-    for name, words in results["protocols"].items():
-        shown += [words["title"], words["description"]]
-        for of_protocol in (figures["last"][name], figures["chance"][name]):
-            shown += [cells(of_protocol), 100 * np.asarray(of_protocol["cmc"])]
-    return shown
+    return dict(flatten(read_json(path)))
 
 
 def _test_of(run: _Run) -> str:

@@ -210,8 +210,8 @@ def write_gaps(measured: Sequence[Measured], folder: str | Path, title: str) -> 
     folder = Path(folder)
     picture = io.BytesIO()
     draw_gaps(measured, title).savefig(picture, format="png", dpi=100)
-    write_atomically(folder / "gap.md", as_markdown(measured).encode())
-    write_atomically(folder / "gap.csv", as_csv(measured).encode())
+    write_atomically(folder / "gap.md", as_markdown(measured).encode(errors="replace"))
+    write_atomically(folder / "gap.csv", as_csv(measured).encode(errors="replace"))
     write_atomically(folder / "gap.png", picture.getvalue())
 
 
@@ -225,7 +225,7 @@ def gap_charts(
       found: the kinds and their titles, from `kinds`.
     """
     charts = {
-        kind: chart(verbatim(words[0].upper() + words[1:]), _DEPTH, _UNIT)
+        kind: chart(words[0].upper() + words[1:], _DEPTH, _UNIT)
         for kind, words in found.items()
     }
     for kind, (_, axes) in charts.items():
@@ -264,11 +264,10 @@ def read_gaps(path: Path) -> dict[str, list[Gap]]:
     """
     if not path.exists():
         return {}
+    by_way = read_json(path)
     try:
-        return {
-            way: [_as_gap(gap) for gap in gaps] for way, gaps in read_json(path).items()
-        }
-    except (AttributeError, TypeError) as error:
+        return {way: [_as_gap(gap) for gap in gaps] for way, gaps in by_way.items()}
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} does not hold the gaps as this version of mbn_jax writes them: "
             "delete it, or give the run's training command again."

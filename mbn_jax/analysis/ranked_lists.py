@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from mbn_jax.analysis.charts import drawable, verbatim
 from mbn_jax.evaluation.ranking import Ranking
 
 # Frame colour and mark; the mark is for those who cannot tell the colours apart.
@@ -106,7 +107,13 @@ def draw_ranked_lists(lists: Sequence[RankedList], title: str) -> Figure:
         wspace=0.1,
         hspace=0.42 / (row_height - 0.42),
     )
-    figure.text(0.01, 1 - 0.12 / total, title, va="top", fontsize=12, weight="bold")
+    figure.text(
+        *(0.01, 1 - 0.12 / total),
+        verbatim(title),
+        va="top",
+        fontsize=12,
+        weight="bold",
+    )
     for row, ranked in enumerate(lists):
         axes = figure.add_subplot(grid[row, 0])
         _draw(axes, ranked.query, ranked.query_caption, "#333333", "query")
@@ -127,6 +134,6 @@ def _draw(
     # A file name keeps its end, which tells more than its beginning.
     short = caption if len(caption) <= 18 else "…" + caption[-17:]
     # Two dollar signs in a file name are not mathematics.
-    axes.set_xlabel(short, fontsize=6, labelpad=2, parse_math=False)
+    axes.set_xlabel(drawable(short), fontsize=6, labelpad=2, parse_math=False)
     for spine in axes.spines.values():
         spine.set(color=colour, linewidth=3)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mbn_jax.analysis.curves import cmc_curves, training_curves, validation_curve
+from mbn_jax.analysis.metric_log import read_metrics
 from mbn_jax.analysis.page import (
     Section,
     charts_of,
@@ -17,8 +18,8 @@ from mbn_jax.analysis.page import (
     table,
 )
 from mbn_jax.analysis.ranked_lists import RankedList, verdict
-from mbn_jax.errors import InputError
 from mbn_jax.evaluation.ranking import SELECTION
+from mbn_jax.evaluation.results import read_results
 from mbn_jax.evaluation.table import COLUMNS, cells, counts, row_title
 from mbn_jax.files import read_json, write_atomically
 from mbn_jax.modalities import DEFAULT
@@ -63,7 +64,7 @@ def write_report(
     """
     workdir = Path(workdir)
     config = read_json(workdir / "config.json")
-    results = read_json(workdir / "results.json")
+    results = read_results(workdir / "results.json")
     lines = read_metrics(workdir / "metrics.jsonl")
     task = results.get("task", "person re-identification")
     title = f"{results['dataset']}: {task}"
@@ -76,7 +77,8 @@ def write_report(
     ]
     body = [*_headline(title, results, modalities), contents(body), *body]
     path = workdir / "report" / "index.html"
-    write_atomically(path, page(title, body).encode())
+    # A path that is not UTF-8 is text with surrogates, which UTF-8 does not have.
+    write_atomically(path, page(title, body).encode(errors="replace"))
     return path
 
 
@@ -95,7 +97,7 @@ def _headline(
     split = html.escape(results["split"].capitalize())
     yield (
         f'<p class="dim">{split} split, identities that the network never saw; step '
-        f"{figures['last']['step']}, the last one.</p>"
+        f"{int(figures['last']['step'])}, the last one.</p>"
     )
     yield '<div class="tiles">'
     for name, protocol in results["protocols"].items():
@@ -173,7 +175,7 @@ def _ranked_lists(
 ) -> Iterator[str]:
     if not rankings:
         return
-    step = results["figures"]["last"]["step"]
+    step = int(results["figures"]["last"]["step"])
     yield heading("Ranked lists")
     yield (
         f"<p>The query, then the first images of its ranked gallery at step {step}: "
@@ -228,24 +230,3 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}"
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl`` by step, each step and kind once.
-
-    A run that was killed and resumed repeats steps, and what it wrote last counts; it
-    may also have been killed in the middle of a line, which then has no end.
-    """
-    if not path.exists():
-        return []
-    lines: dict[tuple[int, bool], dict[str, Any]] = {}
-    for number, text in enumerate(path.read_text().split("\n")[:-1], start=1):
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"Line {number} of {path} is not JSON ({error}): delete that line."
-            ) from None
-        validation = any(key.startswith("val/") for key in line)
-        lines[line["step"], validation] = line
-    return [lines[key] for key in sorted(lines)]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from mbn_jax.analysis.charts import BLUE, INK, ORANGE, chart, svg, verbatim
+from mbn_jax.analysis.charts import BLUE, INK, ORANGE, chart, svg
 from mbn_jax.analysis.page import Section
 from mbn_jax.evaluation.distances import l2_normalise
 from mbn_jax.evaluation.records import Records
@@ -148,7 +148,7 @@ def _chart(pairs: Pairs, edges: np.ndarray) -> str:
     title = pairs.kind
     if len(pairs.same) and len(pairs.different):
         title += f", AUC {auc(pairs.same, pairs.different):.2f}"
-    figure, axes = chart(verbatim(title), "cosine of two images", "pairs, %")
+    figure, axes = chart(title, "cosine of two images", "pairs, %")
     axes.xaxis.set_major_locator(MaxNLocator(6))
     hills = (
         ("two identities", pairs.different, ORANGE),

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import rich.console
 import rich.table
 
+from mbn_jax.text import printable, terminal_of
+
 # Of each kind; a folder that was not copied would otherwise fill the screen.
 _SHOWN = 20
 # All findings of this kind are shown, however many there are.
@@ -107,6 +109,7 @@ def _print_counts(counts: Sequence[Count]) -> None:
     table.add_column("expected", justify="right")
     table.add_column("found", justify="right")
     for count in counts:
-        table.add_row(count.what, f"{count.expected:,}", f"{count.found:,}")
+        table.add_row(printable(count.what), f"{count.expected:,}", f"{count.found:,}")
     # As wide as it needs, in a log file, too.
-    rich.console.Console(file=sys.stderr, width=80).print(table)
+    console = rich.console.Console(file=terminal_of(sys.stderr), width=80, markup=False)
+    console.print(table)

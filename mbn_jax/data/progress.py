@@ -5,7 +5,10 @@ import sys
 from collections.abc import Callable, Iterator
 
 import rich.console
+import rich.markup
 import rich.progress
+
+from mbn_jax.text import printable, terminal_of
 
 
 @contextlib.contextmanager
@@ -24,7 +27,7 @@ def progress(
     Yields:
         What is to be called after each.
     """
-    console = rich.console.Console(file=sys.stderr)
+    console = rich.console.Console(file=terminal_of(sys.stderr))
     if not console.is_terminal:
         print(f"{doing} {total} {unit} of {title}", file=sys.stderr)
         yield lambda: None
@@ -38,5 +41,7 @@ def progress(
         console=console,
     )
     with bar:
-        task = bar.add_task(doing, total=total, title=title)
+        # A name in brackets is not markup, and an escape character in it no command.
+        shown = rich.markup.escape(printable(title))
+        task = bar.add_task(doing, total=total, title=shown)
         yield lambda: bar.advance(task)

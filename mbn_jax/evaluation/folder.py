@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from mbn_jax.data.image_folders import images_below
@@ -14,6 +15,7 @@ from mbn_jax.data.images import MAX_MEGAPIXELS, NARROW_REMEDY, SUFFIXES, decode
 from mbn_jax.data.sixteen_bits import AUTO, Scale
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.features import embed
+from mbn_jax.text import printable, terminal_of
 
 _CHUNK = 256
 
@@ -175,9 +177,10 @@ def embed_folder(
 def _tracked(names: list[str], what: str) -> Iterator[list[str]]:
     """Chunks of the names; a bar on a terminal, plain lines elsewhere."""
     parts = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
-    console = Console(stderr=True)
+    console = Console(file=terminal_of(sys.stderr), markup=False)
+    what = printable(what)
     if console.is_terminal:
-        yield from track(parts, what, console=console)
+        yield from track(parts, escape(what), console=console)
         return
     done = 0
     for part in parts:

@@ -1,10 +1,12 @@
 """From the features of a split to the content of ``results.json``."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mbn_jax.errors import InputError
 from mbn_jax.evaluation.chance import chance_level
 from mbn_jax.evaluation.distances import Distance
 from mbn_jax.evaluation.metrics import (
@@ -15,6 +17,8 @@ from mbn_jax.evaluation.metrics import (
 from mbn_jax.evaluation.records import Records
 from mbn_jax.evaluation.reranking import k_reciprocal_distances
 from mbn_jax.evaluation.rules import Protocol, Trial
+from mbn_jax.evaluation.table import cells, counts
+from mbn_jax.files import read_json
 
 # By the names of the protocols.
 Figures = dict[str, dict[str, Any]]
@@ -213,3 +217,44 @@ def make_results(
         },
         "figures": figures,
     }
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """The results of a finished run, once it is sure that they can be shown.
+
+    Args:
+        path: of ``results.json``, whose content `make_results` gave.
+
+    Raises:
+        InputError: it cannot be read, or lacks something that is shown.
+    """
+    results = read_json(path)
+    try:
+        _check_shown(results)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        missing = f" (it has no {error})" if isinstance(error, KeyError) else ""
+        raise InputError(
+            f"{path} does not hold the results as this version of mbn_jax writes them"
+            f"{missing}: give the run's training command again, which writes them anew."
+        ) from error
+    return results
+
+
+def _check_shown(results: Mapping[str, Any]) -> None:
+    """Takes out of results what a report takes, and raises where that fails."""
+    figures = results["figures"]
+    texts = [results["dataset"], results["split"], results["selection"]]
+    steps = [figures["last"]["step"]]
+    steps += [of_row["step"] for of_row in figures.values() if "step" in of_row]
+    for name, words in results["protocols"].items():
+        texts += [words["title"], words["description"]]
+        figures["chance"][name]
+        for of_row in figures.values():
+            cells(of_row[name])
+            counts(of_row[name])
+            if np.asarray(of_row[name]["cmc"], float).ndim != 1:
+                raise ValueError("a CMC is one list")
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a text is something else")
+    if not all(isinstance(step, int) for step in steps):
+        raise TypeError("a step is no whole number")

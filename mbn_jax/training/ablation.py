@@ -4,7 +4,6 @@ import concurrent.futures
 import csv
 import dataclasses
 import io
-import json
 import math
 import os
 import queue
@@ -20,7 +19,9 @@ import numpy as np
 
 from mbn_jax.analysis import ablation, ablation_charts, ablation_tables
 from mbn_jax.analysis.ablation import Result, Setting
+from mbn_jax.analysis.curves import series
 from mbn_jax.analysis.gap_charts import GAPS, WAYS, read_gaps
+from mbn_jax.analysis.metric_log import read_metrics
 from mbn_jax.errors import InputError
 from mbn_jax.files import read_json, write_atomically, write_json
 from mbn_jax.training.config import as_json
@@ -266,7 +267,7 @@ def _results(run: Run) -> Iterator[Result]:
             if gap.side == "after"
         ]
         facts[f"lasting_{way}"] = float(np.mean(lasting)) if lasting else math.nan
-    for statistics, protocols in read_json(run.workdir / CONTROLS).items():
+    for statistics, protocols in _read_controls(run.workdir / CONTROLS).items():
         for protocol, metrics in protocols.items():
             yield Result(
                 _setting(run),
@@ -280,10 +281,22 @@ def _results(run: Run) -> Iterator[Result]:
             )
 
 
+def _read_controls(path: Path) -> dict[str, dict[str, Any]]:
+    controls = read_json(path)
+    try:
+        for protocols in controls.values():
+            for metrics in protocols.values():
+                [float(metrics[name]) for name in ablation.METRICS]
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} does not hold the metrics as experiments/controls.py writes them: "
+            "delete it, and give the same command again."
+        ) from error
+    return controls
+
+
 def _accuracy(run: Run) -> float:
     """Training accuracy, over the last twentieth of the steps."""
-    lines = (run.workdir / "metrics.jsonl").read_text().splitlines()
-    entries = [entry for entry in map(json.loads, lines) if "accuracy" in entry]
-    first = 0.95 * run.config.num_steps
-    values = [e["accuracy"] for e in entries if e["step"] > first]
-    return float(np.mean(values)) if values else math.nan
+    steps, accuracy = series(read_metrics(run.workdir / "metrics.jsonl"), "accuracy")
+    values = accuracy[steps > 0.95 * run.config.num_steps]
+    return float(np.mean(values)) if len(values) else math.nan

@@ -21,7 +21,7 @@ from mbn_jax.evaluation import batch_rows, extract, mean_over_trials
 from mbn_jax.evaluation.distances import Distance
 from mbn_jax.evaluation.evaluation import evaluation
 from mbn_jax.evaluation.feature_file import write_features
-from mbn_jax.evaluation.results import read_results
+from mbn_jax.files import read_json
 from mbn_jax.mesh import make_mesh, replicated
 from mbn_jax.training.config import MACHINE_KEYS, flatten, read_config
 from mbn_jax.training.loading import load_with_step, modalities_of
@@ -230,10 +230,18 @@ def _evaluate_splits(
 
 def _is_finished(workdir: str) -> bool:
     """Whether a run has come to its last step and was evaluated."""
-    if not (Path(workdir) / "results.json").exists():
+    path = Path(workdir) / "results.json"
+    if not path.exists():
         return False
-    results = read_results(Path(workdir) / "results.json")
-    return results["figures"]["last"]["step"] == read_config(workdir).num_steps
+    results = read_json(path)
+    try:
+        last = results["figures"]["last"]["step"]
+    except (LookupError, TypeError) as error:
+        raise InputError(
+            f"{path} has no figures of a last step; give the run's training command "
+            "again, which writes them anew."
+        ) from error
+    return last == read_config(workdir).num_steps
 
 
 def _check_one_recipe(workdirs: Mapping[int, str]) -> SplitRuns:

@@ -23,7 +23,9 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
+from mbn_jax.analysis.metric_log import read_metrics
 from mbn_jax.files import write_atomically
+from mbn_jax.text import printable, terminal_of
 from mbn_jax.training.processes import is_main
 from mbn_jax.training.resources import CompileTime, peak_memory
 
@@ -42,14 +44,12 @@ class MetricWriter:
         if not is_main():
             return
         self._path = workdir / "metrics.jsonl"
-        kept = []
-        if self._path.exists():
-            kept = [
-                line
-                for line in self._path.read_text().splitlines()
-                if (entry := _parse(line)) and entry["step"] <= start_step
-            ]
-        write_atomically(self._path, "".join(line + "\n" for line in kept).encode())
+        kept = [
+            json.dumps(line) + "\n"
+            for line in read_metrics(self._path)
+            if line["step"] <= start_step
+        ]
+        write_atomically(self._path, "".join(kept).encode())
         self._file = self._path.open("a")
         self._folder, self._start_step = workdir / "tensorboard", start_step
 
@@ -122,14 +122,6 @@ class EventFile:
         self._writer.close()
 
 
-def _parse(line: str) -> dict[str, float] | None:
-    """A line of metrics.jsonl; None for the torn last line of a killed process."""
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
-
-
 class TrainingProgress:
     """Step, loss, accuracy, images/s and time left: a bar, or lines without a terminal.
 
@@ -141,7 +133,7 @@ class TrainingProgress:
         self._num_steps = num_steps
         self._images_per_step = images_per_step
         self._last = (start_step, time.monotonic())
-        console = Console(file=sys.stderr)
+        console = Console(file=terminal_of(sys.stderr))
         self._bar: Progress | None = None
         if console.is_terminal and is_main():
             self._bar = Progress(
@@ -200,7 +192,7 @@ class TrainingProgress:
         if not is_main():
             return
         if self._bar:
-            self._bar.console.print(text, markup=False, highlight=False)
+            self._bar.console.print(printable(text), markup=False, highlight=False)
         else:
             print(text, file=sys.stderr, flush=True)
 

@@ -184,11 +184,29 @@ def test_what_cannot_be_compared_is_refused(runs, make_workdir, tmp_path):
             lambda r: r["figures"]["last"]["infrared_to_visible"].update(mAP="0.5"),
             "does not hold the results",
         ),
+        ("results.json", lambda r: r.update(figures=[]), "does not hold the results"),
+        (
+            "results.json",
+            lambda r: r["figures"]["last"].update(step="<b>"),
+            "does not hold the results",
+        ),
+        (
+            "results.json",
+            lambda r: r["figures"]["last"]["infrared_to_visible"].update(cmc=[[0.5]]),
+            "does not hold the results",
+        ),
+        (
+            "results.json",
+            lambda r: r["protocols"]["infrared_to_visible"].update(title=3),
+            "does not hold the results",
+        ),
         (
             "gaps.json",
             lambda g: g["training"][0].update(intra={"visible-infrared": "0.5"}),
             "does not hold the gaps",
         ),
+        ("gaps.json", lambda g: g.update(training=None), "does not hold the gaps"),
+        ("gaps.json", lambda g: g["training"].append(3), "does not hold the gaps"),
     ],
 )
 def test_a_file_that_is_not_what_training_writes_is_named(runs, file, change, message):
@@ -200,12 +218,33 @@ def test_a_file_that_is_not_what_training_writes_is_named(runs, file, change, me
     refused(runs, runs[0].parent / "compare.html", rf"modal/{file} .*{message}")
 
 
-def test_a_run_without_its_settings_is_refused(runs):
-    (runs[1] / "config.json").write_text("[1]")
+def test_a_file_without_an_object_is_refused(runs):
     page = runs[0].parent / "compare.html"
-    refused(runs, page, r"modal/config\.json does not hold settings")
+    for file in ("config.json", "results.json", "gaps.json"):
+        for content in ("[1]", "null", "\0", '{"a":' * 10_000):
+            before = (runs[1] / file).read_text() if (runs[1] / file).exists() else ""
+            (runs[1] / file).write_text(content)
+            refused(runs, page, rf"modal/{file} cannot be read")
+            (runs[1] / file).write_text(before) if before else (runs[1] / file).unlink()
     (runs[1] / "config.json").unlink()
     refused(runs, page, r"modal/config\.json is missing.*put back")
+
+
+def test_a_damaged_log_is_compared_without_its_damaged_lines(runs, read, capsys):
+    before = compared(runs, read)
+    with (runs[1] / "metrics.jsonl").open("ab") as file:
+        file.write(b"[]\n{}\n\xff\xfe\n")
+    assert compared(runs, read) == before
+    assert "3 of 45 lines, the first of them line 43" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["$a$b^", "a$b$_{", "[bold]x", "\udcff", "a\x1b[2J"])
+def test_any_name_of_a_folder_can_be_shown(name, make_workdir, read):
+    runs = [make_workdir(name, config("bn")), make_workdir("b", config("mbn"))]
+    for run in runs:
+        add_gaps(run)
+    shown = name.encode(errors="replace").decode()
+    assert f"{shown} (40)" in compared(runs, read)
 
 
 def test_a_page_that_cannot_be_written_is_named(runs, tmp_path):

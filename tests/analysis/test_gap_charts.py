@@ -238,7 +238,6 @@ def test_json_is_read_as_it_was_written(tmp_path, modalities):
         {"training": [gaps(1.0)[0]._replace(intra=0.3)._asdict()]},
         {"training": [gaps(1.0)[0]._replace(layer=1)._asdict()]},
         {"training": [gaps(1.0)[0]._replace(side="above")._asdict()]},
-        [],
     ],
 )
 def test_json_of_something_else_is_refused(content, tmp_path):

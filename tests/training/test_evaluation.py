@@ -93,7 +93,7 @@ def test_data_that_are_not_there_are_an_error(finished, tmp_path, monkeypatch):
         "load_split",
         lambda dataset, split, data_dir: load_split("sysu_mm01", split, data_dir),
     )
-    with pytest.raises(InputError, match=r"prepare_data\.py"):
+    with pytest.raises(InputError, match=r"is not prepared in"):
         evaluation.test_split(workdir, Network(data_dir=str(tmp_path)))
 
 

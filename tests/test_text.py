@@ -1,0 +1,62 @@
+"""Names of others on a terminal: shown, and never obeyed."""
+
+import io
+
+import pytest
+
+from mbn_jax.data.progress import progress
+from mbn_jax.text import PrintableOutput, printable, terminal_of
+
+CLEAR = "a\x1b[2Jb"  # clears the screen
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (CLEAR, r"a\x1b[2Jb"),
+        ("a\rb", r"a\rb"),
+        ("a\x7f\x9b\x00", r"a\x7f\x9b\x00"),
+        ("\u202egnp.exe", r"\u202egnp.exe"),
+        ("två → 図 [bold]\t$x$\n", "två → 図 [bold]\t$x$\n"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_shown(text, shown):
+    assert printable(text) == shown
+
+
+def output(encoding):
+    raw = io.BytesIO()
+    return raw, PrintableOutput(io.TextIOWrapper(raw, encoding=encoding))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("ascii", b"??"), ("latin-1", b"?\xb1")]
+)
+def test_characters_that_an_encoding_lacks_become_question_marks(encoding, shown):
+    raw, stream = output(encoding)
+    print(f"→±{CLEAR}", file=stream, flush=True)
+    assert raw.getvalue() == shown + rb"a\x1b[2Jb" + b"\n"
+
+
+def test_bars_of_libraries_are_drawn_over_the_one_before():
+    raw, stream = output("utf-8")
+    stream.write("\r 50 %")
+    stream.flush()
+    assert raw.getvalue() == b"\r 50 %"
+    assert terminal_of(stream) is stream.terminal
+    assert terminal_of(stream.terminal) is stream.terminal
+
+
+def test_a_name_in_brackets_is_no_markup_of_a_bar(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    with progress("Reading", "Read", f"[red]x[/nothing]{CLEAR}", 1) as advance:
+        advance()
+    assert "[red]x[/nothing]a\\x1b[2Jb" in terminal.getvalue()
+    assert CLEAR not in terminal.getvalue()
