@@ -48,11 +48,20 @@ def may_have_sixteen_bits(encoded: bytes) -> bool:
 
 
 def is_cut_off(encoded: bytes) -> bool:
-    """Returns whether a file is a JPEG without an end.
+    """Returns whether a file is a JPEG without an end, or a PNG whose parts are longer.
 
-    Some releases of OpenCV fill the rest with gray and do not say so.
+    Some releases of OpenCV fill the rest of such a JPEG with gray and do not say so. Of
+    a PNG they ask for as much memory as a part says that it is long: up to 4 GB.
     """
-    return encoded.startswith(_JPEG) and b"\xff\xd9" not in encoded
+    if encoded.startswith(_JPEG):
+        return b"\xff\xd9" not in encoded
+    if not encoded.startswith(_PNG):
+        return False
+    position, kind = len(_PNG), b""
+    while position + 8 <= len(encoded) and kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", encoded, position)
+        position += 12 + length  # with the length itself, the kind and a checksum
+    return position > len(encoded)
 
 
 def _of_jpeg(encoded: bytes) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mbn_jax.data.headers import declared_size
+from mbn_jax.data.headers import declared_size, is_cut_off
 from mbn_jax.data.images import MAX_MEGAPIXELS, decode
 from mbn_jax.errors import InputError
 
@@ -151,6 +151,19 @@ def test_header_that_lies_is_an_image_that_cannot_be_decoded(case):
         InputError, match=r"^The image x \(.* bytes\) cannot be decoded"
     ):
         decode(LIES[case], (32, 16), "x")
+
+
+def test_part_of_a_png_that_is_longer_than_the_file_is_not_read(monkeypatch):
+    encoded = file_of("PNG")
+    assert not is_cut_off(encoded)
+    assert not is_cut_off(encoded + b"something else")
+    for length in (30, 60, len(encoded) - 1):
+        assert is_cut_off(encoded[:length])
+    data = encoded.index(b"IDAT") - 4
+    lie = encoded[:data] + b"\xff\0\0\0" + encoded[data + 4 :]
+    monkeypatch.setattr(cv2, "imdecode", None)
+    with pytest.raises(InputError, match=r"^The image x ends too early, after"):
+        decode(lie, (32, 16), "x")
 
 
 @pytest.mark.parametrize("size", [(1, 40_000), (40_000, 1), (1, 1)])
