@@ -23,7 +23,9 @@ from absl import flags, logging
 import mbn_jax
 from mbn_jax.deploy.exporting import BATCH_SIZES, export_checked
 from mbn_jax.deploy.loading import load_network
+from mbn_jax.deploy.weights import check_folder
 from mbn_jax.errors import InputError
+from mbn_jax.files import check_file
 from mbn_jax.modalities import index
 
 _WORKDIR = flags.DEFINE_string(
@@ -55,9 +57,14 @@ def main(argv: list[str]) -> None:
             "An artefact is for one modality and weights are for all: give "
             "--modality to --format=stablehlo, and not to --format=weights."
         )
+    check = check_folder if _MODALITY.value is None else check_file
+    if _OUTPUT.value is not None:
+        check(_OUTPUT.value)  # before any work
     model, variables = load_network(_WORKDIR.value, _CHECKPOINT.value)
-    default = "weights" if _MODALITY.value is None else f"{_MODALITY.value}.zip"
-    output = _OUTPUT.value or Path(_WORKDIR.value) / default
+    name = "weights" if _MODALITY.value is None else f"{_MODALITY.value}.zip"
+    # The name of a modality may be "cam/1".
+    default = Path(_WORKDIR.value) / name.replace("/", "%2F")
+    output = default if _OUTPUT.value is None else _OUTPUT.value
     if _MODALITY.value is None:
         mbn_jax.save_pretrained(output, model, variables)
         print(f"{output}: model.safetensors and model.json")

@@ -130,6 +130,20 @@ def check_writable(folder: str | Path) -> None:
         )
 
 
+def check_file(path: str | Path) -> None:
+    """Raises `InputError` where a file cannot be made or replaced, before any work.
+
+    A folder, a device or a pipe of this name is never replaced.
+    """
+    path, name = Path(path), os.fspath(path)
+    if path.name in ("", "..") or (path.exists() and not path.is_file()):
+        raise InputError(
+            f"{name!r} cannot be written as a file, because it names something else; "
+            "name a new file, or one to replace."
+        )
+    check_writable(path.parent)
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes an object as indented JSON, whole or not at all."""
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())

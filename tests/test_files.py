@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mbn_jax.errors import InputError
-from mbn_jax.files import parse_json, read_bytes, read_json, regular_size
+from mbn_jax.files import check_file, parse_json, read_bytes, read_json, regular_size
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,17 @@ def test_a_file_of_no_reasonable_size_is_not_read(tmp_path):
         file.truncate(2**40)
     with pytest.raises(InputError, match="1099511627776 bytes, expected no more"):
         read_json(tmp_path / "huge")
+
+
+def test_a_file_takes_the_place_of_nothing_but_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("file", "new", "new/new", tmp_path / "new"):
+        check_file(name)
+    for name in ("", ".", "..", "new/..", "/", tmp_path, "pipe", "/dev/null"):
+        with pytest.raises(InputError, match="cannot be written as a file"):
+            check_file(name)
+    with pytest.raises(InputError, match=r"cannot be written to, because .*file is no"):
+        check_file("file/new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pipe"]

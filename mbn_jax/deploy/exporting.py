@@ -14,6 +14,7 @@ from mbn_jax.deploy.artefact import (
     save_artefact,
 )
 from mbn_jax.errors import InputError
+from mbn_jax.files import check_file
 from mbn_jax.models.reid import ReID
 
 # Of components of unit vectors in float32; folding alone moves them by some 1e-7.
@@ -42,6 +43,7 @@ def export_checked(
       InputError: as `export`; the file cannot be written; or a difference is larger
         than `TOLERANCE`.
     """
+    check_file(output)
     output = Path(output)
     unchecked = output.with_name(output.name + _UNCHECKED)
     rng = np.random.default_rng(seed)

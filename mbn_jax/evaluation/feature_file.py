@@ -15,7 +15,7 @@ import numpy as np
 from mbn_jax import archive
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.records import Records
-from mbn_jax.files import write_atomically
+from mbn_jax.files import check_file, write_atomically
 from mbn_jax.modalities import DEFAULT
 from mbn_jax.text import one_line
 
@@ -62,6 +62,7 @@ def write_features(
     Raises:
         InputError: the file cannot be written.
     """
+    check_file(path)
     buffer = io.BytesIO()
     labels = {label: getattr(records, label) for label in _LABELS}
     labels["modalities"] = np.array(records.modalities)

@@ -356,5 +356,6 @@ def test_a_file_that_differs_from_its_network_is_not_kept(
 
 def test_a_place_that_cannot_be_written_is_refused(network, path, monkeypatch):
     monkeypatch.setattr(exporting, "export", lambda *_: load_artefact(path))
-    with pytest.raises(InputError, match="cannot be written"):
-        export_checked(*network, INFRARED, path / "inside.zip")
+    for output in (path / "inside.zip", path.parent, "", ".", "/dev/null"):
+        with pytest.raises(InputError, match="cannot be written"):
+            export_checked(*network, INFRARED, output)

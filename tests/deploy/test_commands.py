@@ -112,6 +112,9 @@ def test_a_run_is_shared_as_two_files(finished, tmp_path):
 def test_what_does_not_go_together_is_said(finished, crops, tmp_path):
     workdir, _ = finished
     assert "give --modality to" in fail("export", f"--workdir={workdir}")
+    assert "'.' cannot be written as a file" in fail(
+        "export", f"--workdir={workdir}", "--modality=visible", "--output=."
+    )
     assert "no modality 'thermal'; expected one of visible, infrared" in fail(
         "export", f"--workdir={workdir}", "--modality=thermal"
     )

@@ -219,5 +219,6 @@ def test_more_images_than_can_be_evaluated_are_refused(tmp_path, monkeypatch):
 def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     records = Records(**{key: GOOD[key] for key in GOOD if key != "features"})
-    with pytest.raises(InputError, match="cannot be written"):
-        write_features(tmp_path / "file" / "f.npz", GOOD["features"], records, "")
+    for path in (tmp_path / "file" / "f.npz", tmp_path, "/dev/null"):
+        with pytest.raises(InputError, match="cannot be written"):
+            write_features(path, GOOD["features"], records, "")
