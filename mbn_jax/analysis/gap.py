@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from mbn_jax import modalities as names
 from mbn_jax.functional import modality_moments
+from mbn_jax.interception import intercepted
 from mbn_jax.norm import ModalityBatchNorm
 
 SIDES = ("before", "after")
@@ -243,7 +244,7 @@ def _moments_fn(
                 )
             return result
 
-        with nn.intercept_methods(intercept):
+        with intercepted(intercept):
             model.apply(
                 variables, images, modality, train=train, mutable=["batch_stats"]
             )

@@ -21,6 +21,7 @@ from mbn_jax.convert.trees import (
     join,
     unflatten,
 )
+from mbn_jax.interception import intercepted
 from mbn_jax.norm import ModalityBatchNorm
 
 _RECORD = "moments_of_one_pass"
@@ -123,7 +124,7 @@ def estimate_statistics(
         # The records are in batch_stats, so that nn.scan, nn.vmap and nn.remat handle
         # them as they handle the statistics.
         start = unflatten_dict(flatten(variables) | records)
-        with nn.intercept_methods(_observe_layer):
+        with intercepted(_observe_layer):
             _, updates = apply(start, *batch, mutable=mutable)
         updated = flatten_dict(updates["batch_stats"])
         return [updated[*norm, _RECORD] for norm in norms]
