@@ -5,12 +5,15 @@ import sys
 
 PROGRAM = """
 import jax, jax.numpy as jnp
+from flax import linen as nn
 from mbn_jax import ModalityBatchNorm, convert
 from mbn_jax.analysis.gap import measure_gaps
 
-class Network(ModalityBatchNorm):
+class Network(nn.Module):
+    @nn.compact
     def __call__(self, x, modality, train):
-        return super().__call__(x, modality, use_running_average=not train)
+        x = nn.Dense(2)(x)
+        return ModalityBatchNorm()(x, modality, use_running_average=not train)
 
 assert False, "this is python -O"
 network, x, modality = Network(), jnp.arange(8.0).reshape(4, 2), jnp.arange(4) % 2
