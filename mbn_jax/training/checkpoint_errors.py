@@ -9,6 +9,8 @@ from typing import Any
 
 import absl.logging
 
+from mbn_jax.errors import InputError
+
 # What the system answers where a file is missing or its name is damaged. All else, an
 # error of the disk, too many open files, missing rights, says nothing of the content.
 _OF_CONTENT = {
@@ -58,8 +60,9 @@ def reason(error: BaseException) -> str:
     of_system = [number for number in numbers if number not in _OF_CONTENT]
     if of_system:
         return os.strerror(of_system[0])
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}"
+    # What comes after is advice, which whoever asks has of their own.
+    text = " ".join(str(error).split()).partition("; ")[0][:200]
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
 
 
 def _number(error: BaseException) -> int | None:

@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import absl.logging
+
 # As in the tests: no two programs of one computation that add in another order.
 os.environ["JAX_PLATFORMS"] = "cpu"
 
@@ -32,6 +34,7 @@ def main() -> None:
     parser.add_argument("--losses", type=int, default=12, help="how often power fails")
     parser.add_argument("--seed", type=int, default=0, help="for the moments")
     flags = parser.parse_args()
+    absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns of what is no fault
     with tempfile.TemporaryDirectory(prefix="mbn_jax_power_loss_") as folder:
         lose_power(Path(folder), flags.losses, random.Random(flags.seed))
 
