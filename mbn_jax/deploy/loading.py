@@ -1,5 +1,6 @@
 """One way back to a network, whatever form it was kept in."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +32,18 @@ def load(
       InputError: if there is no network, or no such checkpoint.
     """
     path = Path(path)
-    is_shared = any((path / name).exists() for name in (NETWORK, WEIGHTS))
-    if checkpoint is not None and (is_shared or path.is_file()):
+    # Of os.path, since pathlib raises for a name that is too long.
+    is_shared = any(os.path.exists(path / name) for name in (NETWORK, WEIGHTS))
+    if checkpoint is not None and (is_shared or os.path.isfile(path)):
         raise InputError(
             f"{path} holds one network and no checkpoint {checkpoint!r}; checkpoints "
             "are for the work directory of a run."
         )
-    if path.is_file():
+    if os.path.isfile(path):
         return load_artefact(path), {}
     if is_shared:
         return load_pretrained(path)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise InputError(
             f"There is no network at {path}; give the work directory of a run, a "
             "folder of shared weights, or an exported file."

@@ -7,6 +7,7 @@ wrote. Nothing is unpickled, and nothing is downloaded without saying so.
 """
 
 import hashlib
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -83,14 +84,15 @@ def load_backbone(
         missing, left over or of another shape is named; or an array holds what no
         network has, see `check_numbers`.
     """
-    if not (source.startswith(HUB) or Path(source).exists()):
+    # Of os.path, since pathlib raises for a name that is too long.
+    if not (source.startswith(HUB) or os.path.exists(source)):
         raise InputError(
             f"There are no weights at {source}, expected a .safetensors file, a folder "
             "with a model.json, or hf:owner/name."
         )
-    if (Path(source) / WEIGHTS).is_file():
+    if os.path.exists(Path(source) / WEIGHTS):
         return _load_shared(Path(source), model, variables)
-    is_keras = (Path(source) / NETWORK).is_file()
+    is_keras = os.path.exists(Path(source) / NETWORK)
     backbone: Any = getattr(model, "backbone", model)
     if backbone.stride_in_1x1 != is_keras:
         raise InputError(

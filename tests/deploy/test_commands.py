@@ -128,7 +128,7 @@ def test_what_does_not_go_together_is_said(finished, crops, tmp_path):
     assert "is a work directory" in fail(
         "adapt", f"--workdir={workdir}", f"--visible={crops}", f"--output={workdir}"
     )
-    assert "write to is empty" in fail(
+    assert "name of a folder is empty" in fail(
         "adapt", f"--workdir={workdir}", f"--visible={crops}", "--output="
     )
     nowhere = tmp_path / "missing"

@@ -244,6 +244,11 @@ def test_an_empty_name_is_not_the_current_directory(network, tmp_path, monkeypat
 def test_a_place_without_a_network_is_refused(tmp_path):
     with pytest.raises(InputError, match="There is no network at"):
         mbn_jax.load(tmp_path / "missing")
+    with pytest.raises(InputError, match="There is no network at"):
+        mbn_jax.load(tmp_path / ("n" * 300))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="There is no network at"):
+        mbn_jax.load(tmp_path / "pipe")
     with pytest.raises(InputError, match="is not a work directory"):
         mbn_jax.load(tmp_path)
 

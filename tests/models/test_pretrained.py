@@ -179,8 +179,14 @@ def test_every_misfit_is_named(changes, message, norm, weights):
 
 def test_what_cannot_be_read_is_an_error(tmp_path):
     model = ReID(7, depth=18)
-    with pytest.raises(InputError, match="There are no weights at nowhere"):
-        load_backbone("nowhere", model, shapes_of(model))
+    for nowhere in ("nowhere", "n" * 300):
+        with pytest.raises(InputError, match="There are no weights at n"):
+            load_backbone(nowhere, model, {})
+    os.mkfifo(tmp_path / "model.json")
+    for _ in range(2):  # as Keras's, and as a shared network
+        with pytest.raises(InputError, match=r"model\.json is not a regular file"):
+            load_backbone(str(tmp_path), model.copy(stride_in_1x1=True), {})
+        (tmp_path / "model.safetensors").touch()
     path = tmp_path / "resnet.pth"
     path.write_bytes(b"\x80\x02 no safetensors")
     with pytest.raises(InputError, match="cannot be read as safetensors"):
