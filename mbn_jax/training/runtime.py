@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,19 @@ import jax
 from absl import flags
 
 from mbn_jax.errors import InputError
+from mbn_jax.training.heartbeats import heartbeats
 
 _HOST_DEVICES_FLAG = "--xla_force_host_platform_device_count"
 
 # A process that does not answer for so long is given up, and the run with it: the
-# others end instead of waiting. JAX's own value is 100.
-_HEARTBEAT_TIMEOUT_S = 30
+# others end instead of waiting.
+_SILENCE_S = 25
+# The same of JAX, which then aborts the process without a sentence: only where the
+# threads that watch are silent themselves.
+_HEARTBEAT_TIMEOUT_S = 100
+# How long process 0 waits with its end until the others have come to the same: without
+# it, which coordinates, JAX aborts them.
+_COORDINATOR_STAYS_S = 5
 # How long a process that ends waits for the others to end, too.
 _SHUTDOWN_TIMEOUT_S = 10
 
@@ -29,6 +37,8 @@ _PEER_LOST = re.compile(
     "gloo|remote|peer|connection|socket|barrier|unavailable|deadline|coordination",
     re.IGNORECASE,
 )
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 _SLURM = (
     "SLURM_JOB_ID",
@@ -59,7 +69,7 @@ def joined_processes() -> Iterator[None]:
     """Joins the other processes of the run, if there are any; before JAX is used.
 
     They are those of the flags or, without these, of the cluster that JAX finds. If one
-    of them is lost, this one ends, too, at once or after a silence of 30 seconds.
+    of them is lost, this one ends, too, at once or after a silence of 25 seconds.
 
     Raises:
       InputError: the flags are not complete, or Slurm's GPUs do not fit its tasks.
@@ -79,24 +89,35 @@ def joined_processes() -> Iterator[None]:
         "is lost, all end within a minute; start all again, and the run goes on",
         file=sys.stderr,
     )
-    # Where another process falls silent, JAX says that it "died" and aborts this one.
-    # Every thread's stack below that would hide it.
+    # Where JAX aborts this process all the same, it says that another one "died". Every
+    # thread's stack below that would hide it.
     faulthandler.disable()
     try:
-        yield
+        with heartbeats(_give_up, silence_s=_SILENCE_S):
+            yield
     except jax.errors.JaxRuntimeError as error:
         if not _PEER_LOST.search(str(error)):
             raise
-        reason = str(error).splitlines()[0][:200]
-        print(
-            f"error: process {jax.process_index()} cannot go on, because another "
-            f"process of the run has ended or does not answer ({reason}); start all "
-            "processes again, and the run goes on from its newest checkpoint",
-            file=sys.stderr,
-            flush=True,
-        )
-        # Not sys.exit: on the way out JAX would wait for the one that is gone.
-        os._exit(1)
+        _give_up(str(error).splitlines()[0][:200])
+    finally:
+        # Waits for the others, which do not come where this one was interrupted.
+        if not isinstance(sys.exception(), KeyboardInterrupt):
+            jax.distributed.shutdown()
+
+
+def _give_up(reason: str) -> None:
+    """Ends this process, because another one is lost."""
+    print(
+        f"error: process {jax.process_index()} cannot go on, because another process "
+        f"of the run has ended or does not answer ({reason}); start all processes "
+        "again, and the run goes on from its newest checkpoint",
+        file=sys.stderr,
+        flush=True,
+    )
+    if jax.process_index() == 0:
+        time.sleep(_COORDINATOR_STAYS_S)
+    # Not sys.exit: on the way out JAX would wait for the one that is gone.
+    os._exit(1)
 
 
 def _arguments() -> dict[str, Any] | None:
@@ -122,8 +143,20 @@ def _arguments() -> dict[str, Any] | None:
                 f"--num_processes={number}."
             )
         # Within a cluster JAX would take the devices of this process from there.
-        return {**flags_given, "cluster_detection_method": "deactivate"}
+        given = {**flags_given, "cluster_detection_method": "deactivate"}
+        return given | _bind_address(_COORDINATOR_ADDRESS.value)
     return cluster_arguments(os.environ)
+
+
+def _bind_address(coordinator: str) -> dict[str, str]:
+    """Where process 0 listens: where all are on its host, there alone.
+
+    JAX would listen on every interface, and the connection asks for no password.
+    """
+    host = coordinator.rpartition(":")[0].strip("[]")
+    if host not in _LOOPBACK or "JAX_COORDINATOR_BIND_ADDRESS" in os.environ:
+        return {}
+    return {"coordinator_bind_address": coordinator}
 
 
 def cluster_arguments(environment: Mapping[str, str]) -> dict[str, Any] | None:
@@ -143,7 +176,14 @@ def cluster_arguments(environment: Mapping[str, str]) -> dict[str, Any] | None:
         tasks = environment.get("SLURM_STEP_NUM_TASKS", environment["SLURM_NTASKS"])
         if int(tasks) == 1:
             return None
-        return {"local_device_ids": _slurm_devices(environment)}
+        found: dict[str, Any] = {"local_device_ids": _slurm_devices(environment)}
+        told = {"JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_PORT"} & environment.keys()
+        if environment.get("SLURM_STEP_NUM_NODES") == "1" and not told:
+            # The port that JAX takes on all interfaces of the node.
+            port = 61440 + int(environment["SLURM_JOB_ID"]) % 4096
+            found["coordinator_address"] = address = f"127.0.0.1:{port}"
+            found |= _bind_address(address)
+        return found
     in_job = {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys()
     if (
         int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mbn_jax.errors import InputError
+from mbn_jax.training import runtime
 from mbn_jax.training.runtime import cluster_arguments
 
 TRAIN = Path(__file__).parents[2] / "experiments" / "train.py"
@@ -68,6 +69,38 @@ def test_tasks_that_do_not_fit_the_gpus_are_refused():
     environment = slurm(4, SLURM_STEP_TASKS_PER_NODE="2(x2)", SLURM_GPUS_ON_NODE="8")
     with pytest.raises(InputError, match="sees 8 GPUs, and its node has 2 tasks"):
         cluster_arguments(environment)
+
+
+def test_tasks_of_one_node_meet_on_its_loopback_interface():
+    environment = slurm(2, SLURM_STEP_NUM_NODES="1")
+    address = f"127.0.0.1:{61440 + 4711 % 4096}"
+    assert cluster_arguments(environment) == {
+        "local_device_ids": None,
+        "coordinator_address": address,
+        "coordinator_bind_address": address,
+    }
+    told = cluster_arguments({**environment, "JAX_COORDINATOR_PORT": "1234"})
+    assert told == {"local_device_ids": None}
+    two_nodes = cluster_arguments({**environment, "SLURM_STEP_NUM_NODES": "2"})
+    assert two_nodes == {"local_device_ids": None}
+
+
+@pytest.mark.parametrize(
+    ("address", "bound"),
+    [
+        ("127.0.0.1:7777", True),
+        ("localhost:7777", True),
+        ("[::1]:7777", True),
+        ("host0:7777", False),
+        ("10.0.0.1:7777", False),
+    ],
+)
+def test_processes_of_one_host_do_not_listen_to_others(address, bound, monkeypatch):
+    monkeypatch.delenv("JAX_COORDINATOR_BIND_ADDRESS", raising=False)
+    expected = {"coordinator_bind_address": address} if bound else {}
+    assert runtime._bind_address(address) == expected
+    monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", "10.0.0.1:7777")
+    assert runtime._bind_address(address) == {}
 
 
 def test_open_mpi_is_left_to_jax():
