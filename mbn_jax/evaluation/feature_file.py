@@ -5,6 +5,7 @@ docs/feature-files.md describes the format.
 
 import io
 import math
+import tokenize
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ _MOST_BYTES = (
     | dict.fromkeys((*_LABELS, "role"), 128 * 2**20)
     | dict.fromkeys(("modalities", "source"), 64 * 2**10)
 )
+# NumPy has Python parse the header of an array. MemoryError: it is nested too deep.
+_HEADER_ERRORS = (TypeError, MemoryError, SyntaxError, tokenize.TokenError)
 _LAST_CHARACTER = 0x10FFFF
 
 
@@ -163,10 +166,10 @@ def _read_arrays(path: str | Path) -> dict[str, np.ndarray]:
                 arrays[reading] = _read_array(file, member)
     except InputError:  # a ValueError, which says all
         raise
-    # MemoryError is Python's parser's, too, for a header that is nested too deep.
-    except (*archive.ERRORS, TypeError, MemoryError) as error:
+    except (*archive.ERRORS, *_HEADER_ERRORS) as error:
         raise InputError(
-            f"{path} cannot be read as an .npz of plain arrays ({reading}: {error}); "
+            f"{path} cannot be read as an .npz of plain arrays ({reading}: "
+            f"{' '.join(str(error).split())}); "
             "write it by numpy.savez(path, features=…, identity=…, camera=…, "
             "modality=…, name=…), where name is numpy.array(names, str)."
         ) from error

@@ -191,6 +191,27 @@ def test_an_array_has_the_bytes_that_it_declares(tmp_path, features, message):
         read_features(path)
 
 
+def test_whatever_is_in_a_header_it_is_read_or_refused_in_one_line(tmp_path):
+    with zipfile.ZipFile(save(tmp_path / "f.npz", source=np.array("me"))) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    rng = np.random.default_rng(0)
+    refused = []
+    for _ in range(300):
+        name = rng.choice(list(members))
+        content = bytearray(members[name])
+        start = rng.integers(128)
+        content[start : start + rng.integers(9)] = rng.bytes(rng.integers(9))
+        with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+            for other in members:
+                archive.writestr(other, content if other == name else members[other])
+        try:
+            read_features(tmp_path / "x.npz")
+        except InputError as error:
+            refused.append(str(error))
+    assert len(refused) > 200
+    assert "\n" not in "".join(refused)
+
+
 def test_a_small_file_that_unpacks_to_gigabytes_is_refused_unread(tmp_path):
     path = save(tmp_path / "f.npz", features=None)
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
