@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 
@@ -26,7 +27,8 @@ def heartbeats(lost: Callable[[str], None], *, silence_s: float) -> Iterator[Non
       silence_s: after so many seconds without a sign a process is lost. Seconds in
         which this process was itself stopped do not count.
     """
-    client, me = distributed.global_state.client, jax.process_index()
+    client: Any = distributed.global_state.client
+    me = jax.process_index()
     others = [str(i) for i in range(jax.process_count()) if i != me]
     latest: dict[str, str] = {}
     ended = threading.Event()

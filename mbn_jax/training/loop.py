@@ -20,6 +20,7 @@ from mbn_jax.training.checkpoint import Checkpoints
 from mbn_jax.training.config import check, flatten, profile_steps
 from mbn_jax.training.evaluation import split_features
 from mbn_jax.training.gaps import measure
+from mbn_jax.training.memory import check_memory
 from mbn_jax.training.metrics import MetricWriter, StepLog, TrainingProgress
 from mbn_jax.training.optimizer import make_optimizer
 from mbn_jax.training.outcome import mean_map, write_outcome
@@ -66,6 +67,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
     check(config)
     check_same_everywhere(_to_be_shared(config, workdir), "configuration or --workdir")
     mesh = make_mesh(config.num_devices)
+    check_memory(config, mesh)
     if mesh.devices.flat[0].platform == "cpu":
         keep_freed_memory()
 

@@ -38,6 +38,7 @@ _PEER_LOST = re.compile(
     re.IGNORECASE,
 )
 
+_MOST_CPU_DEVICES = 1024
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 _SLURM = (
@@ -144,7 +145,7 @@ def _arguments() -> dict[str, Any] | None:
             )
         # Within a cluster JAX would take the devices of this process from there.
         given = {**flags_given, "cluster_detection_method": "deactivate"}
-        return given | _bind_address(_COORDINATOR_ADDRESS.value)
+        return given | _bind_address(str(_COORDINATOR_ADDRESS.value))
     return cluster_arguments(os.environ)
 
 
@@ -247,7 +248,15 @@ def request_cpu_devices(num_devices: int) -> None:
 
     XLA's flag `--xla_force_host_platform_device_count`, where it is given, has already
     said how many. Other platforms are not affected.
+
+    Raises:
+      InputError: more than 1024, each of which has threads of its own.
     """
+    if num_devices > _MOST_CPU_DEVICES:
+        raise InputError(
+            f"config.num_devices is {num_devices}, expected no more than "
+            f"{_MOST_CPU_DEVICES}; 0 takes all that there are."
+        )
     if num_devices > 1 and _HOST_DEVICES_FLAG not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", num_devices)
 
