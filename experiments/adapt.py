@@ -44,7 +44,7 @@ _FOLDERS = flags.DEFINE_multi_string(
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write.", required=True)
 _NUM_IMAGES = flags.DEFINE_integer(
-    "num_images", 1024, "Images of each modality at most.", lower_bound=2
+    "num_images", 1024, "Images of each modality at most.", lower_bound=1
 )
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 64, "Images of all modalities in a batch.", lower_bound=2

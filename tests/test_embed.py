@@ -134,6 +134,12 @@ def test_a_broken_picture_is_named_and_nothing_is_written(pictures, tmp_path):
     error = done.stderr.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert str(pictures / "broken.jpg") in error
+    (pictures / "broken.jpg").unlink()
+    half = (pictures / "b.png").read_bytes()
+    (pictures / "broken.png").write_bytes(half[:-30] + half[-12:])
+    done = run(f"--images={pictures}", "--modality=visible", f"--output={output}")
+    assert "broken.png" in done.stderr
+    assert "WARN" not in done.stderr  # of OpenCV
     assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 

@@ -88,6 +88,18 @@ def test_killed_and_started_again_it_prepares_the_data(whole, tmp_path):
     assert len(load_split("sysu_mm01", "train+val", tmp_path)) == 72 + 18
 
 
+@pytest.mark.parametrize(
+    "flag", ["--images=x", "--sixteen_bits=minmax", "--max_megapixels=100"]
+)
+def test_flags_of_own_images_are_refused_without_a_manifest(tmp_path, flag):
+    done = run("--dataset=llcm", f"--manual_dir={tmp_path}", flag)
+    assert done.returncode == 1
+    name = flag.partition("=")[0]
+    assert done.stderr == (
+        f"error: {name} goes only with --manifest; give --manifest=FILE.csv.\n"
+    )
+
+
 def test_problems_are_told_without_a_traceback(tmp_path):
     root = trees.write_llcm(tmp_path / "LLCM", images=1)
     (lost,) = trees.remove_matching(root, "vis/cam4/0009/*")

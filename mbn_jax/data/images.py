@@ -167,7 +167,7 @@ def check_images(
     digests: dict[str, bytes] = {}
     num_bytes = num_sixteen_bits = 0
     with (
-        _quiet_opencv(),
+        quiet_opencv(),
         progress("Checking", "Checked", title, len(names)) as advance,
         ThreadPoolExecutor(_NUM_THREADS) as pool,
     ):
@@ -289,8 +289,8 @@ def _open(encoded: bytes, max_megapixels: float) -> _Opened:
 
 
 @contextlib.contextmanager
-def _quiet_opencv() -> Iterator[None]:
-    """Keeps OpenCV from logging, without the file's name, what is reported with it."""
+def quiet_opencv() -> Iterator[None]:
+    """Keeps OpenCV from logging, without the file's name, what an error says, too."""
     logging = cv2.utils.logging
     level = logging.getLogLevel()
     logging.setLogLevel(logging.LOG_LEVEL_SILENT)

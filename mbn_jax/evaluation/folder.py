@@ -11,7 +11,13 @@ from rich.markup import escape
 from rich.progress import track
 
 from mbn_jax.data.image_folders import images_below
-from mbn_jax.data.images import MAX_MEGAPIXELS, NARROW_REMEDY, SUFFIXES, decode
+from mbn_jax.data.images import (
+    MAX_MEGAPIXELS,
+    NARROW_REMEDY,
+    SUFFIXES,
+    decode,
+    quiet_opencv,
+)
 from mbn_jax.data.sixteen_bits import AUTO, Scale
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.features import embed
@@ -114,15 +120,16 @@ def read_images(
                 f"The image {path} cannot be read ({error.strerror or error}): make it "
                 "a file that you may read, or remove it."
             ) from error
-        decode(
-            encoded,
-            image_size,
-            str(path),
-            scale=scale,
-            max_megapixels=max_megapixels,
-            narrow=narrow,
-            out=image,
-        )
+        with quiet_opencv():
+            decode(
+                encoded,
+                image_size,
+                str(path),
+                scale=scale,
+                max_megapixels=max_megapixels,
+                narrow=narrow,
+                out=image,
+            )
     return images
 
 

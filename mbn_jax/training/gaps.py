@@ -89,12 +89,12 @@ def measure_workdir(
       InputError: not a work directory, no checkpoint, or the data are not there.
     """
     config = read_config(workdir)
-    model, variables, _ = load_with_step(workdir, "last")
     dataset = config.data.dataset
     if data_dir is None:
         data_dir = config.data.data_dir
     else:
         check_prepared(dataset, data_dir)  # where the name is wrong, nothing is made
+    model, variables, _ = load_with_step(workdir, "last")
     splits = {
         "training": load_split(dataset, training_split(dataset), data_dir),
         "evaluation": load_split(dataset, "test", data_dir),

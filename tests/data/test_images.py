@@ -151,6 +151,23 @@ def test_what_is_no_image_is_refused_with_its_name(case):
         decode(NO_IMAGES[case], SIZE, "some name")
 
 
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".gif", ".tiff"])
+def test_of_several_images_the_first_is_read_and_an_animated_gif_is_refused(suffix):
+    frames = [np.full((24, 12, 4), value, np.uint8) for value in (50, 200)]
+    if suffix == ".tiff":
+        _, encoded = cv2.imencodemulti(suffix, frames)
+    else:
+        animation = cv2.Animation()
+        animation.frames = [np.dstack([f[..., :3], f[..., 3] | 255]) for f in frames]
+        animation.durations = [100, 100]
+        _, encoded = cv2.imencodeanimation(suffix, animation)
+    if suffix == ".gif":
+        with pytest.raises(InputError, match=r"x \(.* bytes\) cannot be decoded"):
+            decode(encoded.tobytes(), None, "x")
+        return
+    assert np.unique(decode(encoded.tobytes(), None, "x")).tolist() == [50]
+
+
 def check(root, names, **options):
     findings = Findings()
     checked = check_images(root, names, findings, title="mine", **options)

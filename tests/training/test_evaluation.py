@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mbn_jax
-from mbn_jax.data.dataset import Split, load_split
+from mbn_jax.data.dataset import Split
 from mbn_jax.data.pipeline import load_images
 from mbn_jax.data.sources import protocols_of
 from mbn_jax.errors import InputError
@@ -21,6 +21,7 @@ from mbn_jax.evaluation.evaluation import evaluate_file, format_evaluation
 from mbn_jax.training import evaluation
 from mbn_jax.training.config import as_json, default_config
 from mbn_jax.training.evaluation import Network, evaluate_workdir, save_test_features
+from mbn_jax.training.gaps import measure_workdir
 
 COUNTS = ("num_queries", "num_valid_queries", "gallery_size")
 FIGURES = ("rank1", "rank5", "rank10", "rank20", "mAP", "mINP")
@@ -86,15 +87,17 @@ def test_a_checkpoint_may_be_a_step(finished):
     assert source.endswith("step 4 of 6")
 
 
-def test_data_that_are_not_there_are_an_error(finished, tmp_path, monkeypatch):
+def test_data_that_are_not_there_are_an_error_and_are_not_made(finished, tmp_path):
     workdir, _ = finished
-    monkeypatch.setattr(
-        evaluation,
-        "load_split",
-        lambda dataset, split, data_dir: load_split("sysu_mm01", split, data_dir),
-    )
-    with pytest.raises(InputError, match=r"is not prepared in"):
-        evaluation.test_split(workdir, Network(data_dir=str(tmp_path)))
+    for use in (
+        lambda directory: evaluation.test_split(workdir, Network(data_dir=directory)),
+        lambda directory: measure_workdir(workdir, 1, directory),
+    ):
+        with pytest.raises(InputError, match=r"is not prepared in .*; say where it is"):
+            use(str(tmp_path / "mistyped"))
+        with pytest.raises(InputError, match="data is given as an empty text"):
+            use("")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
