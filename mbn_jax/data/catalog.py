@@ -87,15 +87,19 @@ def _check_types(fields: Mapping[str, Any]) -> None:
     """Raises `TypeError` for metadata that are JSON and no metadata."""
     texts = "dataset", "fingerprint", "task"
     tables = "identities", "cameras", "counts", "settings", "sixteen_bits"
-    if (
-        not all(isinstance(fields[name], str) for name in texts)
-        or not all(isinstance(fields[name], dict) for name in tables)
-        or not isinstance(fields["modalities"], list)
-        or not all(isinstance(name, str) for name in fields["modalities"])
-        or not all(isinstance(counts, dict) for counts in fields["counts"].values())
-        or not isinstance(fields["sixteen_bits"].get("scales", {}), dict)
+    if not (
+        all(isinstance(fields[name], str) for name in texts)
+        and all(isinstance(fields[name], dict) for name in tables)
+        and isinstance(fields["modalities"], list)
+        and all(isinstance(name, str) for name in fields["modalities"])
+        and all(_is_table(counts, int) for counts in fields["counts"].values())
+        and _is_table(fields["sixteen_bits"].get("scales", {}), str)
     ):
         raise TypeError
+
+
+def _is_table(value: Any, kind: type) -> bool:
+    return isinstance(value, dict) and all(isinstance(v, kind) for v in value.values())
 
 
 def known_datasets() -> str:

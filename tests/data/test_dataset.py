@@ -213,7 +213,14 @@ def test_an_empty_folder_is_not_a_data_set(tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("modalities", 2), ("counts", []), ("counts", {"train": 3}), ("fingerprint", 1)],
+    [
+        ("modalities", 2),
+        ("counts", []),
+        ("counts", {"train": 3}),
+        ("counts", {"train": {"visible": "3"}}),
+        ("fingerprint", 1),
+        ("sixteen_bits", {"images": 1, "scales": {"visible": [0, 1]}}),
+    ],
 )
 def test_metadata_of_another_form_are_refused(copy, field, value):
     directory, folder = copy
