@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _received: list[int] = []
+_started: list[bool] = []  # once what is imported can be in the middle of something
 
 
 def _begin() -> None:
@@ -29,11 +30,14 @@ def _begin() -> None:
             signal.signal(number, _stop)
     signal.signal(signal.SIGALRM, _stop_again)
     sys.unraisablehook = _unraisable
-    sys.excepthook = lambda kind, error, trace: _end(error)
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
     _received.append(number)
+    if not _started:
+        # Nothing is to be undone, and an exception can crash an extension module whose
+        # import it interrupts.
+        _end(KeyboardInterrupt())
     raise KeyboardInterrupt
 
 
@@ -67,6 +71,7 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     from mbn_jax.text import PrintableOutput
     from mbn_jax.training.config_flags import parse_flags
 
+    _started.append(True)
     if sys.stdout:  # None where it is closed
         sys.stdout = PrintableOutput(sys.stdout)
     if sys.stderr:
@@ -94,11 +99,11 @@ def _end(error: BaseException) -> NoReturn:
             f"{_WORDS[signal.Signals(_received[0])]}; the same command goes on from "
             "what is saved, or begins again"
         )
-    elif "Unable to initialize backend" in str(error):
+    elif _is_of_devices(error):
+        platforms = os.environ.get("JAX_PLATFORMS", "")
         _print_last(
-            f"error: JAX cannot use the devices of JAX_PLATFORMS="
-            f"{os.environ.get('JAX_PLATFORMS', '')} ({error}); leave it out, or give "
-            "cpu."
+            f"error: JAX cannot use the devices of JAX_PLATFORMS={platforms} "
+            f"({str(error) or 'there are none'}); leave it out, or give cpu."
         )
     else:
         traceback.print_exception(error)
@@ -111,6 +116,12 @@ def _end(error: BaseException) -> NoReturn:
     # Not sys.exit: threads and event loops of libraries that find their modules gone
     # would say so, each of them, after all is done.
     os._exit(status)
+
+
+def _is_of_devices(error: BaseException) -> bool:
+    """Whether JAX raised it while it looked for devices: of which type is not fixed."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code.co_filename.endswith("xla_bridge.py")
 
 
 def _print_last(text: str) -> None:

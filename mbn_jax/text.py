@@ -56,6 +56,7 @@ class PrintableOutput(io.TextIOWrapper):
             encoding=stream.encoding,
             errors="replace",
             line_buffering=getattr(stream, "line_buffering", False),
+            write_through=getattr(stream, "write_through", False),
         )
         self.terminal = stream
 
