@@ -72,6 +72,13 @@ def styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     }
 
 
+def png(figure: Figure, dpi: int) -> bytes:
+    """The figure as the content of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
 def svg(figure: Figure) -> str:
     """The figure as an ``<svg>`` element: text as text, the same bytes every time."""
     buffer = io.StringIO()

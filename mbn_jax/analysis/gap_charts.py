@@ -21,6 +21,7 @@ from mbn_jax.analysis.charts import (
     PURPLE,
     chart,
     legend_label,
+    png,
     svg,
     verbatim,
 )
@@ -208,11 +209,9 @@ def write_gaps(measured: Sequence[Measured], folder: str | Path, title: str) -> 
     """
     check_writable(folder)
     folder = Path(folder)
-    picture = io.BytesIO()
-    draw_gaps(measured, title).savefig(picture, format="png", dpi=100)
     write_atomically(folder / "gap.md", as_markdown(measured).encode(errors="replace"))
     write_atomically(folder / "gap.csv", as_csv(measured).encode(errors="replace"))
-    write_atomically(folder / "gap.png", picture.getvalue())
+    write_atomically(folder / "gap.png", png(draw_gaps(measured, title), dpi=100))
 
 
 def gap_charts(

@@ -19,6 +19,7 @@ import numpy as np
 
 from mbn_jax.analysis import ablation, ablation_charts, ablation_tables
 from mbn_jax.analysis.ablation import Result, Setting
+from mbn_jax.analysis.charts import png
 from mbn_jax.analysis.curves import series
 from mbn_jax.analysis.gap_charts import GAPS, WAYS, read_gaps
 from mbn_jax.analysis.metric_log import read_metrics
@@ -212,8 +213,11 @@ def write_outcome(results: Sequence[Result], workdir: Path) -> str:
     workdir.mkdir(parents=True, exist_ok=True)
     write_atomically(workdir / "ablation.csv", ablation.as_csv(results).encode())
     write_atomically(workdir / "ablation.md", text.encode())
-    ablation_charts.draw(results).savefig(workdir / "ablation.png", dpi=150)
-    ablation_charts.draw_by_gap(results).savefig(workdir / "by_gap.png", dpi=150)
+    for name, draw in (
+        ("ablation.png", ablation_charts.draw),
+        ("by_gap.png", ablation_charts.draw_by_gap),
+    ):
+        write_atomically(workdir / name, png(draw(results), dpi=150))
     return text
 
 

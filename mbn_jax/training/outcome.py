@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mbn_jax.analysis.charts import png
 from mbn_jax.analysis.embedding import map_section
 from mbn_jax.analysis.gap import Gap
 from mbn_jax.analysis.gap_charts import Measured, as_json, gap_sections
@@ -23,7 +24,7 @@ from mbn_jax.evaluation import (
     make_results,
     ranked_list,
 )
-from mbn_jax.files import write_json
+from mbn_jax.files import write_atomically, write_json
 from mbn_jax.training.processes import is_main
 
 _PICTURE_SIZE = (192, 96)  # height, width of the ranked lists' pictures
@@ -98,7 +99,7 @@ def write_outcome(
         figure = draw_ranked_lists(lists, title)
         # The name of a modality may be any text, "nir/940" for example.
         name = protocol.name.replace("%", "%25").replace("/", "%2F")
-        figure.savefig(workdir / "report" / f"{name}.png", dpi=80)
+        write_atomically(workdir / "report" / f"{name}.png", png(figure, dpi=80))
     measured = gaps()
     if measured:
         write_json(workdir / "gaps.json", as_json(measured))
