@@ -142,7 +142,7 @@ def load_artefact(path: str | Path) -> Artefact:
         check_program(exported, image_size, description["platforms"])
     except Exception as error:  # of flatbuffers and JAX, too, of many types
         raise InputError(
-            f"{PROGRAM} in {path}, written by jax {description['jax']}, is not a "
+            f"{PROGRAM} in {path}, written by jax {description['jax']!r}, is not a "
             f"program for {description['platforms']}, from uint8 images {image_size} "
             f"to float32 features, that jax {jax.__version__} can read "
             f"({' '.join(str(error).split())[:300]}); export it again."
@@ -173,7 +173,7 @@ def _checked_description(
     modality, modalities = description["modality"], description["modalities"]
     if (
         not isinstance(modalities, list)
-        or not all(isinstance(name, str) for name in modalities)
+        or not all(isinstance(name, str) and name.isprintable() for name in modalities)
         or len(set(modalities)) < len(modalities)
         or modality not in modalities
         or not isinstance(network, str)

@@ -78,6 +78,7 @@ def _described(entry: Any, folder: Path) -> tuple[str, list[int]]:
     name, shape = entry.get("name"), entry.get("shape")
     if (
         not isinstance(name, str)
+        or not name.isprintable()
         or not isinstance(shape, list)
         or len(shape) > 4
         or not all(type(length) is int and length > 0 for length in shape)

@@ -27,6 +27,7 @@ from mbn_jax.models.keras import Path_, find_in_keras, read_keras
 from mbn_jax.models.reid import ReID
 from mbn_jax.models.resnet import ResNet
 from mbn_jax.models.shared import NETWORK, WEIGHTS, read_shared
+from mbn_jax.text import one_line
 
 HUB = "hf:"
 _CLASSIFIER = "params/classifier/"
@@ -157,10 +158,12 @@ def load_backbone(
         if names
     ]
     if errors:
-        raise InputError(f"{source} does not fit the network: {'; '.join(errors)}.")
+        raise InputError(
+            f"{source} does not fit the network: {one_line('; '.join(errors))}."
+        )
     note = f"{len(used)} arrays of {source}"
     if classifier:
-        note += f"; left out: {', '.join(sorted(classifier))}"
+        note += f"; left out: {one_line(', '.join(sorted(classifier)))}"
     if new:
         note += f"; not pretrained: {', '.join(sorted(new))}"
     return unflatten_dict(flat), note
@@ -197,7 +200,7 @@ def _load_shared(
         differing = sorted(wanted ^ given)
         raise InputError(
             f"{folder / WEIGHTS} does not fit the network ("
-            + "; ".join([*differing[:3], *misfits[:3]])
+            + one_line("; ".join([*differing[:3], *misfits[:3]]))
             + "); set config.model as for the network of that file, and use data with "
             "as many modalities."
         )

@@ -17,6 +17,7 @@ from mbn_jax.files import read_json
 from mbn_jax.modalities import DEFAULT
 from mbn_jax.models.arrays import Arrays, check_numbers, read_safetensors
 from mbn_jax.models.reid import ReID
+from mbn_jax.text import one_line
 
 WEIGHTS, NETWORK = "model.safetensors", "model.json"
 _FORMAT = "mbn_jax.ReID/1"
@@ -151,6 +152,11 @@ def _network(written: Mapping[str, Any], path: Path) -> ReID:
             f"{path} is damaged (image_size is {fields['image_size']}, expected a "
             f"height and a width of up to {_MOST_PIXELS} pixels); copy it again."
         )
+    for name in fields["modalities"]:
+        if not str(name).isprintable():
+            raise InputError(
+                f"{path} is damaged (a modality is named {name!r}); copy it again."
+            )
     try:
         return ReID(**fields | {"dtype": jnp.dtype(fields["dtype"])})
     except TypeError as error:
@@ -186,8 +192,8 @@ def _check_fit(
     ]
     if misfits:
         raise InputError(
-            f"{folder / WEIGHTS} does not fit {folder / NETWORK}: {', '.join(misfits)};"
-            " take both files from one place."
+            f"{folder / WEIGHTS} does not fit {folder / NETWORK}: "
+            f"{one_line(', '.join(misfits))}; take both files from one place."
         )
 
 

@@ -203,11 +203,22 @@ def changed(path, other, change=lambda written: written, program=None, **options
         (lambda written: written | {"image_size": 32}, "image_size 32"),
         (lambda written: written | {"image_size": [9999, 1]}, r"image_size \[9999, 1"),
         (lambda written: written | {"network": None}, "network None"),
+        (
+            lambda written: written | dict(modality="a\n", modalities=["a\n", "b"]),
+            r"modality 'a\\n'",
+        ),
     ],
     ids=[
         *("list", "other_version", "missing_key", "last_version", "unknown_modality"),
         *("one_name_twice", "no_list_of_names"),
-        *("two_modalities", "one_length", "no_size", "too_large", "no_fingerprint"),
+        *(
+            "two_modalities",
+            "one_length",
+            "no_size",
+            "too_large",
+            "no_fingerprint",
+            "two_lines",
+        ),
     ],
 )
 def test_a_description_of_something_else_is_refused(path, tmp_path, change, message):

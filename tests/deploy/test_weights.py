@@ -108,6 +108,7 @@ def change(folder, **changes):
         (dict(novel=1), "not describe a network of this version"),
         (dict(network={"dtype": "float33"}), "is damaged"),
         (dict(network={"modalities": ["nir", "nir"]}), "cannot be built .*each once"),
+        (dict(network={"modalities": ["a\n", "b"]}), r"a modality is named 'a\\n'"),
         (dict(network={"modalities": "nir"}), "modalities is 'nir', expected list"),
         (
             dict(network={"modalities": ["visible", "nir", "thermal"]}),

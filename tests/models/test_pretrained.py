@@ -152,6 +152,7 @@ def names_of(model):
         ),
         ({"bn1__running_var": None}, r"it lacks bn1\.running_var \(for batch_stats"),
         ({"other__weight": np.ones(2, np.float32)}, "has no place for other.weight"),
+        ({"a\n\x1b": np.ones(2, np.float32)}, r"has no place for a\\n\\x1b"),
         (
             {"bn1__bias": np.ones(3, np.float32)},
             r"bn1\.bias gives .*backbone/norm1/bias the shape \[3\] and not \[64\]",
@@ -459,6 +460,7 @@ def manifest(**group):
         (manifest(paths=["pipe"]), "pipe is not a regular file"),
         (manifest(weights=[3]), "the name None and the shape None"),
         (manifest(weights=[ENTRY | {"name": 3}]), "the name 3"),
+        (manifest(weights=[ENTRY | {"name": "a\n"}]), r"the name 'a\\n'"),
         (manifest(weights=[ENTRY | {"shape": [-1]}]), r"the shape \[-1\]"),
         (manifest(weights=[ENTRY | {"shape": [0, 2**62]}]), r"the shape \[0, 4611"),
         (manifest(weights=[ENTRY | {"shape": [1] * 99}]), "expected text and a list"),
