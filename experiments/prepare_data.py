@@ -33,6 +33,7 @@ from mbn_jax.data.prepare import prepare_data
 from mbn_jax.data.sixteen_bits import FLAG, HELP
 from mbn_jax.data.sources import all_sources
 from mbn_jax.errors import InputError
+from mbn_jax.files import check_named
 
 _DATASET = flags.DEFINE_string(
     "dataset",
@@ -72,6 +73,9 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: {argv[1]!r} is not a flag; expected --flag=value")
     logging.set_verbosity(logging.WARNING)
+    for given in _FOLDERS.values():
+        for folder in given.value:
+            check_named(folder)
     folders = {
         name: [Path(folder).expanduser() for folder in flag.value]
         for name, flag in _FOLDERS.items()

@@ -100,6 +100,12 @@ def test_flags_of_own_images_are_refused_without_a_manifest(tmp_path, flag):
     )
 
 
+def test_a_folder_without_a_name_is_not_the_current_one(tmp_path):
+    done = run("--dataset=llcm", "--manual_dir=", f"--data_dir={tmp_path}")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: The name of a folder is empty; name a folder")
+
+
 def test_problems_are_told_without_a_traceback(tmp_path):
     root = trees.write_llcm(tmp_path / "LLCM", images=1)
     (lost,) = trees.remove_matching(root, "vis/cam4/0009/*")

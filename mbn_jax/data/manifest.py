@@ -26,7 +26,7 @@ from mbn_jax import modalities as modality_names
 from mbn_jax.data.findings import Findings
 from mbn_jax.data.sixteen_bits import Scale
 from mbn_jax.errors import InputError
-from mbn_jax.files import write_atomically
+from mbn_jax.files import check_named, write_atomically
 
 SPLITS = ("train", "val", "test", "query", "gallery")
 _LARGEST = 2**31 - 1
@@ -136,6 +136,8 @@ def read_manifest(
     Raises:
         InputError: the file cannot be read as such a table at all.
     """
+    if images is not None:
+        check_named(images)
     path = Path(path).expanduser()
     root = path.parent if images is None else Path(images).expanduser()
     if not root.is_dir():

@@ -537,6 +537,10 @@ def test_the_next_command_is_one_that_a_shell_can_run(own, tmp_path, capsys):
 
 def test_a_directory_without_a_name_is_not_the_current_one(own, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="The name of a folder is empty"):
+        prepare.prepare_data("mine", "data", manifest=own[0], images="")
+    with pytest.raises(InputError, match=r"cannot be read .*; give the path of a CSV"):
+        prepare.prepare_data("mine", "data", manifest="")
     there = set(tmp_path.iterdir())
     with pytest.raises(
         InputError, match="directory of the prepared data is given as a"
