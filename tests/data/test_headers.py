@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mbn_jax.data.headers import declared_size, is_cut_off
-from mbn_jax.data.images import MAX_MEGAPIXELS, decode
+from mbn_jax.data.images import MAX_MEGAPIXELS, decode, quiet_opencv
 from mbn_jax.errors import InputError
 
 WIDTH, HEIGHT = 301, 23
@@ -172,3 +172,25 @@ def test_thin_images_are_resized_like_others(size):
     np.testing.assert_array_equal(
         decode(encoded, (32, 16), "x"), np.full((32, 16, 3), 77)
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_file_is_an_image_or_refused_in_a_sentence(kind):
+    generator = np.random.default_rng(0)
+    encoded = np.frombuffer(file_of(kind), np.uint8)
+    refused = []
+    with quiet_opencv():
+        for _ in range(100):
+            damaged = encoded.copy()
+            # Half of the damage is where headers are: at the end of a TIFF.
+            part = generator.choice([300, len(encoded)])
+            places = generator.integers(0, min(part, len(encoded)), 5)
+            places = len(encoded) - 1 - places if "TIFF" in kind else places
+            damaged[places] = generator.choice([0, 1, 127, 128, 255], 5)
+            try:
+                image = decode(damaged.tobytes(), (16, 8), "x")
+                assert image.shape == (16, 8, 3)
+            except InputError as error:
+                refused.append(str(error))
+    assert refused
+    assert not any("\n" in sentence for sentence in refused)
