@@ -1,0 +1,129 @@
+"""How commands end: one line, an exit status, and nothing after it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
+
+def start(body, *, flags=(), before="", **environment):
+    """Starts a command whose `main` has this body; `before` stands in for imports."""
+    lines = "\n    ".join(body.splitlines())
+    program = (
+        "import gc, sys, time, command\n"
+        f"{before}\n"
+        f"def main(argv):\n    print('begun', flush=True)\n    {lines}\n"
+        "command.run(main)\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, *flags, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(EXPERIMENTS), **environment},
+        # A job in the background ignores Ctrl-C, and so would the command.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def ended_by(process, number):
+    """Sends a signal once the first line is there; status, and standard error."""
+    process.stdout.readline()
+    time.sleep(0.1)
+    process.send_signal(number)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return process.returncode, errors
+
+
+SWALLOW = """
+def busy(phase, info):
+    time.sleep(0.05)
+gc.callbacks.append(busy)
+while True:
+    gc.collect()
+    time.sleep(0.02)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
+)
+@pytest.mark.parametrize(
+    "body", ["time.sleep(60)", SWALLOW], ids=["work", "collection"]
+)
+def test_one_signal_ends_a_command_in_one_line(number, word, body):
+    status, errors = ended_by(start(body), number)
+    assert status == 128 + number
+    assert errors.startswith(f"{word}; the same command goes on")
+    assert errors.count("\n") == 1
+
+
+def test_a_signal_during_imports_does_too():
+    before = "print('begun', flush=True)\ntime.sleep(60)"
+    status, errors = ended_by(start("pass", before=before), signal.SIGINT)
+    assert (status, errors.count("\n")) == (130, 1)
+
+
+def test_an_error_of_the_user_is_one_line_and_escapes_what_it_names():
+    body = """
+from mbn_jax.errors import InputError
+raise InputError("no folder a\\x1b[2Jb")
+"""
+    process = start(body)
+    _, errors = process.communicate()
+    assert (process.returncode, errors) == (1, "error: no folder a\\x1b[2Jb\n")
+
+
+def test_output_that_the_terminal_cannot_show_is_no_failure():
+    process = start("print('47.5 ± 1.2 → \\u56f3')", PYTHONIOENCODING="ascii")
+    output, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+    assert output == "begun\n47.5 ? 1.2 ? ?\n"
+
+
+def test_at_exit_nothing_is_said():
+    body = """
+class Late:
+    def __del__(self):
+        raise RuntimeError("too late")
+sys.late = Late()
+"""
+    process = start(body)
+    assert process.communicate() == ("begun\n", "")
+    assert process.returncode == 0
+
+
+def test_without_assertions_no_command_starts():
+    process = start("pass", flags=["-O"])
+    output, errors = process.communicate()
+    assert (process.returncode, output) == (1, "")
+    assert errors.startswith("error: Python was started with -O")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+def test_devices_that_are_not_there_are_one_sentence(platform):
+    process = start("import jax; jax.devices()", JAX_PLATFORMS=platform)
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert errors.startswith(
+        f"error: JAX cannot use the devices of JAX_PLATFORMS={platform}"
+    )
+    assert errors.count("\n") == 1
+
+
+def test_other_errors_keep_their_traceback():
+    process = start("raise KeyError('a bug')")
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert errors.startswith("Traceback")
+    assert errors.endswith("KeyError: 'a bug'\n")
