@@ -5,7 +5,7 @@ import io
 import pytest
 
 from mbn_jax.data.progress import progress
-from mbn_jax.text import PrintableOutput, printable, terminal_of
+from mbn_jax.text import PrintableOutput, one_line, printable, terminal_of
 
 CLEAR = "a\x1b[2Jb"  # clears the screen
 
@@ -22,6 +22,11 @@ CLEAR = "a\x1b[2Jb"  # clears the screen
 )
 def test_what_a_terminal_would_obey_is_shown(text, shown):
     assert printable(text) == shown
+
+
+def test_a_name_has_one_line():
+    assert one_line("két → 図 [b]") == "két → 図 [b]"
+    assert one_line("a\n\tb\u2028\udcff\x1b") == r"a\n\tb\u2028\udcff\x1b"
 
 
 def output(encoding):

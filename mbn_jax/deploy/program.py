@@ -56,7 +56,7 @@ def check_program(
     for count in _BATCH_SIZES:
         images = jax.ShapeDtypeStruct((count, height, width, 3), jnp.uint8)
         features: Any = jax.eval_shape(exported.call, images)
-        shape = getattr(features, "shape", ())
+        shape: tuple[int, ...] = getattr(features, "shape", ())
         if len(shape) != 2 or shape[0] != count or features.dtype != jnp.float32:
             raise ValueError(f"of {count} images it gives {features}")
         given.add(shape[1])
