@@ -25,7 +25,7 @@ from mbn_jax.data.sixteen_bits import AUTO, Scale, eight_bits, narrow_range
 from mbn_jax.errors import InputError
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-# Millions of pixels: more than cameras have, and some hundred megabytes.
+# Millions of pixels: far more than an image of a person has, and some hundred MB.
 MAX_MEGAPIXELS = 64.0
 MAX_HELP = "Millions of pixels that an image may have at most."
 NARROW_REMEDY = "choose another scale with --sixteen_bits (docs/own-data.md)"
