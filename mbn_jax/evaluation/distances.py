@@ -7,9 +7,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from numpy.typing import ArrayLike
 
 from mbn_jax.errors import InputError
+from mbn_jax.explicit_axes import spec_of, takes_explicit_axes
 
 Distance = Literal["cosine", "euclidean", "k_reciprocal"]
 # How a figure says by which it was made.
@@ -20,6 +22,13 @@ DISTANCE_TITLES = {
 }
 
 
+# A matrix of distances lies over the devices as the queries do.
+_takes_explicit_axes = takes_explicit_axes(
+    lambda query, *_, **__: PartitionSpec(*spec_of(query)[:1])
+)
+
+
+@_takes_explicit_axes
 def cosine_distances(query: ArrayLike, gallery: ArrayLike) -> jax.Array:
     """1 - cosine of the angle between features.
 
@@ -35,6 +44,7 @@ def cosine_distances(query: ArrayLike, gallery: ArrayLike) -> jax.Array:
     return 1.0 - _products(unit_rows(query), unit_rows(gallery))
 
 
+@_takes_explicit_axes
 def euclidean_distances(query: ArrayLike, gallery: ArrayLike) -> jax.Array:
     """Lengths of the differences between features, as they are.
 
@@ -51,12 +61,18 @@ def euclidean_distances(query: ArrayLike, gallery: ArrayLike) -> jax.Array:
     # digits: the square of a length is the small difference of large numbers.
     centre = jnp.mean(gallery, axis=0, keepdims=True)
     query, gallery = query - centre, gallery - centre
+    # In a power of two as the unit, which changes no digit: the squares of very large
+    # or very small numbers would leave float32.
+    largest = (jnp.max(jnp.abs(side), initial=0) for side in (query, gallery))
+    exponent = jnp.clip(jnp.frexp(jnp.maximum(*largest))[1], -125, 126)
+    unit = jnp.ldexp(jnp.float32(1), exponent)
+    query, gallery = query / unit, gallery / unit
     squares = (
         jnp.sum(query**2, axis=1)[:, None]
         + jnp.sum(gallery**2, axis=1)[None, :]
         - 2.0 * _products(query, gallery)
     )
-    return jnp.sqrt(jnp.maximum(squares, 0.0))
+    return unit * jnp.sqrt(jnp.maximum(squares, 0.0))
 
 
 def distance_function(

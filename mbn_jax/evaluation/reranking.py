@@ -3,9 +3,15 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mbn_jax.errors import InputError
 from mbn_jax.evaluation.distances import cosine_distances
 
 K1, K2, WEIGHT = 20, 6, 0.3
+# Matrices (Q + G, Q + G) of 4 bytes that are held at once: distances and their order of
+# 8 bytes, the vectors before and after the mean, two matrices of 1 byte, and copies.
+_MATRICES = 7
+# Beyond it a machine of 16 GB would end the process, without a word.
+MAX_BYTES = 12 * 2**30
 
 
 def k_reciprocal_distances(
@@ -15,6 +21,7 @@ def k_reciprocal_distances(
     k1: int = K1,
     k2: int = K2,
     weight: float = WEIGHT,
+    max_bytes: int = MAX_BYTES,
 ) -> np.ndarray:
     r"""Distances between sets of mutual neighbours, mixed with those of the features.
 
@@ -38,11 +45,31 @@ def k_reciprocal_distances(
         k1: neighbours that may be mutual.
         k2: neighbours whose vectors are averaged.
         weight: w, of the distances of the features.
+        max_bytes: memory that may be needed.
 
     Returns:
         (Q, G) float32. The memory is some seven matrices (Q + G, Q + G) of float32.
+
+    Raises:
+        InputError: the features are not two matrices of equal width, of finite numbers;
+            or re-ranking would need more than ``max_bytes``, which is known before any
+            matrix is made.
     """
-    num_queries = len(np.asarray(query))
+    query, gallery = (_matrix(side) for side in (query, gallery))
+    num_queries = len(query)
+    if query.shape[1] != gallery.shape[1]:
+        raise InputError(
+            f"The query features have {query.shape[1]} dimensions and those of the "
+            f"gallery {gallery.shape[1]}: give features of one network."
+        )
+    size = num_queries + len(gallery)
+    needed = 4 * _MATRICES * size**2
+    if needed > max_bytes:
+        raise InputError(
+            f"Re-ranking {size} images would take some {needed / 2**30:.1f} GiB of "
+            f"memory, but it is limited to {max_bytes / 2**30:.1f} GiB: give fewer "
+            "images, or take the cosine distance."
+        )
     features = np.concatenate([query, gallery])
     # 2 - 2 cos is the squared distance of unit features; the factor cancels.
     distance = np.asarray(cosine_distances(features, features))
@@ -70,6 +97,22 @@ def k_reciprocal_distances(
         minima = np.minimum(vectors[i, members, None], of_gallery[members]).sum(0)
         result[i] = 1 - minima / (2 - minima)
     return (1 - weight) * result + weight * distance[:num_queries, num_queries:]
+
+
+def _matrix(features: ArrayLike) -> np.ndarray:
+    try:
+        with np.errstate(over="ignore"):  # infinity is refused below
+            matrix = np.asarray(features, np.float32)
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"The features are not a matrix of numbers: {error}."
+        ) from error
+    if matrix.ndim != 2 or 0 in matrix.shape or not np.isfinite(matrix).all():
+        raise InputError(
+            f"The features of shape {list(matrix.shape)} cannot be re-ranked, expected "
+            "[N, D], not empty, without NaN, infinity or a number beyond float32."
+        )
+    return matrix
 
 
 def _mutual_neighbours(nearest: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Distances against NumPy in float64."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -59,6 +60,26 @@ def test_the_euclidean_distance_to_itself_is_nearly_zero_and_never_nan():
     distances = np.asarray(euclidean_distances(values, values))
     assert np.isfinite(distances).all()
     np.testing.assert_allclose(np.diag(distances), 0, atol=5e-3)
+
+
+@pytest.mark.parametrize("exponent", [-66, -30, 40, 66])
+def test_the_size_of_the_features_changes_no_digit_of_euclidean_distances(exponent):
+    query, gallery = features(0, 5, 8), features(1, 7, 8)
+    unit = np.float32(2.0) ** exponent
+    np.testing.assert_array_equal(
+        euclidean_distances(query * unit, gallery * unit),
+        euclidean_distances(query, gallery) * unit,
+    )
+
+
+def test_distances_over_explicit_axes_are_those_of_one_device():
+    query, gallery = features(0, 8, 4), features(1, 16, 4)
+    mesh = jax.make_mesh((4, 2), ("data", "model"))
+    cut = jax.sharding.NamedSharding(mesh, jax.P("data", "model"))
+    for function in (cosine_distances, euclidean_distances):
+        found = function(*jax.device_put((query, gallery), cut))
+        assert jax.typeof(found).sharding.spec == jax.P("data", None)
+        np.testing.assert_allclose(found, function(query, gallery), atol=1e-6)
 
 
 def test_a_distance_that_does_not_exist_is_refused():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mbn_jax.errors import InputError
 from mbn_jax.evaluation import every_pair, retrieval_metrics
 from mbn_jax.evaluation.evaluation import evaluation, format_evaluation
 from mbn_jax.evaluation.records import Records
@@ -55,6 +56,35 @@ def test_distances_are_those_of_the_definition(k1, k2, weight):
         by_sets(query, gallery, k1, k2, weight),
         atol=2e-6,
     )
+
+
+def test_the_memory_is_known_before_it_is_taken():
+    many = np.ones((27_500, 1), np.float32)
+    with pytest.raises(InputError, match=r"55000 images .* 78\.9 GiB .* 12\.0 GiB:"):
+        k_reciprocal_distances(many, many)
+    few = many[:10] * np.arange(10)[:, None]
+    needed = 4 * 7 * 20**2
+    k_reciprocal_distances(few, few, max_bytes=needed)
+    with pytest.raises(InputError, match="give fewer images"):
+        k_reciprocal_distances(few, few, max_bytes=needed - 1)
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        (np.ones((3, 5)), "have 5 dimensions and those of the gallery 4"),
+        (np.ones(4), r"shape \[4\] cannot be re-ranked"),
+        (np.ones((0, 4)), r"shape \[0, 4\] cannot"),
+        (np.full((3, 4), np.nan), "without NaN"),
+        (np.full((3, 4), 1e300), "beyond float32"),
+        ([["a", "b", "c", "d"]], "not a matrix of numbers"),
+        ([[1.0], [1.0, 2.0]], "not a matrix of numbers"),
+    ],
+)
+def test_features_that_cannot_be_re_ranked_are_refused(query, message):
+    with pytest.raises(InputError, match=message) as error:
+        k_reciprocal_distances(query, np.ones((6, 4)))
+    assert "\n" not in str(error.value)
 
 
 def test_a_figure_with_re_ranking_says_so():
