@@ -11,6 +11,10 @@ Numerical decisions common to all of them:
   the derivative of the square root would be infinite.
 * An anchor without a positive, or without a negative, is left out of the mean; a batch
   without any valid anchor has loss zero and gradient zero.
+* A loss of features that are not finite, or whose squared distances are beyond float32,
+  is not finite either.
+* What does not fit is a `ValueError`: features that are not a matrix of numbers with at
+  least one row and one column, labels that are not one integer per row.
 
 Pairs are formed over the whole array. Under ``jax.jit`` with the batch sharded over
 devices that is the global batch; nothing has to be gathered by hand. Under ``pmap`` and
@@ -21,13 +25,21 @@ the loss of the global batch, the same on every device, and the gradient flows b
 the device that owns a row.
 """
 
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import PartitionSpec
+
+from mbn_jax.explicit_axes import takes_explicit_axes
+
+# A loss is the same on every device, however its arguments lie over a mesh.
+_takes_explicit_axes = takes_explicit_axes(lambda *_, **__: PartitionSpec())
 
 
+@_takes_explicit_axes
 def identity_loss(
     logits: jax.Array,
     identity: jax.Array,
@@ -59,8 +71,10 @@ def identity_loss(
         >>> print(f"{identity_loss(logits, jnp.array([0, 1])):.4f}")
         0.4100
     """
-    _check_shapes(logits, identity)
+    logits, identity = _checked(logits, identity)
     logits = logits.astype(jnp.float32)
+    # Optax counts negative labels from the end, and gives NaN for those beyond it.
+    identity = jnp.where(identity < 0, logits.shape[1], identity)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, identity)
     if label_smoothing:
         # The cross-entropy with the uniform distribution, without a one-hot matrix.
@@ -71,6 +85,7 @@ def identity_loss(
     return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
 
 
+@_takes_explicit_axes
 def batch_hard_triplet(
     features: jax.Array,
     identity: jax.Array,
@@ -106,15 +121,16 @@ def batch_hard_triplet(
         >>> print(f"{batch_hard_triplet(features, identity):.4f}")
         0.4000
     """
-    _check_shapes(features, identity)
+    features, identity = _checked(features, identity)
     distance = _distances(features, _everyone(features, axis_name))
     positive, negative = _pairs(identity, axis_name)
     hardest_positive = jnp.max(distance, axis=1, where=positive, initial=0.0)
     hardest_negative = jnp.min(distance, axis=1, where=negative, initial=jnp.inf)
     loss = jax.nn.relu(margin + hardest_positive - hardest_negative)
-    return _mean_over_valid_anchors(loss, positive, negative, axis_name)
+    return _mean_over_valid_anchors(features, loss, positive, negative, axis_name)
 
 
+@_takes_explicit_axes
 def weighted_regularised_triplet(
     features: jax.Array,
     identity: jax.Array,
@@ -163,7 +179,7 @@ def weighted_regularised_triplet(
         >>> print(f"{weighted_regularised_triplet(features, identity):.4f}")
         0.2201
     """
-    _check_shapes(features, identity)
+    features, identity = _checked(features, identity)
     distance = _distances(features, _everyone(features, axis_name))
     positive, negative = _pairs(identity, axis_name)
     far_positive = _softmax_weighted_sum(distance, distance, positive)
@@ -172,9 +188,10 @@ def weighted_regularised_triplet(
     if squared:
         difference *= jnp.abs(difference)
     loss = jax.nn.softplus(difference)
-    return _mean_over_valid_anchors(loss, positive, negative, axis_name)
+    return _mean_over_valid_anchors(features, loss, positive, negative, axis_name)
 
 
+@_takes_explicit_axes
 def hetero_centre(
     features: jax.Array,
     identity: jax.Array,
@@ -215,7 +232,7 @@ def hetero_centre(
         >>> print(f"{hetero_centre(features, identity, modality):.4f}")
         9.0000
     """
-    _check_shapes(features, identity, modality)
+    features, identity, modality = _checked(features, identity, modality)
     groups = _Groups.of(features, identity, modality, axis_name)
     # Let n be the number of centers of an identity, c one of them, c' the mean of the
     # others, and c* the mean of all. The sum over pairs is n times the sum of
@@ -224,6 +241,7 @@ def hetero_centre(
     distance = jnp.sum((groups.own_centre - groups.mean_of_others) ** 2, axis=1)
     num_centres = groups.num_others + 1.0
     return _mean_over_anchors(
+        features,
         2.0 * (groups.num_others / num_centres) * distance,
         groups.num_others > 0,
         axis_name,
@@ -231,6 +249,7 @@ def hetero_centre(
     )
 
 
+@_takes_explicit_axes
 def hetero_centre_triplet(
     features: jax.Array,
     identity: jax.Array,
@@ -273,7 +292,7 @@ def hetero_centre_triplet(
         >>> print(f"{hetero_centre_triplet(features, identity, modality):.4f}")
         0.2000
     """
-    _check_shapes(features, identity, modality)
+    features, identity, modality = _checked(features, identity, modality)
     groups = _Groups.of(features, identity, modality, axis_name)
     # Every sample stands for its center: largest and smallest distances are the same.
     centres = _everyone(groups.own_centre, axis_name)
@@ -285,9 +304,12 @@ def hetero_centre_triplet(
     hardest_positive = _lengths(groups.own_centre - centres[farthest])
     loss = jax.nn.relu(margin + hardest_positive - nearest_negative)
     valid = (groups.num_others > 0) & jnp.any(negative, axis=1)
-    return _mean_over_anchors(loss, valid, axis_name, 1.0 / groups.size_of_own)
+    return _mean_over_anchors(
+        features, loss, valid, axis_name, 1.0 / groups.size_of_own
+    )
 
 
+@_takes_explicit_axes
 def circle(
     features: jax.Array,
     identity: jax.Array,
@@ -327,7 +349,7 @@ def circle(
         >>> print(f"{circle(features, jnp.array([0, 0, 1])):.4f}")
         0.0003
     """
-    _check_shapes(features, identity)
+    features, identity = _checked(features, identity)
     directions = _directions(features)
     similarity = jnp.matmul(
         directions,
@@ -342,7 +364,7 @@ def circle(
         _logsumexp(-scale * too_small * (similarity - 1 + margin), positive)
         + _logsumexp(scale * too_large * (similarity - margin), negative)
     )
-    return _mean_over_valid_anchors(loss, positive, negative, axis_name)
+    return _mean_over_valid_anchors(features, loss, positive, negative, axis_name)
 
 
 class _Groups(NamedTuple):
@@ -414,9 +436,10 @@ def _distances(features: jax.Array, others: jax.Array) -> jax.Array:
     product = jnp.matmul(features, others.T, precision=jax.lax.Precision.HIGHEST)
     scale = jnp.sum(features**2, axis=1)[:, None] + jnp.sum(others**2, axis=1)[None, :]
     squared = scale - 2.0 * product
-    apart = squared > 4.0 * jnp.finfo(jnp.float32).eps * scale
+    # Not "apart where greater": NaN would be together, at distance zero.
+    together = squared <= 4.0 * jnp.finfo(jnp.float32).eps * scale
     # Where after the root alone would let 0 * inf = NaN into the gradient.
-    return jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0)
+    return jnp.where(together, 0.0, jnp.sqrt(jnp.where(together, 1.0, squared)))
 
 
 def _pairs(identity: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
@@ -458,42 +481,87 @@ def _directions(features: jax.Array) -> jax.Array:
 def _lengths(rows: jax.Array) -> jax.Array:
     """Euclidean norms of the rows, with zero gradient where they are zero."""
     squared = jnp.sum(rows**2, axis=1)
-    positive = squared > 0
+    zero = squared == 0
     # Where after the root alone would let 0 * inf = NaN into the gradient.
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squared)))
 
 
 def _mean_over_valid_anchors(
-    loss: jax.Array, positive: jax.Array, negative: jax.Array, axis_name: str | None
+    features: jax.Array,
+    loss: jax.Array,
+    positive: jax.Array,
+    negative: jax.Array,
+    axis_name: str | None,
 ) -> jax.Array:
     valid = jnp.any(positive, axis=1) & jnp.any(negative, axis=1)
-    return _mean_over_anchors(loss, valid, axis_name)
+    return _mean_over_anchors(features, loss, valid, axis_name)
 
 
 def _mean_over_anchors(
+    features: jax.Array,
     loss: jax.Array,
     valid: jax.Array,
     axis_name: str | None,
     weight: jax.Array | float = 1.0,
 ) -> jax.Array:
-    """Mean over the valid anchors of all devices; 0 if there is none."""
+    """Mean over the valid anchors of all devices; 0 if there is none.
+
+    It is NaN if a feature is not finite, also one that no valid anchor looks at.
+    """
+    weight = jnp.asarray(weight, jnp.float32)
     total = jnp.sum(weight * loss, where=valid)
+    total += jnp.sum(0.0 * features.astype(jnp.float32))
     count = jnp.sum(jnp.broadcast_to(weight, valid.shape), where=valid)
     if axis_name is not None:
         total, count = jax.lax.psum((total, count), axis_name)
     return total / jnp.where(count > 0, count, 1)
 
 
-def _check_shapes(
-    rows: jax.Array, identity: jax.Array, modality: jax.Array | None = None
-) -> None:
-    if rows.ndim != 2 or identity.shape != rows.shape[:1]:
+def _checked(rows: Any, identity: Any, *modality: Any) -> tuple[jax.Array, ...]:
+    """Returns the arguments as arrays that fit each other, labels as signed integers.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    rows, identity, *modality = map(_array, (rows, identity, *modality))
+    if rows.ndim != 2 or identity.shape != rows.shape[:1] or 0 in rows.shape:
         raise ValueError(
             "A loss takes a matrix with one row a sample and a vector of as many"
-            f" identities, but the shapes are {rows.shape} and {identity.shape}."
+            f" identities, none of them empty, but the shapes are {rows.shape} and"
+            f" {identity.shape}."
         )
-    if modality is not None and modality.shape != identity.shape:
+    if not jnp.issubdtype(rows.dtype, jnp.number) or jnp.iscomplexobj(rows):
         raise ValueError(
-            f"A loss takes one modality a sample, but the shape is {modality.shape}"
+            f"A loss takes rows of real numbers, but they are {rows.dtype}."
+        )
+    if modality and modality[0].shape != identity.shape:
+        raise ValueError(
+            f"A loss takes one modality a sample, but the shape is {modality[0].shape}"
             f" where there are {identity.shape[0]} samples."
         )
+    labels = (identity, *modality)
+    return jnp.asarray(rows), *map(_integers, ("identity", "modality"), labels)
+
+
+def _array(values: Any) -> jax.Array | np.ndarray:
+    # NumPy for what is not on the device: JAX would wrap 64-bit integers.
+    return values if isinstance(values, jax.Array) else np.asarray(values)
+
+
+def _integers(name: str, labels: jax.Array | np.ndarray) -> jax.Array:
+    """Labels as int32 or int64; labels that differ stay different."""
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"A loss takes integers as {name}, but they are {labels.dtype}: number"
+            " them from 0."
+        )
+    if isinstance(labels, np.ndarray) and labels.dtype.itemsize > 4:
+        if not np.array_equal(labels, labels.astype(np.int32)):
+            raise ValueError(
+                f"A loss takes integers of 32 bits as {name}, but the largest is"
+                f" {labels.max()}: number them from 0."
+            )
+        labels = labels.astype(np.int32)
+    return jnp.asarray(labels).astype(
+        jnp.int64 if labels.dtype.itemsize > 4 else jnp.int32
+    )

@@ -183,11 +183,6 @@ def test_identity_loss_agrees_with_loops(label_smoothing):
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
-def test_identity_loss_of_a_label_outside_the_classes_is_nan():
-    logits, identity = batch(dimension=5)
-    assert np.isnan(identity_loss(logits, identity.at[3].set(5)))
-
-
 @pytest.mark.parametrize("loss", PAIRWISE)
 @pytest.mark.parametrize("sizes", [(4, 4), (2, 8), (8, 2), (5, 3)])
 def test_pairwise_loss_agrees_with_loops(loss, sizes):
@@ -432,6 +427,84 @@ def test_batch_over_eight_devices_has_the_loss_of_one(loss):
     eight = of_batch(*jax.device_put((features, identity), on_data))
     assert len(eight[1].sharding.device_set) == 8
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), one, eight)
+
+
+@pytest.mark.parametrize("loss", [identity_loss, *PAIRWISE])
+def test_explicit_axes_give_the_loss_of_one_device(loss):
+    """Of the samples, and of the dimensions, which auto axes may be cut by as well."""
+    features, identity = batch(num_identities=4, num_images=2, dimension=4)
+    mesh = jax.make_mesh((4, 2), ("data", "model"))
+    specs = PartitionSpec("data", "model"), PartitionSpec("data")
+    of_batch = jax.jit(jax.value_and_grad(loss))
+    one = of_batch(features, identity)
+    with jax.set_mesh(mesh):
+        placed = [
+            jax.device_put(a, NamedSharding(mesh, spec))
+            for a, spec in zip((features, identity), specs, strict=True)
+        ]
+        eight = of_batch(*placed)
+        assert jax.typeof(eight[1]).sharding.spec == specs[0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), one, eight)
+
+
+@pytest.mark.parametrize("loss", [identity_loss, *PAIRWISE])
+@pytest.mark.parametrize("hidden", [False, True], ids=["anchors", "no anchors"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_never_hidden(loss, hidden, value):
+    features, identity = batch(dimension=5)
+    identity = jnp.zeros_like(identity) if hidden else identity
+    assert not np.isfinite(loss(features.at[3].set(value), identity))
+
+
+@pytest.mark.parametrize("loss", OF_DISTANCES)
+def test_distances_beyond_float32_are_not_hidden(loss):
+    features, identity = batch()
+    assert not np.isfinite(loss(1e20 * features, identity))
+
+
+@pytest.mark.parametrize("label", [-1, -5, 5, 2**31 - 1])
+def test_identity_loss_of_a_label_outside_the_range_is_nan(label):
+    logits, identity = batch(dimension=5)
+    assert np.isnan(identity_loss(logits, identity.at[3].set(label)))
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "int8", "uint4", "int4", "list"])
+@pytest.mark.parametrize("loss", [identity_loss, *PAIRWISE])
+def test_labels_may_be_integers_of_any_type(loss, dtype):
+    features, identity = batch(dimension=5)
+    given = np.asarray(identity).tolist()
+    if dtype != "list":
+        given = np.array(given).astype(jnp.dtype(dtype))
+    assert loss(features, given) == loss(features, identity)
+
+
+@pytest.mark.parametrize("x64", [True, False])
+@pytest.mark.parametrize("loss", [identity_loss, *PAIRWISE])
+def test_a_loss_is_float32_under_x64_and_strict_promotion(loss, x64):
+    features, identity = batch(dimension=5)
+    with jax.enable_x64(x64), jax.numpy_dtype_promotion("strict"):
+        assert loss(features, identity).dtype == jnp.float32
+
+
+MISUSE = {
+    "text": (np.ones((2, 3)), np.array(["a", "b"])),
+    "mixed": (np.ones((2, 3)), np.array(["a", 1], object)),
+    "fractions": (np.ones((2, 3)), np.array([0.0, 1.0])),
+    "too large": (np.ones((2, 3)), np.array([0, 2**32])),
+    "one dimension": (np.ones(2), np.array([0, 1])),
+    "no rows": (np.ones((0, 3)), np.zeros(0, int)),
+    "no columns": (np.ones((2, 0)), np.array([0, 1])),
+    "no numbers": (np.array([["a"], ["b"]]), np.array([0, 1])),
+    "complex": (np.ones((2, 3), complex), np.array([0, 1])),
+}
+
+
+@pytest.mark.parametrize("rows", MISUSE.values(), ids=MISUSE)
+@pytest.mark.parametrize("loss", [identity_loss, *OF_ANCHORS])
+def test_what_does_not_fit_is_refused_in_one_sentence(loss, rows):
+    with pytest.raises(ValueError, match=r"^A loss takes .*\.$") as error:
+        loss(*rows)
+    assert "\n" not in str(error.value)
 
 
 OF_SAMPLES = {
