@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _received: list[int] = []
+_dropped: list[bool] = []
 _started: list[bool] = []  # once what is imported can be in the middle of something
 
 
@@ -51,7 +52,9 @@ def _unraisable(unraisable: Any) -> None:
     JAX has a callback in Python's garbage collection, which runs at any time.
     """
     if _received and issubclass(unraisable.exc_type, KeyboardInterrupt):
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        _dropped.append(True)
+        # Later each time, so as not to fall in with what is dropping them.
+        signal.setitimer(signal.ITIMER_REAL, min(1, 0.05 * 1.2 ** len(_dropped)))
     else:
         sys.__unraisablehook__(unraisable)
 

@@ -56,10 +56,12 @@ while True:
 
 
 @pytest.mark.parametrize(
-    ("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
-)
-@pytest.mark.parametrize(
-    "body", ["time.sleep(60)", SWALLOW], ids=["work", "collection"]
+    ("number", "word", "body"),
+    [
+        (signal.SIGINT, "interrupted", SWALLOW),
+        (signal.SIGTERM, "terminated", "time.sleep(60)"),
+    ],
+    ids=["Ctrl-C in a garbage collection", "SIGTERM"],
 )
 def test_one_signal_ends_a_command_in_one_line(number, word, body):
     status, errors = ended_by(start(body), number)
@@ -110,9 +112,7 @@ def test_devices_that_are_not_there_are_one_sentence():
     process = start("import jax; jax.devices()", JAX_PLATFORMS="nonsense")
     _, errors = process.communicate()
     assert process.returncode == 1
-    assert errors.startswith(
-        f"error: JAX cannot use the devices of JAX_PLATFORMS={platform}"
-    )
+    assert errors.startswith("error: JAX cannot use the devices of JAX_PLATFORMS=")
     assert errors.count("\n") == 1
 
 
