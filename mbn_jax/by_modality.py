@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mbn_jax.functional import check_settings
+from mbn_jax.functional import check_settings, index_array
 from mbn_jax.norm import ModalityBatchNorm
 
 _BATCH_NORM_CALL: Callable[..., Any] = inspect.unwrap(nn.BatchNorm.__call__)
@@ -257,16 +257,12 @@ _thread = _Thread()
 
 def _array(modality: Any) -> jax.Array | np.ndarray:
     """Returns the modality as an array; a copy, if the original could be modified."""
-    expected = "expected one integer per sample, of shape [B]."
-    if not isinstance(modality, jax.Array):
-        try:
-            # Not jnp.array, which would wrap 64-bit indices.
-            modality = np.array(modality)
-        except ValueError:
-            raise ValueError(f"modality is {modality!r}, {expected}") from None
+    modality = index_array(modality)
     if modality.ndim != 1 or not jnp.issubdtype(modality.dtype, jnp.integer):
         found = f"{modality.dtype}{list(modality.shape)}"
-        raise ValueError(f"modality is {found}, {expected}")
+        raise ValueError(
+            f"modality is {found}, expected one integer per sample, of shape [B]."
+        )
     return modality
 
 

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax.typing import Dtype
 from jax import lax
+from jax.sharding import PartitionSpec
 
+from mbn_jax.explicit_axes import spec_of, takes_explicit_axes
 from mbn_jax.reductions import spread, sums
 
 
@@ -43,6 +45,7 @@ class Normalized(NamedTuple):
     var: jax.Array
 
 
+@takes_explicit_axes(lambda *_, **__: Moments(*[PartitionSpec()] * 3))
 def modality_moments(
     x: jax.Array,
     modality: jax.Array,
@@ -98,6 +101,9 @@ def modality_moments(
     return Moments(pivot + offset, var, count)
 
 
+@takes_explicit_axes(
+    lambda x, modality, mean, var, *_, **__: Normalized(*map(spec_of, (x, mean, var)))
+)
 def modality_batch_norm(
     x: jax.Array,
     modality: jax.Array,
@@ -174,10 +180,10 @@ def modality_batch_norm(
     affine = [None if a is None else jnp.asarray(a) for a in (scale, bias)]
     given = [a.dtype for a in (x, *affine) if a is not None]
     if dtype is None:
-        dtype = _promote(*given)
+        dtype = promoted(*given)
     # The dtype of the arithmetic. Everything is cast to it, because JAX would promote
     # most operands, but not those of a reduction.
-    wide = _promote(jnp.float32, mean.dtype, *given)
+    wide = promoted(jnp.float32, mean.dtype, *given)
     scale, bias = (None if a is None else a.astype(wide) for a in affine)
 
     hidden = None
@@ -364,7 +370,7 @@ def _shifted_moments(
       statistics of the others.
     """
     # float16 cannot represent counts above 65,504.
-    count_dtype = _promote(x.dtype, jnp.float32)
+    count_dtype = promoted(x.dtype, jnp.float32)
     dtype = count_dtype if force_float32 else x.dtype
 
     def over_devices(*tables: jax.Array) -> list[jax.Array]:
@@ -468,22 +474,41 @@ def _few_positions(shape: Sequence[int], axis: int) -> tuple[slice, ...]:
 
 def _membership(x: jax.Array, modality: jax.Array, labels: Sequence[int]) -> jax.Array:
     """Bool (B, L): which label each sample has; a row without True has none."""
-    if not isinstance(modality, jax.Array):
-        # Compare in NumPy: JAX would wrap 64-bit indices, and 2**32 would become 0.
-        modality = np.asarray(modality)
+    modality = index_array(modality)
     if modality.shape != x.shape[:1] or not jnp.issubdtype(modality.dtype, jnp.integer):
         raise ValueError(
             f"modality is {modality.dtype}{list(modality.shape)}, expected one integer "
             f"per sample, of shape {list(x.shape[:1])}, for an input of shape "
             f"{list(x.shape)}."
         )
-    if not isinstance(modality, jax.Array):
+    if isinstance(modality, np.ndarray):
         return jnp.asarray(modality[:, None] == np.array(labels)[None, :])
     # Compare in the dtype of the index: JAX would wrap one that does not fit another.
     limits, columns = jnp.iinfo(modality.dtype), np.array(labels)
     possible = (limits.min <= columns) & (columns <= limits.max)
     found = modality[:, None] == columns.astype(modality.dtype)[None, :]
     return found & possible[None, :]
+
+
+def index_array(modality: Any) -> jax.Array | np.ndarray:
+    """Returns the modality of the samples as an array.
+
+    What is not on the device becomes a NumPy array, because JAX would wrap 64-bit
+    indices, and 2**32 would become 0.
+
+    Raises:
+      ValueError: if it is not an array, such as a list of lists of different lengths.
+    """
+    if isinstance(modality, jax.Array):
+        return modality
+    leaves = jax.tree.leaves(modality)
+    try:
+        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+        return jnp.asarray(modality) if traced else np.array(modality)
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"modality is {modality!r}, expected one integer per sample, of shape [B]."
+        ) from None
 
 
 def _expand_mask(x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -559,7 +584,7 @@ def _along(x: jax.Array, axis: int, row: jax.Array) -> jax.Array:
     return row.reshape(shape)
 
 
-def _promote(*dtypes: Dtype) -> Any:
+def promoted(*dtypes: Dtype) -> Any:
     """Returns the common dtype, also under strict dtype promotion."""
     with jax.numpy_dtype_promotion("standard"):
         return reduce(jnp.promote_types, dtypes)

@@ -20,6 +20,8 @@ from mbn_jax.convert.trees import (
     shape_at,
     unflatten,
 )
+from mbn_jax.functional import promoted
+from mbn_jax.interception import intercepted
 from mbn_jax.norm import ModalityBatchNorm
 
 
@@ -106,15 +108,19 @@ def fold(
             )
         )
         # A power instead of a function of jnp keeps NumPy trees in NumPy.
-        dtype = jnp.promote_types(kernel.dtype, jnp.float32)
-        multiplier = (var.astype(dtype) + epsilon) ** -0.5
+        given = (kernel, bias, mean, var, scale, beta)
+        dtype = promoted(jnp.float32, *(a.dtype for a in given if a is not None))
+        wide = (None if a is None else a.astype(dtype) for a in given)
+        weights, offset, mean, var, scale, beta = wide
+        multiplier = (var + epsilon) ** -0.5
         if scale is not None:
             multiplier = multiplier * scale
-        constant = -mean * multiplier if bias is None else (bias - mean) * multiplier
+        away = -mean if offset is None else offset - mean
+        constant = away * multiplier
         if beta is not None:
             constant = constant + beta
         per_output = multiplier.reshape((1,) * (kernel.ndim - 1) + (-1,))
-        flat[kernel_path] = (kernel * per_output).astype(kernel.dtype)
+        flat[kernel_path] = (weights * per_output).astype(kernel.dtype)
         flat[bias_path] = constant.astype(kernel.dtype if bias is None else bias.dtype)
     return unflatten(flat, variables)
 
@@ -183,7 +189,7 @@ def find_convolutions(
                 taken.append((join(layer.path), args[0] if args else kwargs["x"]))
         return result
 
-    with nn.intercept_methods(watch):
+    with intercepted(watch):
         # A new function, which has no cached trace.
         jax.eval_shape(lambda *all_: apply(*all_), variables, *arguments)
     before: dict[str, set[str | None]] = {}

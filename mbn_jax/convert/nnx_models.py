@@ -201,7 +201,7 @@ class _Observed(ModalityBatchNorm):
         if modality is None:
             modality = current_modality()
         before = self.record.get_value()
-        record = add_call(before, self, self.where, x, jnp.asarray(modality), mask)
+        record = add_call(before, self, self.where, x, modality, mask)
         self.record.set_value(record)
         return y
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mbn_jax.functional import Moments, modality_moments
+from mbn_jax.explicit_axes import spec_of, takes_explicit_axes
+from mbn_jax.functional import Moments, index_array, modality_moments, promoted
 
 
 class Record(NamedTuple):
@@ -37,7 +38,7 @@ def add_call(
     layer: Any,
     where: str,
     x: jax.Array,
-    modality: jax.Array,
+    modality: Any,
     mask: jax.Array | None,
 ) -> Record:
     """Returns the record after one more call of a layer.
@@ -53,6 +54,7 @@ def add_call(
     Raises:
       ValueError: if the record does not belong to this layer.
     """
+    modality = jnp.asarray(index_array(modality))
     moments_of = partial(
         modality_moments,
         modality=modality,
@@ -80,21 +82,30 @@ def add_call(
         strays = lax.psum(
             strays, layer.axis_name, axis_index_groups=layer.axis_index_groups
         )
+    dtype = promoted(before.calls.dtype, moments.mean.dtype)
+    before, moments = jax.tree.map(lambda a: jnp.asarray(a, dtype), (before, moments))
     # Where mean/std is large, a float32 mean is off by a fraction of a standard
     # deviation, too much for the variance between batches. So the mean is computed
     # relative to a value near it.
     origin = jnp.where(before.moments.counts > 0, before.origin, moments.mean)
+    moments = merge(before.moments, moments_of(_away(x, origin, modality, layer.axis)))
+    strays = before.strays + strays.astype(dtype)
+    return Record(origin, moments, before.calls + 1, strays)
+
+
+@takes_explicit_axes(lambda x, *_: spec_of(x))
+def _away(x: jax.Array, origin: jax.Array, modality: jax.Array, axis: int) -> jax.Array:
+    """`x` minus the origin of the modality of each sample."""
     shape = [1] * x.ndim
-    shape[0], shape[layer.axis] = len(modality), origin.shape[-1]
+    shape[0], shape[axis] = len(modality), origin.shape[-1]
     near = jnp.take(origin, modality, axis=0, mode="clip").reshape(shape)
-    moments = merge(before.moments, moments_of(x.astype(near.dtype) - near))
-    return Record(origin, moments, before.calls + 1, before.strays + strays)
+    return x.astype(near.dtype) - near
 
 
 def merge(a: Moments, b: Moments) -> Moments:
     """Merges the moments of two sets, JAX or NumPy, in the dtype of the arguments."""
     counts = a.counts + b.counts
-    divisor = counts + (counts == 0)
+    divisor = counts + (counts == 0).astype(counts.dtype)
     share_a, share_b = a.counts / divisor, b.counts / divisor
     delta = b.mean - a.mean
     return Moments(

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from mbn_jax.errors import InputError
+from mbn_jax.explicit_axes import spec_of, takes_explicit_axes
 
 # Mean and standard deviation of ImageNet's training images, RGB in [0, 1].
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -91,6 +92,7 @@ class Augmentation:
             )
 
 
+@takes_explicit_axes(lambda key, images, *_, **__: spec_of(images))
 def augment(
     key: jax.Array,
     images: jax.Array,
@@ -170,7 +172,7 @@ class _Draws(NamedTuple):
 
 def _draw(key: jax.Array, batch: int) -> _Draws:
     sizes = (2, 1, 3, 1, 2, _ERASE_ATTEMPTS, _ERASE_ATTEMPTS, 2, 1, 1)
-    uniform = jax.random.uniform(key, (batch, sum(sizes)))
+    uniform = jax.random.uniform(key, (batch, sum(sizes)), jnp.float32)
     ends = tuple(itertools.accumulate(sizes))
     return _Draws(*jnp.split(uniform, ends[:-1], axis=1))
 
@@ -183,7 +185,7 @@ def _augment_image(
         border = (augmentation.pad, augmentation.pad)
         padded = jnp.pad(image, (border, border, (0, 0)))
         row, column = _below(2 * augmentation.pad + 1, draws.crop)
-        image = jax.lax.dynamic_slice(padded, (row, column, 0), image.shape)
+        image = jax.lax.dynamic_slice(padded, (row, column, jnp.int32(0)), image.shape)
     if augmentation.flip:
         flipped = draws.flip[0] < augmentation.flip
         image = jnp.where(flipped, pix.flip_left_right(image), image)
@@ -202,7 +204,7 @@ def _augment_image(
     ):
         if probability:
             erased = _erased(draws, image.shape[:2]) & (draw[0] < probability)
-            colour = jnp.array(fill).reshape(1, 1, 3)
+            colour = jnp.array(fill, jnp.float32).reshape(1, 1, 3)
             result = jnp.where(erased[:, :, None], colour, result)
     if augmentation.exchange or augmentation.infrared_gray:
         result = _exchanged(augmentation, draws, result, in_color)
@@ -211,7 +213,8 @@ def _augment_image(
 
 def _luminance(image: jax.Array) -> jax.Array:
     """(H, W, 1) uint8. In integers: a sum of floats is rounded as devices share it."""
-    total = jnp.sum(image * jnp.array(_LUMINANCE).reshape(1, 1, 3), -1, keepdims=True)
+    weights = jnp.array(_LUMINANCE, jnp.int32).reshape(1, 1, 3)
+    total = jnp.sum(image.astype(jnp.int32) * weights, -1, keepdims=True)
     return ((total + 500) // 1000).astype(jnp.uint8)
 
 
@@ -247,7 +250,8 @@ def _jitter(
     # Hue and saturation mean nothing outside of the RGB cube.
     colours = jnp.clip(colours, 0.0, 1.0)
     saturation = jnp.where(in_color, saturation, 0.0)
-    return pix.adjust_saturation(colours, 1.0 + saturation)
+    with jax.numpy_dtype_promotion("standard"):  # of what happens in dm-pix
+        return pix.adjust_saturation(colours, 1.0 + saturation)
 
 
 def _erased(draws: _Draws, shape: tuple[int, ...]) -> jax.Array:
@@ -264,7 +268,7 @@ def _erased(draws: _Draws, shape: tuple[int, ...]) -> jax.Array:
     erased_width = widths[first]
     top = _below(height - erased_height + 1, draws.erased_corner[0])
     left = _below(width - erased_width + 1, draws.erased_corner[1])
-    y, x = jnp.arange(height), jnp.arange(width)
+    y, x = (jnp.arange(size, dtype=jnp.int32) for size in shape)
     rows = (y >= top) & (y < top + erased_height)
     columns = (x >= left) & (x < left + erased_width)
     return rows[:, None] & columns[None, :]
@@ -276,6 +280,7 @@ def _between(low: float, high: float, uniform: jax.Array) -> jax.Array:
 
 def _below(size: int | jax.Array, uniform: jax.Array) -> jax.Array:
     """Integers in 0..size-1."""
+    size = jnp.asarray(size, uniform.dtype)
     return jnp.floor(uniform * size).astype(jnp.int32)
 
 
@@ -285,6 +290,8 @@ def _to_unit_range(image: jax.Array) -> jax.Array:
 
 def _standardise(image: jax.Array) -> jax.Array:
     shape = (1,) * (image.ndim - 1) + (3,)
-    return (image - jnp.reshape(jnp.array(IMAGENET_MEAN), shape)) / jnp.reshape(
-        jnp.array(IMAGENET_STD), shape
+    mean, std = (
+        jnp.reshape(jnp.array(values, jnp.float32), shape)
+        for values in (IMAGENET_MEAN, IMAGENET_STD)
     )
+    return (image - mean) / std

@@ -19,9 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.rules import Protocol
+from mbn_jax.explicit_axes import takes_explicit_axes
 
 # In one pass over the distances: the cameras of SYSU-MM01, its 96 test identities.
 _MATCHES = 4
@@ -130,6 +132,7 @@ class Search:
 
 
 @functools.partial(jax.jit, static_argnames=("remove_same_view", "by_identity"))
+@takes_explicit_axes(lambda *_, **__: (PartitionSpec(),) * 3)
 def _rank(
     distances: jax.Array,
     matches: jax.Array,

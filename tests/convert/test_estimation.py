@@ -262,3 +262,34 @@ def test_estimation_that_would_go_wrong_is_refused():
         "Batch 1 gives batch_stats/first moments that are not finite",
         [good, (broken, modality)],
     )
+
+
+@pytest.mark.parametrize("x64", [True, False])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_statistics_are_estimated_under_x64_and_strict_promotion(x64, dtype):
+    """With a modality that is a list, too."""
+    layer = ModalityBatchNorm()
+    images = np.arange(8.0).reshape(4, 2).astype(dtype)
+    variables = layer.init(jax.random.key(0), images, np.arange(4) % 2, True)
+    apply = functools.partial(layer.apply, use_running_average=False)
+    with jax.enable_x64(x64), jax.numpy_dtype_promotion("strict"):
+        for modality in ([0, 1, 0, 1], np.array([0, 1, 0, 1], np.uint8)):
+            result = convert.estimate_statistics(apply, variables, [(images, modality)])
+            mean = result["batch_stats"]["mean"]
+            np.testing.assert_array_equal(mean, [[2.0, 3.0], [4.0, 5.0]])
+
+
+def test_statistics_are_estimated_over_explicit_axes():
+    layer = ModalityBatchNorm()
+    images = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+    modality = np.arange(16) % 2
+    variables = layer.init(jax.random.key(0), images, modality, True)
+    apply = functools.partial(layer.apply, use_running_average=False)
+    on_data = jax.sharding.NamedSharding(jax.make_mesh((8,), ("data",)), jax.P("data"))
+    batch = jax.device_put((images, modality), on_data)
+    result = convert.estimate_statistics(apply, variables, [batch])["batch_stats"]
+    whole = convert.estimate_statistics(apply, variables, [(images, modality)])[
+        "batch_stats"
+    ]
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(result[name], whole[name], rtol=1e-5, atol=1e-6)

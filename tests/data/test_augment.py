@@ -326,3 +326,29 @@ def test_sharded_augmentation_needs_no_communication_of_images():
 def test_values_out_of_range_are_named(wrong):
     with pytest.raises(InputError, match=f"Augmentation.{next(iter(wrong))}"):
         Augmentation(**wrong)
+
+
+@pytest.mark.parametrize("x64", [True, False])
+def test_images_are_float32_under_x64_and_strict_promotion(x64):
+    everything = Augmentation(
+        jitter=0.3, exchange=0.5, gray=0.5, infrared_gray=0.5, channel_erase=0.5
+    )
+    images = jnp.arange(2 * 8 * 4 * 3, dtype=jnp.uint8).reshape(2, 8, 4, 3)
+    modality = jnp.array([0, 1], jnp.uint8)
+    key = jax.random.key(0)
+    expected = augment(key, images, modality, everything)
+    with jax.enable_x64(x64), jax.numpy_dtype_promotion("strict"):
+        result = augment(key, images, modality, everything)
+        assert result.dtype == normalise(images).dtype == jnp.float32
+        np.testing.assert_allclose(result, expected, atol=1e-6)
+
+
+def test_images_over_explicit_axes_are_augmented_as_on_one_device():
+    images = np.arange(8 * 8 * 4 * 3).astype(np.uint8).reshape(8, 8, 4, 3)
+    modality = np.arange(8, dtype=np.int32) % 2
+    on_data = jax.sharding.NamedSharding(jax.make_mesh((8,), ("data",)), jax.P("data"))
+    cut = jax.device_put((images, modality), on_data)
+    result = augment(jax.random.key(0), *cut, Augmentation())
+    assert result.sharding.is_equivalent_to(on_data, 4)
+    expected = augment(jax.random.key(0), images, modality, Augmentation())
+    np.testing.assert_allclose(result, expected, atol=1e-6)

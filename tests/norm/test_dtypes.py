@@ -144,3 +144,37 @@ def test_other_numbers_are_refused_in_one_sentence(kind):
     for x in (np.ones((2, 3), np.int32), np.ones((2, 3), np.complex64)):
         with pytest.raises(ValueError, match=r"expected a floating-point type\."):
             layer.train(random_variables(layer), x, np.array([0, 1]))
+
+
+@pytest.mark.parametrize("number", [2, 3, 5])
+@pytest.mark.parametrize("evaluating", [True, False])
+@pytest.mark.parametrize(
+    ("mean", "var", "param", "epsilon"),
+    [
+        (jnp.bfloat16, jnp.bfloat16, jnp.float32, 1e-5),
+        (jnp.float16, jnp.float16, jnp.float32, 1e-5),
+        (jnp.bfloat16, jnp.float32, jnp.float32, 1e-5),
+        (jnp.float32, jnp.float32, jnp.float64, np.float64(1e-5)),
+    ],
+)
+def test_statistics_may_have_other_types(
+    kind, number, evaluating, mean, var, param, epsilon, x64
+):
+    layer = make(kind, num_modalities=number, param_dtype=param, epsilon=epsilon)
+    variables = random_variables(layer)
+    stats = variables["batch_stats"]
+    stats["mean"], stats["var"] = stats["mean"].astype(mean), stats["var"].astype(var)
+    variables["params"] = {
+        name: value.astype(param) for name, value in variables["params"].items()
+    }
+    x, modality = random_input((10, 3)), (np.arange(10) % number).astype(np.uint8)
+    wide = jax.tree.map(lambda a: a.astype(np.float32), variables)
+    plain = layer.copy(param_dtype=jnp.float32, epsilon=1e-5)
+    if evaluating:
+        y = layer.evaluate(variables, x, modality)
+        expected = plain.evaluate(wide, x, modality)
+    else:
+        (y, _), (expected, _) = (
+            one.train(v, x, modality) for one, v in ((layer, variables), (plain, wide))
+        )
+    assert_close(y.astype(jnp.float32), expected, rtol=1e-5, atol=1e-5)
