@@ -45,7 +45,7 @@ class Normalized(NamedTuple):
     var: jax.Array
 
 
-@takes_explicit_axes(lambda *_, **__: Moments(*[PartitionSpec()] * 3))
+@takes_explicit_axes(lambda *_, **__: Moments._make([PartitionSpec()] * 3))
 def modality_moments(
     x: jax.Array,
     modality: jax.Array,
@@ -102,7 +102,9 @@ def modality_moments(
 
 
 @takes_explicit_axes(
-    lambda x, modality, mean, var, *_, **__: Normalized(*map(spec_of, (x, mean, var)))
+    lambda x, modality, mean, var, *_, **__: Normalized._make(
+        map(spec_of, (x, mean, var))
+    )
 )
 def modality_batch_norm(
     x: jax.Array,
@@ -472,7 +474,7 @@ def _few_positions(shape: Sequence[int], axis: int) -> tuple[slice, ...]:
     )
 
 
-def _membership(x: jax.Array, modality: jax.Array, labels: Sequence[int]) -> jax.Array:
+def _membership(x: jax.Array, modality: Any, labels: Sequence[int]) -> jax.Array:
     """Bool (B, L): which label each sample has; a row without True has none."""
     modality = index_array(modality)
     if modality.shape != x.shape[:1] or not jnp.issubdtype(modality.dtype, jnp.integer):

@@ -523,7 +523,8 @@ def _checked(rows: Any, identity: Any, *modality: Any) -> tuple[jax.Array, ...]:
     Raises:
         ValueError: they do not fit.
     """
-    rows, identity, *modality = map(_array, (rows, identity, *modality))
+    rows, identity = _array(rows), _array(identity)
+    modality = tuple(map(_array, modality))
     if rows.ndim != 2 or identity.shape != rows.shape[:1] or 0 in rows.shape:
         raise ValueError(
             "A loss takes a matrix with one row a sample and a vector of as many"

@@ -110,7 +110,7 @@ def fold(
         # A power instead of a function of jnp keeps NumPy trees in NumPy.
         given = (kernel, bias, mean, var, scale, beta)
         dtype = promoted(jnp.float32, *(a.dtype for a in given if a is not None))
-        wide = (None if a is None else a.astype(dtype) for a in given)
+        wide: list[Any] = [None if a is None else a.astype(dtype) for a in given]
         weights, offset, mean, var, scale, beta = wide
         multiplier = (var + epsilon) ** -0.5
         if scale is not None:
