@@ -25,6 +25,7 @@ from mbn_jax.analysis.gap_charts import GAPS, WAYS, read_gaps
 from mbn_jax.analysis.metric_log import read_metrics
 from mbn_jax.errors import InputError
 from mbn_jax.files import read_json, write_atomically, write_json
+from mbn_jax.training.checkpoint_errors import check_path
 from mbn_jax.training.config import as_json
 from mbn_jax.training.controls import CONTROLS
 from mbn_jax.training.grid import PAIRED, REPEATED, Run
@@ -50,11 +51,12 @@ def carry_out(
       The runs that have failed; the others are finished.
 
     Raises:
-      InputError: a directory holds a run of another configuration, or there are fewer
-        GPUs than runs at a time.
+      InputError: a directory holds a run of another configuration or has a path that
+        checkpoints cannot have, or there are fewer GPUs than runs at a time.
     """
     runs = list({run.workdir: run for run in runs}.values())
     for run in runs:
+        check_path(run.workdir, to_write=True)
         if run.workdir.exists():
             check_same(run.config, run.workdir)
     missing = [run for run in runs if not run.is_finished()]

@@ -18,7 +18,7 @@ from orbax.checkpoint.path import atomicity
 
 from mbn_jax.errors import InputError
 from mbn_jax.files import make_folder, move_durably, read_json
-from mbn_jax.training.checkpoint_errors import is_of_content, reason
+from mbn_jax.training.checkpoint_errors import check_path, is_of_content, reason
 from mbn_jax.training.checksums import check_arrays, checksums
 from mbn_jax.training.processes import gather, is_main, on_main
 from mbn_jax.training.step import ModelState
@@ -54,7 +54,12 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str | Path, *, to_write: bool = True) -> None:
-        """Opens `workdir/checkpoints`; if `to_write`, makes it and clears debris."""
+        """Opens `workdir/checkpoints`; if `to_write`, makes it and clears debris.
+
+        Raises:
+          InputError: its path cannot be used, see `checkpoint_errors.check_path`.
+        """
+        check_path(workdir, to_write=to_write)
         self.directory = Path(workdir).absolute() / "checkpoints"
         self._scores: dict[int, float | None] = {}
         if to_write:

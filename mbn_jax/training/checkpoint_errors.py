@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import absl.logging
@@ -21,7 +22,29 @@ _OF_CONTENT = {
     errno.ENAMETOOLONG,
     errno.ELOOP,
 }
+# Orbax takes the first of these for cloud storage, and TensorStore, the second for /.
+_NEVER = ("gs:/", "\\", "**")
+# Orbax looks for what it has written by a pattern that the whole path is a part of.
+_NOT_WRITTEN = (*_NEVER, "*", "?", "[")
 _CODE = re.compile(r"os_error_code='(\d+)'")
+
+
+def check_path(workdir: str | Path, *, to_write: bool) -> None:
+    """Refuses a work directory whose path Orbax or TensorStore would misread.
+
+    Raises:
+      InputError: names what must not be in the path.
+    """
+    path = Path(workdir).absolute()
+    found = [
+        text for text in (_NOT_WRITTEN if to_write else _NEVER) if text in f"{path}/"
+    ]
+    if found:
+        use = "written to" if to_write else "read from"
+        raise InputError(
+            f"Checkpoints cannot be {use} {path}, because its path holds {found[0]!r}; "
+            "rename that folder, or choose a --workdir elsewhere."
+        )
 
 
 def raise_and_do_not_log() -> None:

@@ -18,6 +18,7 @@ from mbn_jax.data.catalog import Info
 from mbn_jax.errors import InputError
 from mbn_jax.files import read_json, remove_unfinished, write_json
 from mbn_jax.training.checkpoint import DAMAGED
+from mbn_jax.training.checkpoint_errors import check_path
 from mbn_jax.training.config import MACHINE_KEYS, as_json, flatten
 from mbn_jax.training.processes import is_main, on_main
 
@@ -38,6 +39,7 @@ def locked(workdir: Path, config: ConfigDict) -> Iterator[None]:
       InputError: another run is in it, another configuration made it, it is no work
         directory, or it cannot be written to.
     """
+    check_path(workdir, to_write=True)
     with contextlib.ExitStack() as held:
 
         def hold() -> None:

@@ -1,14 +1,20 @@
 """Mistakes: one clear sentence, exit status 1, and the work directory as it was."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 
 from mbn_jax.data import dataset
 from mbn_jax.errors import InputError
+from mbn_jax.training import ablation
+from mbn_jax.training.checkpoint import Checkpoints
+from mbn_jax.training.grid import Run
 from mbn_jax.training.loop import train
+from mbn_jax.training.step import ModelState
 
 TRAIN = Path(__file__).parents[2] / "experiments" / "train.py"
 CONFIGS = TRAIN.parent / "configs"
@@ -72,6 +78,43 @@ def test_a_data_directory_that_cannot_be_written(config, tmp_path):
 def test_a_work_directory_that_cannot_be_written(config, tmp_path):
     (tmp_path / "file").touch()
     refused(config, tmp_path / "file" / "run", "work directory .* cannot be written")
+
+
+@pytest.mark.parametrize("name", ["[bold]é", "a*b", "a?b", "a\\b", "a**b", "logs:"])
+def test_a_path_that_checkpoints_cannot_have(name, config, tmp_path):
+    with pytest.raises(
+        InputError, match=r"cannot be written to .*, because its path holds"
+    ):
+        train(config, tmp_path / name / "run")
+    run = Run({}, config, tmp_path / name / "run")
+    with pytest.raises(
+        InputError, match=r"cannot be written to .*, because its path holds"
+    ):
+        ablation.carry_out([run], tmp_path / name, 1, TRAIN.parent)
+    assert not any(tmp_path.iterdir())
+
+
+STATE = ModelState(jnp.int32(2), *({"leaf": jnp.ones(3)},) * 5)
+
+
+@pytest.mark.parametrize("name", ["a]b#{é} %2F$x'", "s3:", "~x"])
+def test_checkpoints_have_a_path_with_other_characters(name, tmp_path):
+    with Checkpoints(tmp_path / name) as checkpoints:
+        checkpoints.save(2, STATE, 0.5)
+    with Checkpoints(tmp_path / name, to_write=False) as checkpoints:
+        assert checkpoints.restore_variables(2)["params"]["leaf"].sum() == 3
+
+
+def test_checkpoints_are_read_from_a_folder_that_was_renamed(tmp_path):
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        checkpoints.save(2, STATE, 0.5)
+    for name in ("[bold]", "a*b?"):
+        shutil.copytree(tmp_path / "run", tmp_path / name)
+        with Checkpoints(tmp_path / name, to_write=False) as checkpoints:
+            assert checkpoints.restore_variables(2)["params"]["leaf"].sum() == 3
+    for name in ("a\\b", "a**b", "logs:"):
+        with pytest.raises(InputError, match="Checkpoints cannot be read from"):
+            Checkpoints(tmp_path / name, to_write=False)
 
 
 def test_more_identities_in_a_batch_than_there_are(config, tmp_path):
