@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: {argv[1]!r} is not a flag; folders follow --images=.")
     logging.set_verbosity(logging.WARNING)
     given = flags.FLAGS
-    if given.gallery_model and given.gallery is None:
+    if given.gallery_model is not None and given.gallery is None:
         raise InputError("--gallery_model has no --gallery: give it, or neither.")
     modalities = [given.modality]
     if given.gallery is not None:
@@ -68,7 +68,9 @@ def main(argv: list[str]) -> None:
     needed = [(given.workdir, given.modality)]
     if given.gallery is not None:
         own_pictures.check_places([given.gallery], [given.ranked_list])
-        gallery_model = given.gallery_model or given.workdir
+        gallery_model = given.gallery_model
+        if gallery_model is None:
+            gallery_model = given.workdir
         needed.append((gallery_model, given.gallery_modality))
     networks = own_pictures.load_networks(needed)
     features, names = own_pictures.embed_pictures(

@@ -24,7 +24,7 @@ from mbn_jax.analysis.report import flatten
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.results import read_results
 from mbn_jax.evaluation.table import COLUMNS, cells
-from mbn_jax.files import read_json, write_atomically
+from mbn_jax.files import check_named, read_json, write_atomically
 
 # Colour and marker of each run: those of its gaps, and what needs no eye for colours.
 _Style = tuple[str, str]
@@ -53,7 +53,7 @@ def write_comparison(workdirs: Sequence[str | Path], path: str | Path) -> None:
         path: of the HTML file, which appears whole or not at all.
 
     Raises:
-        InputError: too few runs or too many, one twice, one that is not finished, runs
+        InputError: too few runs or too many, one twice, one without a name, one that is not finished, runs
             of different data sets, or a file that cannot be written.
     """
     path = Path(path)
@@ -62,6 +62,8 @@ def write_comparison(workdirs: Sequence[str | Path], path: str | Path) -> None:
             f"{path} is a folder, but the comparison is one HTML file: name it, for "
             f"example {path / 'compare.html'}."
         )
+    for workdir in workdirs:
+        check_named(workdir)
     runs = _read_all([Path(workdir) for workdir in workdirs])
     dataset = next(iter(runs.values())).results["dataset"]
     title = f"{dataset}: {' · '.join(runs)}"

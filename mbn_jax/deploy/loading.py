@@ -8,6 +8,7 @@ from mbn_jax.deploy.artefact import Artefact, load_artefact
 from mbn_jax.deploy.fingerprint import fingerprint
 from mbn_jax.deploy.weights import load_pretrained
 from mbn_jax.errors import InputError
+from mbn_jax.files import check_named
 from mbn_jax.models.reid import ReID
 from mbn_jax.models.shared import NETWORK, WEIGHTS
 from mbn_jax.training.loading import load_with_step
@@ -29,8 +30,9 @@ def load(
       of a file, the `Artefact`, which is for one modality, and no variables.
 
     Raises:
-      InputError: if there is no network, or no such checkpoint.
+      InputError: if the path is "", or there is no network, or no such checkpoint.
     """
+    check_named(path)
     path = Path(path)
     # Of os.path, since pathlib raises for a name that is too long.
     is_shared = any(os.path.exists(path / name) for name in (NETWORK, WEIGHTS))

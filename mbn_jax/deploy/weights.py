@@ -9,7 +9,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mbn_jax.errors import InputError
-from mbn_jax.files import check_writable, write_atomically, write_json
+from mbn_jax.files import check_named, check_writable, write_atomically, write_json
 from mbn_jax.models.reid import ReID
 from mbn_jax.models.shared import NETWORK, WEIGHTS, describe, read_shared
 
@@ -68,7 +68,8 @@ def load_pretrained(folder: str | Path) -> tuple[ReID, dict[str, Any]]:
       `model.apply(variables, …)`.
 
     Raises:
-      InputError: as `mbn_jax.models.shared.read_shared`.
+      InputError: as `mbn_jax.models.shared.read_shared`, or the folder has no name.
     """
+    check_named(folder)
     model, arrays = read_shared(Path(folder))
     return model, unflatten_dict(arrays, sep="/")
