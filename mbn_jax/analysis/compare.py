@@ -53,8 +53,8 @@ def write_comparison(workdirs: Sequence[str | Path], path: str | Path) -> None:
         path: of the HTML file, which appears whole or not at all.
 
     Raises:
-        InputError: too few runs or too many, one twice, one without a name, one that is not finished, runs
-            of different data sets, or a file that cannot be written.
+        InputError: too few runs or too many, one twice, one without a name, one that is
+            not finished, runs of different data sets, or a file that cannot be written.
     """
     path = Path(path)
     if path.is_dir():
