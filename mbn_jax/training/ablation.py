@@ -11,16 +11,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mbn_jax.analysis import ablation, ablation_charts, ablation_tables
-from mbn_jax.analysis.ablation import Result, Setting
+from mbn_jax.analysis.ablation import AS_TRAINED, Result, Setting
 from mbn_jax.analysis.charts import png
 from mbn_jax.analysis.curves import series
+from mbn_jax.analysis.gap import Gap
 from mbn_jax.analysis.gap_charts import GAPS, WAYS, read_gaps
 from mbn_jax.analysis.metric_log import read_metrics
 from mbn_jax.errors import InputError
@@ -229,13 +230,18 @@ def write_gaps(runs: Sequence[Run], workdir: Path) -> None:
     One line for each setting, norm, way, layer and side; the columns are the axes,
     "norm", "seeds" (their number), "way", "layer", "side", and "intra", "lasting" and
     "inter", each averaged over the pairs of modalities or the modalities.
+
+    Raises:
+      InputError: gaps.json of a run is damaged, or has other layers than that of a run
+        that differs from it in the seed alone.
     """
-    groups: dict[tuple[tuple[str, str], ...], list[dict[str, Any]]] = {}
+    groups: dict[tuple[tuple[str, str], ...], dict[Path, dict[str, list[Gap]]]] = {}
     for run in runs:
-        gaps = read_gaps(run.workdir / "gaps.json") if run.is_finished() else {}
+        path = run.workdir / "gaps.json"
+        gaps = read_gaps(path) if run.is_finished() else {}
         if gaps:
             setting = tuple((k, v) for k, v in run.values.items() if k != REPEATED)
-            groups.setdefault(setting, []).append(gaps)
+            groups.setdefault(setting, {})[path] = gaps
     if not groups:
         return
     text = io.StringIO()
@@ -243,9 +249,11 @@ def write_gaps(runs: Sequence[Run], workdir: Path) -> None:
     axes = list(dict.fromkeys(name for setting in groups for name, _ in setting))
     writer.writerow([*axes, "seeds", "way", "layer", "side", *GAPS])
     for setting, of_runs in groups.items():
+        _check_same_layers(of_runs)
         values = [dict(setting).get(axis, "") for axis in axes]
         for way in WAYS:
-            for of_layer in zip(*(gaps.get(way, []) for gaps in of_runs), strict=True):
+            of_way = (gaps.get(way, []) for gaps in of_runs.values())
+            for of_layer in zip(*of_way, strict=True):
                 means = [
                     np.mean(
                         [d for gap in of_layer for d in getattr(gap, kind).values()]
@@ -255,6 +263,21 @@ def write_gaps(runs: Sequence[Run], workdir: Path) -> None:
                 names = [len(of_runs), way, of_layer[0].layer, of_layer[0].side]
                 writer.writerow([*values, *names, *(f"{mean:.4f}" for mean in means)])
     write_atomically(workdir / "gaps.csv", text.getvalue().encode())
+
+
+def _check_same_layers(of_runs: Mapping[Path, Mapping[str, Sequence[Gap]]]) -> None:
+    """Raises `InputError` where the seeds of one network have different layers."""
+    layers = {
+        path: [(way, g.layer, g.side) for way in WAYS for g in gaps.get(way, [])]
+        for path, gaps in of_runs.items()
+    }
+    longest = max(layers, key=lambda path: len(layers[path]))
+    for path, found in layers.items():
+        if found != layers[longest]:
+            raise InputError(
+                f"{path} does not hold the gaps of the same layers as {longest}: delete"
+                " it, or give the run's training command again."
+            )
 
 
 def _setting(run: Run) -> Setting:
@@ -290,10 +313,15 @@ def _results(run: Run) -> Iterator[Result]:
 def _read_controls(path: Path) -> dict[str, dict[str, Any]]:
     controls = read_json(path)
     try:
+        protocols_of_all = {tuple(protocols) for protocols in controls.values()}
+        if len(protocols_of_all) != 1 or not controls.get(AS_TRAINED):
+            raise LookupError
         for protocols in controls.values():
             for metrics in protocols.values():
-                [float(metrics[name]) for name in ablation.METRICS]
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+                for name in ablation.METRICS:
+                    if not isinstance(metrics[name], int | float):
+                        raise TypeError
+    except (AttributeError, LookupError, TypeError) as error:
         raise InputError(
             f"{path} does not hold the metrics as experiments/controls.py writes them: "
             "delete it, and give the same command again."

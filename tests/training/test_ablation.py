@@ -20,6 +20,7 @@ from mbn_jax.training.grid import Run, make_runs
 
 from .test_loop import overrides
 
+LAYER = Gap("neck", "after", {"a-b": 0.1}, {"a-b": 0.1}, {"a": 0.1, "b": 0.1})
 SCRIPT = Path(__file__).parents[2] / "experiments" / "ablate.py"
 
 
@@ -135,6 +136,51 @@ def test_gaps_of_the_layers_are_averaged_over_the_seeds(tmp_path):
     header, line = (tmp_path / "gaps.csv").read_text().splitlines()
     assert header == "norm,data,seeds,way,layer,side,intra,lasting,inter"
     assert line == "bn,nir,2,training,neck,after,0.2000,0.2000,0.1000"
+
+
+@pytest.mark.parametrize("by_way", [{"training": []}, {"training": [LAYER] * 2}])
+def test_gaps_of_other_layers_than_those_of_another_seed_are_named(by_way, tmp_path):
+    runs = []
+    for seed, gaps in enumerate([{"training": [LAYER]}, by_way]):
+        run = Run({"norm": "bn", "seed": str(seed)}, None, tmp_path / str(seed))
+        run.workdir.mkdir()
+        (run.workdir / CONTROLS).touch()
+        (run.workdir / "gaps.json").write_text(json.dumps(as_json(gaps)))
+        runs.append(run)
+    with pytest.raises(
+        InputError, match=r"gaps\.json does not hold the gaps of the same"
+    ):
+        ablation.write_gaps(runs, tmp_path)
+    assert not (tmp_path / "gaps.csv").exists()
+
+
+METRICS_OF_ONE = {"infrared_to_visible": dict.fromkeys(METRICS, 0.5)}
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        {},
+        {AS_TRAINED: {}},
+        {"pooled": METRICS_OF_ONE},
+        {AS_TRAINED: METRICS_OF_ONE, "pooled": {}},
+        {AS_TRAINED: METRICS_OF_ONE, "pooled": None},
+        {AS_TRAINED: {"infrared_to_visible": {"mAP": 0.5}}},
+        {AS_TRAINED: {"infrared_to_visible": dict.fromkeys(METRICS, "0.5")}},
+        {AS_TRAINED: {"infrared_to_visible": [0.5]}},
+    ],
+)
+def test_damaged_controls_are_named(damaged, tmp_path):
+    (tmp_path / CONTROLS).write_text(json.dumps(damaged))
+    with pytest.raises(InputError, match=r"controls\.json does not hold the metrics"):
+        ablation.read_results([Run({}, default_config(), tmp_path)])
+
+
+def test_whole_controls_are_read(tmp_path):
+    whole = {AS_TRAINED: METRICS_OF_ONE, "pooled": METRICS_OF_ONE}
+    (tmp_path / CONTROLS).write_text(json.dumps(whole))
+    found = ablation.read_results([Run({}, default_config(), tmp_path)])
+    assert [result.statistics for result in found] == [AS_TRAINED, "pooled"]
 
 
 def test_what_is_there_is_not_trained_again(carried_out):
