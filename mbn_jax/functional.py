@@ -244,7 +244,7 @@ def modality_batch_norm(
     pivot, multiplier, constant = _per_sample(member, pivot, multiplier, constant)
     multiplier = jnp.where(member.any(1, keepdims=True), multiplier, jnp.nan)
     rows = [_along(x, axis, row) for row in (pivot, multiplier, constant)]
-    y = _recomputing(_multiply_add, static_argnums=4)(x, *rows, axis)
+    y = _multiply_add(x, *rows, axis)
     if hidden is not None:
         y = jnp.where(hidden, jnp.nan, y)
     return Normalized(y.astype(dtype), mean, var)
@@ -439,14 +439,31 @@ def _multiply_add(
     The derivative rule spreads the tangents of both rows at once, so that the gradient
     computes both of its sums in one pass. Without the rule, JAX would compute them one
     by one, on a CPU with a float32 copy of bfloat16 arrays for each.
+
+    The recomputation is in the rule and not around this function: run outside jit, a
+    rule within a recomputed function ends JAX's search for NaN (`jax_debug_nans`) in
+    every compiled function of the thread.
     """
     return (x.astype(pivot.dtype) - pivot) * multiplier + constant
 
 
 @_multiply_add.defjvp
 def _multiply_add_jvp(axis: int, primals: Any, tangents: Any) -> Any:
-    x, pivot, multiplier, _ = primals
-    of_x, of_pivot, of_multiplier, of_constant = tangents
+    return _multiply_add(*primals, axis), _tangent(*primals[:3], *tangents, axis)
+
+
+@partial(_recomputing, static_argnums=7)
+def _tangent(
+    x: jax.Array,
+    pivot: jax.Array,
+    multiplier: jax.Array,
+    of_x: jax.Array,
+    of_pivot: jax.Array,
+    of_multiplier: jax.Array,
+    of_constant: jax.Array,
+    axis: int,
+) -> jax.Array:
+    """The tangent of `_multiply_add`, from those of its arguments."""
     positions = _positions(x, axis)
     of_multiplier, of_constant = spread(
         [
@@ -458,7 +475,7 @@ def _multiply_add_jvp(axis: int, primals: Any, tangents: Any) -> Any:
     )
     along = of_x.astype(pivot.dtype) * multiplier + of_constant
     away = x.astype(pivot.dtype) - pivot
-    return _multiply_add(*primals, axis), along + away * of_multiplier
+    return along + away * of_multiplier
 
 
 def _positions(x: jax.Array, axis: int) -> tuple[int, ...]:
