@@ -4,13 +4,15 @@
 
 The baseline that a trained network has to beat where the modalities share edges
 (Dalal and Triggs, "Histograms of Oriented Gradients for Human Detection", CVPR 2005).
-Prints a Markdown table with the metrics of HOG and of chance, in percent;
-docs/study/baselines.csv keeps them.
+Prints a Markdown table with the metrics of HOG and of chance, in percent, and with
+--run=WORKDIR those of a run's network before its first step, which its results.json
+holds. docs/study/baselines.csv keeps them.
 """
 
 import argparse
 import csv
 import io
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,11 +23,13 @@ import numpy as np
 from machine import machine_line  # type: ignore[import-not-found]
 
 from mbn_jax.analysis.ablation import METRICS
+from mbn_jax.analysis.ablation_tables import title
 from mbn_jax.data.dataset import Split, load_split
 from mbn_jax.data.pipeline import load_images
 from mbn_jax.data.sources import task_of
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation import evaluate, evaluate_chance, l2_normalise
+from mbn_jax.evaluation.results import read_results
 from mbn_jax.evaluation.table import COLUMNS
 from mbn_jax.files import check_writable, write_atomically
 from mbn_jax.training.config import default_config
@@ -43,7 +47,7 @@ class Row(NamedTuple):
 
     Attributes:
         data: name of the data set.
-        method: "HOG" or "chance".
+        method: "HOG", "chance" or "untrained network".
         protocol: its name, as in the file.
         title: of the protocol, as in the table.
         metrics: as `mbn_jax.evaluation.evaluate` returns them for the protocol.
@@ -152,6 +156,19 @@ def rows_of(
             yield Row(dataset, method, name, protocol.title, metrics[name])
 
 
+def rows_of_run(workdir: Path) -> Iterator[Row]:
+    """The rows of a run's network as it was before its first step."""
+    results = read_results(workdir / "results.json")
+    for protocol in results["protocols"]:
+        yield Row(
+            results["dataset"],
+            "untrained network",
+            protocol,
+            title(protocol),
+            results["figures"]["untrained"][protocol],
+        )
+
+
 def as_csv(rows: list[Row]) -> str:
     """The rows as fractions with six decimals."""
     text = io.StringIO()
@@ -190,6 +207,14 @@ def main() -> None:
         help="of the images in pixels, multiples of 8 (default: that of the training"
         " configuration for persons, else a square)",
     )
+    parser.add_argument(
+        "--run",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="WORKDIR",
+        help="run whose untrained network is compared; may be given several times",
+    )
     flags = parser.parse_args()
     rows = []
     try:
@@ -198,12 +223,14 @@ def main() -> None:
         print(machine_line("numpy", "opencv-python-headless"))
         print(f"\n| data set | direction | method | {_cells(COLUMNS, '')} |")
         print("|---|---|---|" + "---|" * len(METRICS))
-        for dataset in flags.datasets:
-            for row in rows_of(dataset, flags.data_dir, flags.image_size):
-                rows.append(row)
-                percent = {key: 100 * row.metrics[key] for key in METRICS}
-                head = f"{row.data} | {row.title} | {row.method}"
-                print(f"| {head} | {_cells(percent, '.1f')} |", flush=True)
+        for row in itertools.chain(
+            *(rows_of(d, flags.data_dir, flags.image_size) for d in flags.datasets),
+            *(rows_of_run(workdir) for workdir in flags.run),
+        ):
+            rows.append(row)
+            percent = {key: 100 * row.metrics[key] for key in METRICS}
+            head = f"{row.data} | {row.title} | {row.method}"
+            print(f"| {head} | {_cells(percent, '.1f')} |", flush=True)
         if flags.csv:
             write_atomically(flags.csv, as_csv(rows).encode())
     except InputError as error:

@@ -98,3 +98,22 @@ def test_the_file_has_a_row_for_each_method_and_direction(
         assert row["data"] == SMALL
         assert all(0 < float(row[key]) <= 1 for key in ("mAP", "mINP"))
         assert f"| {100 * float(row['mAP']):.1f} |" in table
+
+
+def test_the_untrained_network_of_a_run_is_a_row_of_each_direction(script, monkeypatch):
+    metrics = {"rank1": 0.25, "rank10": 0.5, "mAP": 0.3, "mINP": 0.1}
+    other = dict.fromkeys(metrics, 0.9)
+    results = {
+        "dataset": SMALL,
+        "protocols": ["infrared_to_visible", "visible_to_infrared"],
+        "figures": {
+            name: dict.fromkeys(["infrared_to_visible", "visible_to_infrared"], values)
+            for name, values in (("last", other), ("untrained", metrics))
+        },
+    }
+    monkeypatch.setattr(script, "read_results", lambda path: results)
+    rows = [*script.rows_of_run(Path("run"))]
+    assert [(row.data, row.method, row.metrics) for row in rows] == [
+        (SMALL, "untrained network", metrics)
+    ] * 2
+    assert [row.title for row in rows] == ["infrared → visible", "visible → infrared"]
