@@ -48,6 +48,8 @@ class ReID(nn.Module):
       norm: "mbn" or "bn"; "none" is for inference with what `mbn_jax.convert.fold`
         makes of the variables: what convolutions cannot take over, such as the neck, is
         a plain batch normalisation.
+      sixteen_bits: how images of 16 bits were scaled in training, a text for each
+        modality as `mbn_jax.data.sixteen_bits` has them; none where that is not known.
       depth, variant, stem, non_local, mbn_at, width, last_stride, share_affine,
         momentum, dtype, axis_name, remat, stride_in_1x1, modalities: see `ResNet`.
     """
@@ -71,6 +73,7 @@ class ReID(nn.Module):
     remat: bool = False
     stride_in_1x1: bool = False
     modalities: tuple[str, ...] = names.DEFAULT
+    sixteen_bits: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(

@@ -21,12 +21,12 @@ from mbn_jax.evaluation import batch_rows, extract, mean_over_trials
 from mbn_jax.evaluation.distances import Distance
 from mbn_jax.evaluation.evaluation import evaluation
 from mbn_jax.evaluation.feature_file import write_features
-from mbn_jax.files import read_json
+from mbn_jax.files import check_file, read_json
 from mbn_jax.mesh import make_mesh, replicated
 from mbn_jax.training.config import MACHINE_KEYS, flatten, read_config
-from mbn_jax.training.loading import load_with_step, modalities_of
+from mbn_jax.training.loading import load_with_step
 from mbn_jax.training.step import make_feature_fn
-from mbn_jax.training.workdir import check_data
+from mbn_jax.training.trained_data import check_data
 
 _PLACE = "{split}"
 _BATCH = 64
@@ -91,7 +91,6 @@ def test_split(workdir: str | Path, network: Network) -> Split:
         check_prepared(config.data.dataset, network.data_dir)
     data_dir = config.data.data_dir if network.data_dir is None else network.data_dir
     split = load_split(config.data.dataset, "test", data_dir)
-    modalities_of(workdir)  # refuses a damaged dataset.json, which is compared next
     check_data(Path(workdir), split.info)
     return split
 
@@ -131,12 +130,17 @@ def save_test_features(workdir: str, network: Network, path: str | Path) -> str:
 
     Returns:
       What was written, for people.
+
+    Raises:
+      InputError: as `test_split` and `test_features` do, for the runs of several
+        splits, or, before any work, where the file cannot be written.
     """
     if _PLACE in workdir:
         raise InputError(
             f"The features of {workdir} are those of several test sets; give one work "
             "directory at a time to save them."
         )
+    check_file(path)
     split = test_split(workdir, network)
     features, label = test_features(workdir, network, split)
     write_features(path, features, split, label)

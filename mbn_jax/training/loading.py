@@ -6,39 +6,11 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 
 from mbn_jax.errors import InputError
-from mbn_jax.files import read_json
-from mbn_jax.modalities import DEFAULT
 from mbn_jax.models.reid import ReID
 from mbn_jax.training.checkpoint import Checkpoints
 from mbn_jax.training.config import read_config
 from mbn_jax.training.step import make_model
-from mbn_jax.training.workdir import DATASET
-
-
-def modalities_of(workdir: str | Path) -> tuple[str, ...]:
-    """Returns the names of the modalities that a run was trained on, by index.
-
-    They are in `dataset.json` of the work directory; a run from before there was such a
-    file has the default names.
-
-    Raises:
-      InputError: the file cannot be read, or names no modalities.
-    """
-    path = Path(workdir) / DATASET
-    if not path.exists():
-        return DEFAULT
-    names = read_json(path).get("modalities")
-    if (
-        not isinstance(names, list)
-        or not names
-        or not all(isinstance(name, str) and name for name in names)
-        or len(set(names)) < len(names)
-    ):
-        raise InputError(
-            f"{path} is damaged: its modalities are {names!r}, expected a list of "
-            "distinct names; restore the file from a copy of the run."
-        )
-    return tuple(names)
+from mbn_jax.training.trained_data import DATASET, modalities_of, sixteen_bits_of
 
 
 def load_with_step(
@@ -91,7 +63,8 @@ def load_with_step(
     num_identities = variables["params"]["classifier"]["kernel"].shape[1]
     modalities = modalities_of(workdir)
     _check_statistics(workdir, modalities, variables)
-    return make_model(config, num_identities, modalities), variables, int(step)
+    model = make_model(config, num_identities, modalities)
+    return model.copy(sixteen_bits=sixteen_bits_of(workdir)), variables, int(step)
 
 
 def _check_statistics(

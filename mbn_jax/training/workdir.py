@@ -5,7 +5,6 @@ import fcntl
 import os
 import shutil
 import socket
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -21,9 +20,9 @@ from mbn_jax.training.checkpoint import DAMAGED
 from mbn_jax.training.checkpoint_errors import check_path
 from mbn_jax.training.config import MACHINE_KEYS, as_json, flatten
 from mbn_jax.training.processes import is_main, on_main
+from mbn_jax.training.trained_data import DATASET, describe, differing_data
 
 PACKAGES = ("mbn-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-DATASET = "dataset.json"
 _LOCK = "lock"
 # What a run that was killed at its very start may leave: the second, unfinished.
 _OURS = (_LOCK, "config.json", DATASET)
@@ -133,49 +132,6 @@ def check_same(config: ConfigDict, workdir: Path) -> None:
         )
 
 
-def differing_data(workdir: Path, data: Info | None) -> str:
-    """Returns a phrase if a run was trained on other data of the same name, or "".
-
-    Args:
-      workdir: of the run.
-      data: metadata of the present data; None if nothing is known of them.
-    """
-    path = workdir / DATASET
-    if data is None or not path.exists():
-        return ""
-    before = read_json(path)
-    if before.get("fingerprint") == data.fingerprint:
-        return ""
-    return (
-        f"{workdir} was trained on other data of the name {data.dataset} (its "
-        f"fingerprint was {str(before.get('fingerprint'))[:12]} and is now "
-        f"{data.fingerprint[:12]})"
-    )
-
-
-def check_data(workdir: Path, data: Info | None) -> None:
-    """Warns of data that a run was not trained on.
-
-    Args:
-      workdir: of the run.
-      data: that are there now; None if nothing is known of them.
-
-    Raises:
-      InputError: they have other modalities, which the network does not know.
-    """
-    differing = differing_data(workdir, data)
-    if not differing or data is None:
-        return
-    before = tuple(read_json(workdir / DATASET).get("modalities", ()))
-    if before != tuple(data.modalities):
-        raise InputError(
-            f"{differing}, with the modalities {', '.join(before)} and not "
-            f"{', '.join(data.modalities)}; give data of the same modalities "
-            "(--data_dir)."
-        )
-    print(f"warning: {differing}.", file=sys.stderr)
-
-
 @contextlib.contextmanager
 def claimed(
     workdir: Path, config: ConfigDict, data: Info | None = None
@@ -201,14 +157,7 @@ def claimed(
         )
     files = {
         "config.json": as_json(config),
-        DATASET: {}
-        if data is None
-        else {
-            "dataset": data.dataset,
-            "modalities": data.modalities,
-            "task": data.task,
-            "fingerprint": data.fingerprint,
-        },
+        DATASET: {} if data is None else describe(data),
         "environment.json": {
             "versions": {name: version(name) for name in PACKAGES},
             "devices": [str(device) for device in jax.devices()],

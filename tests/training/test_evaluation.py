@@ -76,6 +76,13 @@ def test_saved_features_give_the_same_figures(finished, tmp_path):
         assert from_file[key] == direct[key]
 
 
+def test_a_place_for_features_is_refused_before_the_evaluation(tmp_path):
+    (tmp_path / "file").touch()
+    for place in (tmp_path, tmp_path / "file" / "f.npz", ""):
+        with pytest.raises(InputError, match="cannot be written"):
+            save_test_features(str(tmp_path / "nowhere"), Network(), place)
+
+
 def test_features_of_ten_splits_are_saved_one_by_one(tmp_path):
     with pytest.raises(InputError, match="one work directory at a time"):
         save_test_features(str(tmp_path / "run_{split}"), Network(), tmp_path / "f.npz")

@@ -1,15 +1,12 @@
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 
-from mbn_jax.data.catalog import Info
 from mbn_jax.data.dataset import Split
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.records import GALLERY_ONLY, QUERY_ONLY
 from mbn_jax.training.splits import carve_validation, scored_protocols
-from mbn_jax.training.workdir import check_data
 
 
 @pytest.fixture
@@ -81,37 +78,3 @@ def test_split_in_which_nothing_can_be_found_is_refused(split):
     one_camera = dataclasses.replace(split, camera=np.zeros_like(split.camera))
     with pytest.raises(InputError, match="has a match"):
         scored_protocols(one_camera)
-
-
-@pytest.fixture
-def workdir(tmp_path):
-    content = {"dataset": "mine", "modalities": ["visible", "nir"], "fingerprint": "a"}
-    (tmp_path / "dataset.json").write_text(json.dumps(content))
-    return tmp_path
-
-
-def data(fingerprint, *modalities):
-    return Info(
-        dataset="mine",
-        modalities=modalities,
-        counts={},
-        fingerprint=fingerprint,
-        task="",
-        identities={},
-        cameras={},
-        settings={},
-        sixteen_bits={},
-    )
-
-
-def test_data_that_a_run_was_not_trained_on_are_told(workdir, capsys):
-    check_data(workdir, data("a", "visible", "nir"))
-    assert not capsys.readouterr().err
-    check_data(workdir, data("b", "visible", "nir"))
-    assert "was trained on other data of the name mine" in capsys.readouterr().err
-
-
-def test_data_of_other_modalities_are_refused(workdir):
-    for modalities in (("nir", "thermal"), ("visible", "nir", "thermal")):
-        with pytest.raises(InputError, match="the modalities visible, nir and not"):
-            check_data(workdir, data("b", *modalities))
