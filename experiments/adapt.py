@@ -22,9 +22,10 @@ from absl import flags, logging
 
 import mbn_jax
 from mbn_jax.data.images import MAX_HELP, MAX_MEGAPIXELS
-from mbn_jax.data.sixteen_bits import AUTO, FLAG, HELP, scales_by_modality
+from mbn_jax.data.sixteen_bits import FLAG, HELP, scales_by_modality
 from mbn_jax.deploy.adaptation import adapt
 from mbn_jax.deploy.loading import load_network
+from mbn_jax.deploy.scales import choose_scales, trained_scales, with_scales
 from mbn_jax.deploy.weights import check_folder
 from mbn_jax.evaluation.folder import Reading, folders_by_name
 
@@ -52,7 +53,9 @@ _BATCH_SIZE = flags.DEFINE_integer(
 _SEED = flags.DEFINE_integer(
     "seed", 0, "Seed of the order of the images.", lower_bound=0
 )
-_SIXTEEN_BITS = flags.DEFINE_multi_string(FLAG, [], HELP)
+_SIXTEEN_BITS = flags.DEFINE_multi_string(
+    FLAG, [], f"{HELP} By default as in training."
+)
 _MAX_MEGAPIXELS = flags.DEFINE_float(
     "max_megapixels", MAX_MEGAPIXELS, MAX_HELP, lower_bound=0
 )
@@ -69,9 +72,10 @@ def main(argv: list[str]) -> None:
         if flag.value is not None
     ]
     folders = folders_by_name([*short, *_FOLDERS.value])
-    scales = scales_by_modality(_SIXTEEN_BITS.value, list(folders))
+    scales_by_modality(_SIXTEEN_BITS.value, list(folders))  # refused before any work
     check_folder(_OUTPUT.value)
     model, variables = load_network(_WORKDIR.value, _CHECKPOINT.value)
+    scales = choose_scales(trained_scales(model), _SIXTEEN_BITS.value, list(folders))
     adapted = adapt(
         model,
         variables,
@@ -80,11 +84,11 @@ def main(argv: list[str]) -> None:
         batch_size=_BATCH_SIZE.value,
         seed=_SEED.value,
         readings={
-            name: Reading(scales.get(name, AUTO), _MAX_MEGAPIXELS.value)
-            for name in folders
+            name: Reading(scale, _MAX_MEGAPIXELS.value)
+            for name, scale in scales.items()
         },
     )
-    mbn_jax.save_pretrained(_OUTPUT.value, model, adapted)
+    mbn_jax.save_pretrained(_OUTPUT.value, with_scales(model, scales), adapted)
     print(f"{_OUTPUT.value}: the network with the statistics of the new images")
 
 

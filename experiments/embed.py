@@ -25,7 +25,8 @@ from absl import flags, logging
 
 from mbn_jax.analysis import own_pictures
 from mbn_jax.data.images import MAX_HELP, MAX_MEGAPIXELS
-from mbn_jax.data.sixteen_bits import AUTO, FLAG, HELP, scales_by_modality
+from mbn_jax.data.sixteen_bits import FLAG, HELP, scales_by_modality
+from mbn_jax.deploy.scales import choose_scales, trained_scales
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.folder import Reading
 
@@ -44,7 +45,7 @@ flags.DEFINE_string(
     "gallery_model", None, "Of --gallery, of the same network; by default --model."
 )
 flags.DEFINE_string("ranked_list", "ranked_list.png", "To write; only with --gallery.")
-flags.DEFINE_multi_string(FLAG, [], HELP)
+flags.DEFINE_multi_string(FLAG, [], f"{HELP} By default as in training.")
 flags.DEFINE_float("max_megapixels", MAX_MEGAPIXELS, MAX_HELP, lower_bound=0)
 
 
@@ -59,11 +60,7 @@ def main(argv: list[str]) -> None:
     modalities = [given.modality]
     if given.gallery is not None:
         modalities.append(given.gallery_modality)
-    scales = scales_by_modality(given.sixteen_bits, modalities)
-    readings = [
-        Reading(scales.get(modality, AUTO), given.max_megapixels)
-        for modality in modalities
-    ]
+    scales_by_modality(given.sixteen_bits, modalities)  # refused before any work
     own_pictures.check_places([given.images], [given.output])
     needed = [(given.workdir, given.modality)]
     if given.gallery is not None:
@@ -73,6 +70,12 @@ def main(argv: list[str]) -> None:
             gallery_model = given.workdir
         needed.append((gallery_model, given.gallery_modality))
     networks = own_pictures.load_networks(needed)
+    trained = {
+        name: trained_scales(model)[name]
+        for name, (model, _) in zip(modalities, networks, strict=True)
+    }
+    scales = choose_scales(trained, given.sixteen_bits, modalities)
+    readings = [Reading(scales[name], given.max_megapixels) for name in modalities]
     features, names = own_pictures.embed_pictures(
         *networks[0], given.images, given.modality, given.output, readings[0]
     )

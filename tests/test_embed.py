@@ -14,6 +14,7 @@ from mbn_jax.analysis.own_pictures import (
     embed_pictures,
     load_networks,
 )
+from mbn_jax.data.augment import normalise
 from mbn_jax.data.sixteen_bits import Scale
 from mbn_jax.deploy.artefact import Artefact
 from mbn_jax.deploy.fingerprint import fingerprint
@@ -37,6 +38,7 @@ class Output(NamedTuple):
 class Model:
     image_size = (16, 8)
     modalities = ("visible", "infrared")
+    sixteen_bits = ("auto", "0,4095")
     def apply(self, variables, images, modality, train):
         return Output(images.mean(axis=(1, 2)))
 
@@ -208,6 +210,28 @@ def test_flags_of_the_reading_are_those_of_both_folders(pictures, tmp_path):
     assert "is for images of thermal, but there are only infrared, visible" in (
         done.stderr
     )
+
+
+@pytest.mark.parametrize(
+    ("flags", "level"), [((), 255), (("--sixteen_bits=0,65535",), 16)]
+)
+def test_images_of_sixteen_bits_have_the_scale_of_the_training(flags, level, tmp_path):
+    counts = np.full((24, 12, 3), 4095, np.uint16)
+    counts[..., 2] = 0  # red
+    (tmp_path / "deep").mkdir()
+    cv2.imwrite(str(tmp_path / "deep" / "0.png"), counts)
+    done = run(
+        f"--images={tmp_path / 'deep'}",
+        "--modality=infrared",
+        f"--output={tmp_path / 'f.npz'}",
+        *flags,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("as in training: infrared=0,4095 (" in done.stderr) == (not flags)
+    expected = normalise(np.array([[0, level, level]], np.uint8))
+    expected /= np.linalg.norm(expected)
+    with np.load(tmp_path / "f.npz") as archive:
+        np.testing.assert_allclose(archive["features"], expected, atol=1e-5)
 
 
 FULL = OSError(28, "No space left on device")

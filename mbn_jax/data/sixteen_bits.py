@@ -88,16 +88,19 @@ def scale_from_text(text: str) -> Scale:
 
 
 def scales_by_modality(
-    values: Iterable[str], modalities: Sequence[str]
+    values: Iterable[str],
+    modalities: Sequence[str],
+    default: Mapping[str, Scale] | None = None,
 ) -> dict[str, Scale]:
     """Reads the values of the repeated flag ``--sixteen_bits``.
 
     Args:
         values: "SCALE", for every modality that has none of its own, or "NAME=SCALE".
         modalities: the names that there are.
+        default: the scales of modalities for which no value is given, if not `AUTO`.
 
     Returns:
-        The scale of each modality, those without one left out.
+        The scale of each modality, those with `AUTO` left out.
 
     Raises:
         InputError: a value is not a scale, is given twice, or is for another modality.
@@ -116,7 +119,10 @@ def scales_by_modality(
                 f" ({found[name]} and {text}); leave one of the two out."
             )
         found[name] = scale_from_text(text)
-    scales = {name: found.get(name, found.get("", AUTO)) for name in modalities}
+    default = {name: AUTO for name in modalities} | dict(default or {})
+    scales = {
+        name: found.get(name, found.get("", default[name])) for name in modalities
+    }
     return {name: scale for name, scale in scales.items() if scale != AUTO}
 
 

@@ -33,7 +33,15 @@ PROGRAM, DESCRIPTION = "network.stablehlo", "artefact.json"
 _FORMAT = "mbn_jax.Artefact/3"
 # Flatbuffers, in which JAX keeps programs, have no more.
 _MOST_BYTES = {DESCRIPTION: 64 * 2**10, PROGRAM: 2**31}
-_DESCRIBED = ("image_size", "jax", "modalities", "modality", "network", "platforms")
+_DESCRIBED = (
+    "image_size",
+    "jax",
+    "modalities",
+    "modality",
+    "network",
+    "platforms",
+    "sixteen_bits",
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,6 +55,7 @@ class Artefact:
       network: `mbn_jax.deploy.fingerprint.fingerprint` of that network, which is the
         same in the artefacts of all its modalities.
       exported: the program, from (B, H, W, 3) uint8 to (B, D) float32, for any B.
+      sixteen_bits: see `mbn_jax.models.reid.ReID`.
     """
 
     image_size: tuple[int, int]
@@ -54,6 +63,7 @@ class Artefact:
     modalities: tuple[str, ...]
     network: str
     exported: jax_export.Exported
+    sixteen_bits: tuple[str, ...] = ()
 
     def features(self, images: jax.Array) -> jax.Array:
         """(B, H, W, 3) uint8 RGB of `image_size` to (B, D) float32 of unit length."""
@@ -89,6 +99,7 @@ def export(
         tuple(model.modalities),
         fingerprint(variables),
         exported,
+        tuple(model.sixteen_bits),
     )
 
 
@@ -100,6 +111,7 @@ def save_artefact(path: str | Path, artefact: Artefact) -> None:
         "modalities": artefact.modalities,
         "image_size": artefact.image_size,
         "network": artefact.network,
+        "sixteen_bits": artefact.sixteen_bits,
         "platforms": artefact.exported.platforms,
         "jax": jax.__version__,
     }
@@ -154,12 +166,15 @@ def load_artefact(path: str | Path) -> Artefact:
         modalities,
         description["network"],
         exported,
+        tuple(description["sixteen_bits"]),
     )
 
 
 def _checked_description(
     description: dict[str, Any], path: str | Path
 ) -> dict[str, Any]:
+    # Files of earlier versions do not say how images of 16 bits were scaled.
+    description = {"sixteen_bits": [], **description}
     if (
         description.keys() != {"format", *_DESCRIBED}
         or description["format"] != _FORMAT
@@ -178,6 +193,7 @@ def _checked_description(
         or modality not in modalities
         or not isinstance(network, str)
         or not is_image_size(size)
+        or not isinstance(description["sixteen_bits"], list)
     ):
         raise InputError(
             f"{DESCRIPTION} in {path} is damaged (modality {modality!r}, modalities "

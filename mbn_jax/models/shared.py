@@ -121,8 +121,9 @@ def _network(written: Mapping[str, Any], path: Path) -> ReID:
     }
     fields = written.get("network")
     if isinstance(fields, dict):
-        # Networks that were saved before modalities had names have these two.
-        fields = {"modalities": list(DEFAULT), **fields}
+        # Those that were saved before modalities had names have these two, and those
+        # from before images of 16 bits had scales do not say theirs.
+        fields = {"modalities": list(DEFAULT), "sixteen_bits": [], **fields}
     if (
         not isinstance(fields, dict)
         or fields.keys() != known.keys()
