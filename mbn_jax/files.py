@@ -25,7 +25,32 @@ def write_atomically(path: Path, content: bytes) -> None:
     When it returns, the file is on the disk; until then the disk holds the earlier file
     of this name, if there was one.
     """
-    make_folder(path.parent)
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """As `write_atomically`, for files that belong together.
+
+    None gets its name before all are on the disk, so that a disk that is full leaves
+    the earlier files as they were. A loss of power between the names can leave some of
+    each, so the files must tell by themselves that they do not fit each other.
+    """
+    written: dict[Path, str] = {}
+    try:
+        for path, content in contents.items():
+            make_folder(path.parent)
+            written[path] = _write_unfinished(path, content)
+        for path, temporary in written.items():
+            os.replace(temporary, path)
+            sync(path.parent)
+    except BaseException:
+        for temporary in written.values():
+            _remove(temporary)
+        raise
+
+
+def _write_unfinished(path: Path, content: bytes) -> str:
+    """Writes a file beside `path` and to the disk; returns its name."""
     descriptor, temporary = tempfile.mkstemp(
         # A name may have 255 bytes, and four to a character.
         dir=path.parent,
@@ -42,13 +67,16 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             # Otherwise the new name may reach the disk before the content does.
             os.fsync(file.fileno())
-        os.replace(temporary, path)
     except BaseException:
-        # The disk may be read-only by now; the error that says so is the one to raise.
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        _remove(temporary)
         raise
-    sync(path.parent)
+    return temporary
+
+
+def _remove(temporary: str) -> None:
+    # The disk may be read-only by now; the error that says so is the one to raise.
+    with contextlib.suppress(OSError):
+        os.unlink(temporary)
 
 
 def make_folder(folder: Path) -> None:
@@ -146,7 +174,12 @@ def check_file(path: str | Path) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes an object as indented JSON, whole or not at all."""
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_atomically(path, as_json_bytes(content))
+
+
+def as_json_bytes(content: Mapping[str, Any]) -> bytes:
+    """Returns an object as indented JSON."""
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def read_json(path: Path) -> dict[str, Any]:

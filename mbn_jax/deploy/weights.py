@@ -9,7 +9,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mbn_jax.errors import InputError
-from mbn_jax.files import check_named, check_writable, write_atomically, write_json
+from mbn_jax.files import as_json_bytes, check_named, check_writable, write_together
 from mbn_jax.models.reid import ReID
 from mbn_jax.models.shared import NETWORK, WEIGHTS, describe, read_shared
 
@@ -20,7 +20,8 @@ def save_pretrained(
     """Writes a network as `model.safetensors` and `model.json`.
 
     Args:
-      folder: made if need be; files of these names in it are replaced.
+      folder: made if need be; files of these names in it are replaced, both or neither
+        where the disk is full.
       model: as `mbn_jax.load` returns it.
       variables: of it; their paths, such as `params/neck/scale`, are the names of the
         arrays.
@@ -39,8 +40,12 @@ def save_pretrained(
     flat = flatten_dict(variables, sep="/")
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in flat.items()}
     try:
-        write_atomically(folder / WEIGHTS, safetensors.numpy.save(arrays))
-        write_json(folder / NETWORK, describe(model, arrays))
+        write_together(
+            {
+                folder / WEIGHTS: safetensors.numpy.save(arrays),
+                folder / NETWORK: as_json_bytes(describe(model, arrays)),
+            }
+        )
     except OSError as error:
         raise InputError(
             f"{folder} cannot be written to ({error.strerror}); name another folder."

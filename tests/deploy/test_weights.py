@@ -1,5 +1,6 @@
 """A network in a folder of two files is the same to the bit."""
 
+import errno
 import functools
 import json
 import os
@@ -225,6 +226,28 @@ def test_no_flipped_bit_is_loaded(network, folder, name, flips):
             jax.tree.map(np.testing.assert_array_equal, variables, network[1])
     assert refused > flips / 2
     print(f"{flips} flipped bits in {name}: {refused} refused, others change nothing")
+
+
+@pytest.mark.parametrize("room_for", [0, 1])
+def test_a_disk_that_fills_leaves_both_files(network, folder, monkeypatch, room_for):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    model, variables = network
+    other = jax.tree.map(lambda leaf: leaf + 1, variables)
+    fsync, files = os.fsync, []
+
+    def full_after(descriptor):
+        files.append(descriptor)
+        if len(files) > room_for:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_after)
+        with pytest.raises(InputError, match="No space left on device"):
+            mbn_jax.save_pretrained(folder, model, other)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    mbn_jax.save_pretrained(folder, model, other)
+    jax.tree.map(np.testing.assert_array_equal, mbn_jax.load(folder)[1], other)
 
 
 def test_a_work_directory_and_a_file_are_no_place_for_weights(network, tmp_path):
