@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from mbn_jax.arguments import input_array
 from mbn_jax.functional import check_settings, index_array
 from mbn_jax.norm import ModalityBatchNorm
 
@@ -200,7 +201,7 @@ class _Context:
         mask: Any = None,
     ) -> jax.Array:
         """Calls the layer by modality; the arguments are those of `nn.BatchNorm`."""
-        x = jnp.asarray(x)
+        x = input_array(x)
         dtype = layer.dtype
         if jnp.issubdtype(x.dtype, jnp.integer):  # nn.BatchNorm takes these, too
             with jax.numpy_dtype_promotion("standard"):

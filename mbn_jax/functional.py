@@ -12,6 +12,7 @@ from flax.typing import Dtype
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from mbn_jax.arguments import input_array, integer
 from mbn_jax.explicit_axes import spec_of, takes_explicit_axes
 from mbn_jax.reductions import spread, sums
 
@@ -85,10 +86,12 @@ def modality_moments(
       `Moments`, each of shape `(num_modalities, C)`.
 
     Raises:
-      ValueError: if shapes or dtypes do not fit, or `axis` is the sample axis.
+      ValueError: if shapes or dtypes do not fit, if `axis` is the sample axis, or if
+        `num_modalities` is not a positive integer.
     """
-    x = jnp.asarray(x)
+    x = input_array(x)
     axis = channel_axis(x, axis)
+    num_modalities = integer("num_modalities", num_modalities, least=1)
     pivot, offset, var, count = _shifted_moments(
         x,
         _membership(x, modality, range(num_modalities)),
@@ -170,7 +173,7 @@ def modality_batch_norm(
     Raises:
       ValueError: if shapes or dtypes do not fit, or `axis` is the sample axis.
     """
-    x, mean, var = map(jnp.asarray, (x, mean, var))
+    x, mean, var = input_array(x), jnp.asarray(mean), jnp.asarray(var)
     axis = channel_axis(x, axis)
     if mean.shape[1:] != (x.shape[axis],) or var.shape != mean.shape:
         raise ValueError(
@@ -300,7 +303,10 @@ def modality_weights(weights: Sequence[float] | None, number: int) -> np.ndarray
     Raises:
       ValueError: if the weights are not one non-negative number per modality.
     """
-    array = np.ones(number) if weights is None else np.asarray(weights, float)
+    try:
+        array = np.ones(number) if weights is None else np.asarray(weights, float)
+    except (TypeError, ValueError):
+        array = np.zeros(0)
     if array.shape != (number,) or not (array.min() >= 0 and 0 < array.sum() < np.inf):
         raise ValueError(
             f"The weights of the modalities are {weights!r}, expected {number} "
@@ -317,24 +323,26 @@ def check_settings(
     Raises:
       ValueError: if one of the settings is not valid.
     """
-    if not isinstance(num_modalities, int | np.integer) or num_modalities < 1:
-        raise ValueError(
-            f"num_modalities is {num_modalities!r}, expected a positive integer."
-        )
+    number = integer("num_modalities", num_modalities, least=1)
     if unknown not in ("nan", "pooled"):
         raise ValueError(f'unknown is {unknown!r}, expected "nan" or "pooled".')
-    modality_weights(pooled_weights, int(num_modalities))
+    if pooled_weights is not None:
+        modality_weights(pooled_weights, number)
 
 
 def channel_axis(x: jax.Array, axis: int) -> int:
     """Returns the channel axis as a non-negative index.
 
     Raises:
-      ValueError: if `x` is not floating point, or if `axis` is 0 or not an axis of
-        `x`.
+      ValueError: if `x` is not floating point of at least 16 bits, or if `axis` is 0 or
+        not an axis of `x`.
     """
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"The input is {x.dtype}, expected a floating-point type.")
+    if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize < 2:
+        raise ValueError(
+            f"The input is {x.dtype}, expected a floating-point type of at least 16 "
+            "bits."
+        )
+    axis = integer("axis", axis)
     if not -x.ndim <= axis < x.ndim or axis % x.ndim == 0:
         raise ValueError(
             f"axis={axis} does not name a channel axis of an input of shape "
@@ -387,7 +395,7 @@ def _shifted_moments(
     positions = _positions(x, axis)
     # A mask that hides positions within a sample may hide exactly the few that the
     # pivot uses. With such a mask it uses every position, which costs a second pass.
-    hides_positions = mask is not None and mask.size > mask.shape[0]
+    hides_positions = mask is not None and any(n != 1 for n in mask.shape[1:])
     few = (slice(None),) * x.ndim if hides_positions else _few_positions(x.shape, axis)
     sample = lax.stop_gradient(x[few]).astype(count_dtype)
     seen = jnp.ones_like(sample)

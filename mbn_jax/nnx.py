@@ -10,6 +10,7 @@ from flax.nnx.nn.dtypes import canonicalize_dtype
 from flax.typing import Dtype, Initializer
 from jax import lax
 
+from mbn_jax.arguments import input_array, integer
 from mbn_jax.by_modality import current_modality
 from mbn_jax.functional import (
     channel_axis,
@@ -120,7 +121,14 @@ class ModalityBatchNorm(nnx.Module):
             the mixture of the modalities (see `mbn_jax.ModalityBatchNorm`).
           pooled_weights: weights of the modalities in the mixture; None means equal.
           rngs: its `params` stream initializes scale and bias.
+
+        Raises:
+          ValueError: if `num_features`, `num_modalities`, `unknown` or `pooled_weights`
+            is not valid.
         """
+        check_settings(num_modalities, unknown, pooled_weights)
+        num_modalities = integer("num_modalities", num_modalities, least=1)
+        num_features = integer("num_features", num_features, least=0)
         table_shape = (num_modalities, num_features)
         affine_shape = (num_features,) if share_affine else table_shape
         self.mean = nnx.BatchStat(jnp.zeros(table_shape, jnp.float32))
@@ -193,7 +201,7 @@ class ModalityBatchNorm(nnx.Module):
                 "use_running_average is None in the call and in the module, expected "
                 "True or False in one of the two."
             )
-        x = jnp.asarray(x)
+        x = input_array(x)
         if modality is None:
             modality = _active_modality(x)
         features = x.shape[channel_axis(x, self.axis)]
@@ -265,7 +273,7 @@ class ReplacedBatchNorm(ModalityBatchNorm):
         Raises:
           ValueError: as for `ModalityBatchNorm`.
         """
-        x = jnp.asarray(x)
+        x = input_array(x)
         variables = (self.mean, self.var, self.scale, self.bias)
         with jax.numpy_dtype_promotion("standard"):
             dtype = canonicalize_dtype(

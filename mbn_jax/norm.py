@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype, Initializer
 
+from mbn_jax.arguments import input_array, integer
 from mbn_jax.functional import channel_axis, modality_batch_norm
 
 
@@ -130,14 +131,16 @@ class ModalityBatchNorm(nn.Module):
 
         Raises:
           ValueError: if shapes or dtypes do not fit, including those of the running
-            statistics, or if `axis` is the sample axis.
+            statistics, if `axis` is the sample axis, or if `num_modalities` is not a
+            positive integer.
         """
         use_running_average = nn.merge_param(
             "use_running_average", self.use_running_average, use_running_average
         )
-        x = jnp.asarray(x)
+        x = input_array(x)
         features = x.shape[channel_axis(x, self.axis)]
-        table_shape = (self.num_modalities, features)
+        number = integer("num_modalities", self.num_modalities, least=1)
+        table_shape = (number, features)
         affine_shape = (features,) if self.share_affine else table_shape
 
         ra_mean = self.variable(

@@ -1,11 +1,11 @@
 """Converts between networks of `nn.BatchNorm` and of `ModalityBatchNorm`."""
 
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, overload
 
 from flax import nnx
 
+from mbn_jax.arguments import integer
 from mbn_jax.convert import nnx_models
 from mbn_jax.convert.nnx_models import Model
 from mbn_jax.convert.trees import (
@@ -85,9 +85,7 @@ def from_batch_norm(
         scale or bias of one have another shape, or if `num_modalities` is not a
         positive integer.
     """
-    number = _integer("num_modalities", num_modalities)
-    if number < 1:
-        raise ValueError(f"num_modalities is {number}, expected 1 or more.")
+    number = integer("num_modalities", num_modalities, least=1)
     if isinstance(variables, nnx.Module):
         return nnx_models.from_batch_norm(variables, number, share_affine, at)
     flat = flatten(variables)
@@ -163,7 +161,7 @@ def to_batch_norm(
         fit.
     """
     if not isinstance(modality, str):
-        modality = _integer("modality", modality)
+        modality = integer("modality", modality)
     elif modality != "pooled":
         raise ValueError(f'modality is {modality!r}, expected an integer or "pooled".')
     if isinstance(variables, nnx.Module):
@@ -187,10 +185,3 @@ def to_batch_norm(
             )
         flat.update(rows)
     return unflatten(flat, variables)
-
-
-def _integer(name: str, value: Any) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} is {value!r}, expected an integer.") from None
