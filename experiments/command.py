@@ -5,6 +5,7 @@ status 130 or 143, in the seconds that the other imports take as well. `run` cal
 script's `main` and turns what comes out of it into one line and an exit status.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -116,6 +117,10 @@ def _end(error: BaseException) -> NoReturn:
     except OSError as lost:
         status = 1
         _print_last(f"error: standard output cannot be written ({lost.strerror})")
+    # A last line that has no end yet, such as that of a progress bar.
+    with contextlib.suppress(OSError):
+        if sys.stderr:
+            sys.stderr.flush()
     # Not sys.exit: threads and event loops of libraries that find their modules gone
     # would say so, each of them, after all is done.
     os._exit(status)
@@ -128,7 +133,9 @@ def _is_of_devices(error: BaseException) -> bool:
 
 
 def _print_last(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    # Where standard error is closed or full, the status alone says how it ended.
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 _begin()

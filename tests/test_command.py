@@ -99,6 +99,31 @@ print("47.5 ± 1.2 → \u56f3")
     assert process.returncode == 0
 
 
+@pytest.mark.parametrize("end", ["pass", "sys.exit(0)"])
+def test_an_unfinished_last_line_is_not_lost(end):
+    body = f"sys.stdout.write('1 of')\nsys.stderr.write('2 of')\n{end}"
+    process = start(body, PYTHONUNBUFFERED="")
+    assert process.communicate() == ("begun\n1 of", "2 of")
+    assert process.returncode == 0
+
+
+def test_without_standard_error_the_status_says_how_a_command_ended():
+    body = """
+import os, signal
+from mbn_jax.errors import InputError
+os.close(2)
+{}
+"""
+    for end, status in (
+        ("os.kill(os.getpid(), signal.SIGTERM)", 143),
+        ("raise InputError('no')", 1),
+        ("pass", 0),
+    ):
+        process = start(body.format(end), PYTHONUNBUFFERED="")
+        assert process.communicate() == ("begun\n", "")
+        assert process.returncode == status
+
+
 def test_without_assertions_no_command_starts():
     process = start("pass", flags=["-O"])
     output, errors = process.communicate()
