@@ -16,7 +16,7 @@ train: $(VENV)/installed  ## train on embedded data, evaluate, write the report 
 test: $(VENV)/installed-dev  ## run the tests
 	$(RUN) -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
-test-slow: $(VENV)/installed-dev  ## cause faults for real: a quarter of an hour
+test-slow: $(VENV)/installed-dev  ## cause faults for real: half an hour
 	$(RUN) -m pytest -m slow tests/failures
 
 test-hosts: $(VENV)/installed-dev  ## train in several processes, and in parts: ten minutes
