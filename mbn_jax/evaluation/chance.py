@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mbn_jax.evaluation.metrics import CMC_LENGTH, as_figures, no_match
-from mbn_jax.evaluation.rules import Protocol
+from mbn_jax.evaluation.rules import Protocol, check_protocol
+from mbn_jax.evaluation.search import label_arrays
 
 
 def chance_level(
@@ -39,8 +40,12 @@ def chance_level(
         The dictionary of `retrieval_metrics`.
 
     Raises:
-        InputError: no query has a match in the gallery.
+        InputError: the labels or the protocol do not fit, or no query has a match in
+            the gallery.
     """
+    check_protocol(protocol)
+    labels = label_arrays(query_ids, gallery_ids, query_cameras, gallery_cameras)
+    query_ids, gallery_ids, query_cameras, gallery_cameras = labels
     queries = Counter(_pairs(query_ids, query_cameras))
     gallery = Counter(_pairs(gallery_ids, gallery_cameras))
     num_queries, gallery_size = queries.total(), gallery.total()
@@ -80,8 +85,8 @@ def chance_level(
     )
 
 
-def _pairs(ids: ArrayLike, cameras: ArrayLike) -> Iterator[tuple[Any, Any]]:
-    return zip(np.asarray(ids).tolist(), np.asarray(cameras).tolist(), strict=True)
+def _pairs(ids: np.ndarray, cameras: np.ndarray) -> Iterator[tuple[Any, Any]]:
+    return zip(ids.tolist(), cameras.tolist(), strict=True)
 
 
 def _sizes_by_identity(

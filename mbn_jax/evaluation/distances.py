@@ -39,8 +39,11 @@ def cosine_distances(query: ArrayLike, gallery: ArrayLike) -> jax.Array:
     Returns:
         (Q, G) float32; 1 for a feature of zeros. The last digit depends on how the
         matrix product is split, so equal features need not have equal distances.
+
+    Raises:
+        InputError: the features are not two matrices of numbers of equal width.
     """
-    query, gallery = (jnp.asarray(side, jnp.float32) for side in (query, gallery))
+    query, gallery = _matrices(query, gallery)
     return 1.0 - _products(unit_rows(query), unit_rows(gallery))
 
 
@@ -55,8 +58,11 @@ def euclidean_distances(query: ArrayLike, gallery: ArrayLike) -> jax.Array:
     Returns:
         (Q, G) float32, right to some 1e-7 of the spread of the features: differences
         far smaller than that are lost.
+
+    Raises:
+        InputError: the features are not two matrices of numbers of equal width.
     """
-    query, gallery = (jnp.asarray(side, jnp.float32) for side in (query, gallery))
+    query, gallery = _matrices(query, gallery)
     # What all features have in common does not enter the distances, but would cost
     # digits: the square of a length is the small difference of large numbers.
     centre = jnp.mean(gallery, axis=0, keepdims=True)
@@ -92,8 +98,13 @@ def distance_function(
 
 
 def l2_normalise(features: ArrayLike) -> np.ndarray:
-    """Divides (N, D) rows by their length, in float32; a zero row stays zero."""
-    return np.asarray(unit_rows(np.asarray(features, np.float32), np))
+    """Divides (N, D) rows by their length, in float32; a zero row stays zero.
+
+    Raises:
+        InputError: the features are not a matrix of numbers.
+    """
+    matrix = np.asarray(feature_matrix("features", features), np.float32)
+    return np.asarray(unit_rows(matrix, np))
 
 
 def unit_rows(features: Any, xp: ModuleType = jnp) -> Any:
@@ -104,6 +115,56 @@ def unit_rows(features: Any, xp: ModuleType = jnp) -> Any:
     features = features / xp.maximum(largest, tiny)
     length = xp.linalg.norm(features, axis=1, keepdims=True)
     return features / xp.maximum(length, tiny)
+
+
+def numbers(what: str, values: ArrayLike) -> jax.Array | np.ndarray:
+    """An array of real numbers, on the device if it is there already.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        array = values if isinstance(values, jax.Array) else np.asarray(values)
+    except ValueError as error:  # of NumPy: rows of different lengths
+        raise InputError(f"The {what} are no matrix: {error}.") from error
+    if not jnp.issubdtype(array.dtype, jnp.number) or jnp.iscomplexobj(array):
+        raise InputError(
+            f"The {what} are {array.dtype}, but real numbers are expected."
+        )
+    return array
+
+
+def feature_matrix(what: str, features: ArrayLike) -> jax.Array | np.ndarray:
+    """Features as a matrix (N, D) of `numbers`.
+
+    Raises:
+        InputError: they are none.
+    """
+    matrix = numbers(what, features)
+    if matrix.ndim != 2:
+        raise InputError(
+            f"The {what} have shape {matrix.shape}, but a matrix (N, D) with one row "
+            "for each image is expected."
+        )
+    return matrix
+
+
+def _matrices(query: ArrayLike, gallery: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    query = feature_matrix("query features", query)
+    gallery = feature_matrix("gallery features", gallery)
+    check_widths(query, gallery)
+    return jnp.asarray(query, jnp.float32), jnp.asarray(gallery, jnp.float32)
+
+
+def check_widths(
+    query: jax.Array | np.ndarray, gallery: jax.Array | np.ndarray
+) -> None:
+    """Raises `InputError` unless both matrices have as many columns."""
+    if query.shape[1] != gallery.shape[1]:
+        raise InputError(
+            f"The query features have {query.shape[1]} dimensions and those of the "
+            f"gallery {gallery.shape[1]}: give features of one network."
+        )
 
 
 def _products(query: jax.Array, gallery: jax.Array) -> jax.Array:

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.distances import Distance, distance_function
-from mbn_jax.evaluation.rules import Protocol
-from mbn_jax.evaluation.search import Search
+from mbn_jax.evaluation.distances import Distance, distance_function, numbers
+from mbn_jax.evaluation.rules import Protocol, check_protocol
+from mbn_jax.evaluation.search import LabelArrays, Search, label_arrays
 
 REPORTED_RANKS = (1, 5, 10, 20)
 CMC_LENGTH = 50
@@ -98,10 +98,12 @@ def retrieval_metrics(
         A rank beyond the end of the gallery counts as its end.
 
     Raises:
-        InputError: shapes do not fit, a distance is not finite, or there is no match.
+        InputError: shapes do not fit, the labels are not numbers or texts, a distance
+            is not finite, or there is no match.
     """
-    distances = _numbers("distances", distances)
-    expected = (np.size(query_ids), np.size(gallery_ids))
+    distances = numbers("distances", distances)
+    labels = label_arrays(query_ids, gallery_ids, query_cameras, gallery_cameras)
+    expected = (len(labels[0]), len(labels[1]))
     if distances.shape != expected:
         raise InputError(
             f"The distances have shape {distances.shape}, but there are {expected[0]} "
@@ -111,7 +113,7 @@ def retrieval_metrics(
     # Not put on the device first: as arguments NumPy arrays need not be copied.
     return _by_query(
         lambda rows: _in_float32(distances[rows]),
-        (query_ids, gallery_ids, query_cameras, gallery_cameras),
+        labels,
         protocol,
     ).means()
 
@@ -170,10 +172,11 @@ def feature_query_figures(
 ) -> QueryFigures:
     """What `feature_metrics` is the mean of, by the same arguments."""
     function = jax.jit(distance_function(distance))
-    query_features = np.asarray(_numbers("query features", query_features), np.float32)
-    gallery = jnp.asarray(_numbers("gallery features", gallery_features), jnp.float32)
+    query_features = np.asarray(numbers("query features", query_features), np.float32)
+    gallery = jnp.asarray(numbers("gallery features", gallery_features), jnp.float32)
+    labels = label_arrays(query_ids, gallery_ids, query_cameras, gallery_cameras)
     shapes = query_features.shape, gallery.shape
-    sizes = np.size(query_ids), np.size(gallery_ids)
+    sizes = len(labels[0]), len(labels[1])
     if any(len(shape) != 2 for shape in shapes) or shapes != (
         (sizes[0], shapes[1][1]),
         (sizes[1], shapes[1][1]),
@@ -185,23 +188,19 @@ def feature_query_figures(
         )
     return _by_query(
         lambda chosen: function(query_features[chosen], gallery),
-        (query_ids, gallery_ids, query_cameras, gallery_cameras),
+        labels,
         protocol,
     )
 
 
 def _by_query(
     distances_of: Callable[[_Rows], jax.Array | np.ndarray],
-    labels: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike],
+    labels: LabelArrays,
     protocol: Protocol,
 ) -> QueryFigures:
     """The figures of all queries; ``distances_of(query indices)`` are their rows."""
-    if not isinstance(protocol, Protocol):
-        raise InputError(
-            f"The protocol is {protocol!r}, but a Protocol is expected, for example "
-            "mbn_jax.evaluation.every_pair()[0]."
-        )
-    search = Search(*map(np.asarray, labels), protocol=protocol)
+    check_protocol(protocol)
+    search = Search(*labels, protocol=protocol)
     if 0 in search.shape:
         raise no_match(protocol, *search.shape)
     num_queries, gallery_size = search.shape
@@ -222,23 +221,6 @@ def _by_query(
     if not shown.any():
         raise no_match(protocol, *search.shape)
     return QueryFigures(shown, precision, inverse_penalty, gallery_size)
-
-
-def _numbers(what: str, values: ArrayLike) -> jax.Array | np.ndarray:
-    """An array of real numbers, on the device if it is there already.
-
-    Raises:
-        InputError: it is none.
-    """
-    try:
-        array = values if isinstance(values, jax.Array) else np.asarray(values)
-    except ValueError as error:  # of NumPy: rows of different lengths
-        raise InputError(f"The {what} are no matrix: {error}.") from error
-    if not jnp.issubdtype(array.dtype, jnp.number) or np.iscomplexobj(array):
-        raise InputError(
-            f"The {what} are {array.dtype}, but real numbers are expected."
-        )
-    return array
 
 
 def _in_float32(distances: jax.Array | np.ndarray) -> jax.Array | np.ndarray:

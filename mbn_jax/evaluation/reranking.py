@@ -3,8 +3,9 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mbn_jax.arguments import integer
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.distances import cosine_distances
+from mbn_jax.evaluation.distances import check_widths, cosine_distances, numbers
 
 K1, K2, WEIGHT = 20, 6, 0.3
 # Matrices (Q + G, Q + G) of 4 bytes that are held at once: distances and their order of
@@ -51,17 +52,15 @@ def k_reciprocal_distances(
         (Q, G) float32. The memory is some seven matrices (Q + G, Q + G) of float32.
 
     Raises:
+        ValueError: ``k1`` or ``k2`` is not a positive integer.
         InputError: the features are not two matrices of equal width, of finite numbers;
             or re-ranking would need more than ``max_bytes``, which is known before any
             matrix is made.
     """
     query, gallery = (_matrix(side) for side in (query, gallery))
     num_queries = len(query)
-    if query.shape[1] != gallery.shape[1]:
-        raise InputError(
-            f"The query features have {query.shape[1]} dimensions and those of the "
-            f"gallery {gallery.shape[1]}: give features of one network."
-        )
+    check_widths(query, gallery)
+    k1, k2 = integer("k1", k1, least=1), integer("k2", k2, least=1)
     size = num_queries + len(gallery)
     needed = 4 * _MATRICES * size**2
     if needed > max_bytes:
@@ -100,13 +99,8 @@ def k_reciprocal_distances(
 
 
 def _matrix(features: ArrayLike) -> np.ndarray:
-    try:
-        with np.errstate(over="ignore"):  # infinity is refused below
-            matrix = np.asarray(features, np.float32)
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            f"The features are not a matrix of numbers: {error}."
-        ) from error
+    with np.errstate(over="ignore"):  # infinity is refused below
+        matrix = np.asarray(numbers("features", features), np.float32)
     if matrix.ndim != 2 or 0 in matrix.shape or not np.isfinite(matrix).all():
         raise InputError(
             f"The features of shape {list(matrix.shape)} cannot be re-ranked, expected "

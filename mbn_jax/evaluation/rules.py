@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from mbn_jax.errors import InputError
 from mbn_jax.evaluation.galleries import Draw
 from mbn_jax.evaluation.records import GALLERY_ONLY, QUERY_ONLY, Records
 
@@ -112,3 +113,12 @@ class Protocol:
         if self.remove_same_camera:
             removed |= (gallery_ids == query_id) & (gallery_cameras == query_camera)
         return removed
+
+
+def check_protocol(protocol: object) -> None:
+    """Raises `InputError` unless it is a `Protocol`."""
+    if not isinstance(protocol, Protocol):
+        raise InputError(
+            f"The protocol is {protocol!r}, but a Protocol is expected, for example "
+            "mbn_jax.evaluation.every_pair()[0]."
+        )

@@ -13,6 +13,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
+from numpy.typing import ArrayLike
 
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.rules import Protocol
@@ -28,6 +30,9 @@ from mbn_jax.explicit_axes import takes_explicit_axes
 # In one pass over the distances: the cameras of SYSU-MM01, its 96 test identities.
 _MATCHES = 4
 _WORDS = 3
+_KINDS = (Integral, str, bytes)  # of labels in an array of objects
+# Of query and gallery: identities, then cameras.
+LabelArrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 class Search:
@@ -47,7 +52,7 @@ class Search:
         *,
         protocol: Protocol,
     ) -> None:
-        """Turns labels of any kind into small integers.
+        """Turns labels, as `label_arrays` gives them, into small integers.
 
         Args:
             query_ids: (Q,) identities.
@@ -57,10 +62,8 @@ class Search:
             protocol: its rules of removal and its ``cmc``.
 
         Raises:
-            InputError: there is not one identity and one camera for every image.
+            InputError: the protocol names cameras by numbers, and they are none.
         """
-        _check_labels("query", query_ids, query_cameras)
-        _check_labels("gallery", gallery_ids, gallery_cameras)
         if protocol.removed_cameras:
             _check_numbered("query", query_cameras)
             _check_numbered("gallery", gallery_cameras)
@@ -232,13 +235,69 @@ def _columns(array: jax.Array) -> list[jax.Array]:
     return jnp.split(array, array.shape[1], axis=1)
 
 
-def _check_labels(side: str, ids: np.ndarray, cameras: np.ndarray) -> None:
-    """Raises `InputError` unless there is one identity and one camera per image."""
-    if ids.ndim != 1 or ids.shape != cameras.shape:
-        raise InputError(
-            f"The {side} identities have shape {ids.shape} and its cameras shape "
-            f"{cameras.shape}: give one of each for every {side} image."
-        )
+def label_arrays(
+    query_ids: ArrayLike,
+    gallery_ids: ArrayLike,
+    query_cameras: ArrayLike,
+    gallery_cameras: ArrayLike,
+) -> LabelArrays:
+    """The labels (Q,), (G,), (Q,), (G,) as arrays.
+
+    Raises:
+        InputError: there is not one identity and one camera for every image, or
+            numbers and texts are mixed.
+    """
+    query = _labels("query identities", query_ids)
+    gallery = _labels("gallery identities", gallery_ids)
+    cameras = _labels("query cameras", query_cameras)
+    of_gallery = _labels("gallery cameras", gallery_cameras)
+    for side, ids, seen in (
+        ("query", query, cameras),
+        ("gallery", gallery, of_gallery),
+    ):
+        if ids.ndim != 1 or ids.shape != seen.shape:
+            raise InputError(
+                f"The {side} identities have shape {ids.shape} and its cameras shape "
+                f"{seen.shape}: give one of each for every {side} image."
+            )
+    for what, left, right in (
+        ("identities", query, gallery),
+        ("cameras", cameras, of_gallery),
+    ):
+        if left.size and right.size and _are_text(left) != _are_text(right):
+            raise InputError(
+                f"The {what} are texts on one side, of query and gallery, and numbers "
+                "on the other: give the same kind of labels for both."
+            )
+    return query, gallery, cameras, of_gallery
+
+
+def _labels(what: str, labels: ArrayLike) -> np.ndarray:
+    """Labels as an array, which are all numbers or all texts."""
+    try:
+        array = np.asarray(labels)
+        # In a list NumPy makes texts of all that stands beside a text.
+        of_list = _are_text(array) and not isinstance(labels, np.ndarray)
+        single = np.asarray(labels, object) if of_list else array
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"The {what} are not a list of labels: {error}.") from error
+    if single.dtype == object:
+        kinds = {
+            next((kind for kind in _KINDS if isinstance(label, kind)), type(label))
+            for label in single.flat
+        }
+        if len(kinds) > 1 or not kinds <= set(_KINDS):
+            names = ", ".join(sorted(kind.__name__ for kind in kinds))
+            raise InputError(
+                f"The {what} are of the types {names}, but all of them are expected to "
+                "be numbers, or all of them texts."
+            )
+    return array
+
+
+def _are_text(labels: np.ndarray) -> bool:
+    of_objects = labels.dtype == object and isinstance(next(labels.flat, 0), str)
+    return labels.dtype.kind in "UST" or of_objects
 
 
 def _check_numbered(side: str, cameras: np.ndarray) -> None:

@@ -1,6 +1,7 @@
 """Distances against NumPy in float64."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from mbn_jax.evaluation import (
     retrieval_metrics,
 )
 from mbn_jax.evaluation.distances import distance_function
+from mbn_jax.evaluation.reranking import k_reciprocal_distances
 
 INFRARED_TO_VISIBLE, _ = every_pair()
 
@@ -113,3 +115,60 @@ def test_features_and_labels_of_different_numbers_are_refused():
             features(0, 2, 4), features(1, 3, 4), [1, 2], [1, 2], [0, 0], [1, 1],
             protocol=INFRARED_TO_VISIBLE,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (np.ones(3), r"shape \(3,\).* matrix"),
+        (np.ones((1, 4, 3)), r"shape \(1, 4, 3\).* matrix"),
+        (1.0, r"shape \(\).* matrix"),
+        (None, "are object"),
+        (["a", "b"], "are <U1"),
+        ([[1.0], [1.0, 2.0]], "are no matrix"),
+        (np.ones((4, 3), complex), "real numbers"),
+        (np.ones((4, 3), bool), "real numbers"),
+        (np.ones((4, 2)), "features of one network"),
+        (np.ones((4, 0)), "features of one network"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "function", [cosine_distances, euclidean_distances, k_reciprocal_distances]
+)
+def test_what_are_no_two_matrices_is_refused_in_one_sentence(
+    function, features, message
+):
+    right = np.ones((4, 3))
+    for pair in ((features, right), (right, features)):
+        with pytest.raises(InputError, match=f"{message}|be re-ranked") as error:
+            function(*pair)
+        assert "\n" not in str(error.value)
+    if "network" not in message:
+        with pytest.raises(InputError):
+            l2_normalise(features)
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.5, True])
+@pytest.mark.parametrize("name", ["k1", "k2"])
+def test_a_number_of_neighbours_is_a_positive_integer(name, number):
+    with pytest.raises(ValueError, match=f"{name} is {number}, expected an integer"):
+        k_reciprocal_distances(np.eye(3), np.eye(3), **{name: number})
+
+
+@pytest.mark.parametrize(
+    "dtype", [np.uint8, np.int64, np.float64, jnp.int4, jnp.float8_e4m3fn, list]
+)
+def test_features_may_be_numbers_of_any_type(dtype):
+    plain = np.arange(6, dtype=np.float32).reshape(2, 3)
+    features = plain.tolist() if dtype is list else plain.astype(dtype)
+    for function in (cosine_distances, euclidean_distances, k_reciprocal_distances):
+        of_plain = function(plain, plain[:1])
+        assert np.array_equal(function(features, features[:1]), of_plain)
+    assert np.array_equal(l2_normalise(features), l2_normalise(plain))
+
+
+def test_there_may_be_no_features():
+    for function in (cosine_distances, euclidean_distances):
+        assert function(np.ones((0, 3)), np.ones((4, 3))).shape == (0, 4)
+        assert function(np.ones((4, 3)), np.ones((0, 3))).shape == (4, 0)

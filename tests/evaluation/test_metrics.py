@@ -8,6 +8,7 @@ from hypothesis import given, settings, strategies
 from mbn_jax.data.sources.sysu_mm01 import protocol as sysu_mm01
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation import (
+    chance_level,
     every_pair,
     feature_metrics,
     retrieval_metrics,
@@ -156,14 +157,19 @@ def test_cameras_may_be_names():
     assert figures["cmc"] == [0, 1, 1]
 
 
-@pytest.mark.parametrize("side", ["query", "gallery"])
-def test_cameras_are_numbers_where_a_rule_names_them(side):
-    cameras = {"query": ["cam3"], "gallery": [2, 4, 4]}
-    if side == "gallery":
-        cameras = {"query": [3], "gallery": ["2", "4", "4"]}
-    with pytest.raises(InputError, match=f"The {side} cameras .* give integers"):
+@pytest.mark.parametrize(
+    ("cameras", "message"),
+    [
+        ((["cam3"], [2, 4, 4]), "texts on one side"),
+        (([3], ["2", "4", "4"]), "texts on one side"),
+        ((["3"], ["2", "4", "4"]), "The query cameras .* give integers"),
+        (([3], [2.0, 4.0, 4.0]), "The gallery cameras .* give integers"),
+    ],
+)
+def test_cameras_are_numbers_where_a_rule_names_them(cameras, message):
+    with pytest.raises(InputError, match=message):
         retrieval_metrics(
-            [[0.1, 0.2, 0.3]], [1], [1, 2, 1], *cameras.values(), protocol=sysu_mm01()
+            [[0.1, 0.2, 0.3]], [1], [1, 2, 1], *cameras, protocol=sysu_mm01()
         )
 
 
@@ -352,3 +358,61 @@ def test_every_type_of_number_gives_the_same_figures(dtype):
         distances.astype(dtype), *labels, protocol=INFRARED_TO_VISIBLE
     )
     assert actual == expected
+
+
+NO_LABELS = {
+    "of mixed types": ([0, "a", 1, "b"], "of the types Integral, str"),
+    "objects": (np.array([0, None, 1, 1.5], object), "of the types Integral, None"),
+    "ragged": ([[1], [2, 3], [4], [5]], "are not a list of labels"),
+    "a column": (np.zeros((4, 1), int), r"have shape \(4, 1\)|cameras shape \(4, 1\)"),
+    "one": (3, r"shape \(\)"),
+    "too few": ([0, 0, 1], r"shape \(3,\)"),
+    "texts beside numbers": (list("aabb"), "texts on one side"),
+}
+
+
+@pytest.mark.parametrize("name", NO_LABELS)
+@pytest.mark.parametrize("place", range(4))
+def test_what_are_no_labels_is_refused_in_one_sentence(place, name):
+    """Alike by the metrics and by chance, whichever labels they are."""
+    wrong, message = NO_LABELS[name]
+    labels = [np.array([0, 0, 1, 1])] * 4
+    labels[place] = wrong
+    protocol = every_pair()[0]
+    for call in (
+        lambda: retrieval_metrics(np.zeros((4, 4)), *labels, protocol=protocol),
+        lambda: feature_metrics(*np.ones((2, 4, 3)), *labels, protocol=protocol),
+        lambda: chance_level(*labels, protocol=protocol),
+    ):
+        with pytest.raises(InputError, match=message) as error:
+            call()
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        *(lambda a, t=t: a.astype(t) for t in (np.uint8, np.uint64, jnp.int4, bool)),
+        lambda a: jnp.asarray(a, jnp.uint4),
+        lambda a: a.tolist(),
+        lambda a: [2**70 + i for i in a.tolist()],
+        lambda a: list(map(str, a)),
+        lambda a: a.astype("S"),
+        lambda a: a.astype("U").astype(object),
+        lambda a: a.astype(object),
+    ],
+)
+def test_labels_may_be_of_any_one_type(of):
+    ids, seen = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
+    distances = np.random.default_rng(0).random((4, 4))
+    protocol = every_pair()[0]
+    expected = retrieval_metrics(distances, ids, ids, seen, seen, protocol=protocol)
+    labels = of(ids), of(ids), of(seen), of(seen)
+    assert retrieval_metrics(distances, *labels, protocol=protocol) == expected
+    chance = chance_level(ids, ids, seen, seen, protocol=protocol)
+    assert chance_level(*labels, protocol=protocol) == chance
+
+
+def test_chance_of_something_else_than_a_protocol_is_refused():
+    with pytest.raises(InputError, match="a Protocol is expected"):
+        chance_level([0], [0], [0], [1], protocol="every pair")

@@ -77,8 +77,8 @@ def test_the_memory_is_known_before_it_is_taken():
         (np.ones((0, 4)), r"shape \[0, 4\] cannot"),
         (np.full((3, 4), np.nan), "without NaN"),
         (np.full((3, 4), 1e300), "beyond float32"),
-        ([["a", "b", "c", "d"]], "not a matrix of numbers"),
-        ([[1.0], [1.0, 2.0]], "not a matrix of numbers"),
+        ([["a", "b", "c", "d"]], "real numbers are expected"),
+        ([[1.0], [1.0, 2.0]], "are no matrix"),
     ],
 )
 def test_features_that_cannot_be_re_ranked_are_refused(query, message):
