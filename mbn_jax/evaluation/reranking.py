@@ -6,13 +6,14 @@ from numpy.typing import ArrayLike
 from mbn_jax.arguments import integer
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.distances import check_widths, cosine_distances, numbers
+from mbn_jax.memory import memory_of_host
 
 K1, K2, WEIGHT = 20, 6, 0.3
 # Matrices (Q + G, Q + G) of 4 bytes that are held at once: distances and their order of
 # 8 bytes, the vectors before and after the mean, two matrices of 1 byte, and copies.
 _MATRICES = 7
-# Beyond it a machine of 16 GB would end the process, without a word.
-MAX_BYTES = 12 * 2**30
+# Of the memory of the machine; beyond it the process would end without a word.
+_SHARE = 0.75
 
 
 def k_reciprocal_distances(
@@ -22,7 +23,7 @@ def k_reciprocal_distances(
     k1: int = K1,
     k2: int = K2,
     weight: float = WEIGHT,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int | None = None,
 ) -> np.ndarray:
     r"""Distances between sets of mutual neighbours, mixed with those of the features.
 
@@ -46,7 +47,8 @@ def k_reciprocal_distances(
         k1: neighbours that may be mutual.
         k2: neighbours whose vectors are averaged.
         weight: w, of the distances of the features.
-        max_bytes: memory that may be needed.
+        max_bytes: memory that may be needed; None means three quarters of what the
+            machine has.
 
     Returns:
         (Q, G) float32. The memory is some seven matrices (Q + G, Q + G) of float32.
@@ -63,6 +65,8 @@ def k_reciprocal_distances(
     k1, k2 = integer("k1", k1, least=1), integer("k2", k2, least=1)
     size = num_queries + len(gallery)
     needed = 4 * _MATRICES * size**2
+    if max_bytes is None:
+        max_bytes = int(_SHARE * memory_of_host())
     if needed > max_bytes:
         raise InputError(
             f"Re-ranking {size} images would take some {needed / 2**30:.1f} GiB of "

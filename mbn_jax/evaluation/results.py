@@ -46,7 +46,8 @@ def evaluate(
         trials (without ``cmc``), and ``protocol``, the name.
 
     Raises:
-        InputError: the features are not finite, or there is no match to find.
+        InputError: the features are not finite, there is no match to find, or the
+            machine has not enough memory to re-rank.
     """
 
     def figures(trial: Trial, protocol: Protocol) -> dict[str, Any]:

@@ -1,18 +1,14 @@
 """The memory that a run needs at the least, compared with what there is."""
 
-import os
-from pathlib import Path
-
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mbn_jax.errors import InputError
+from mbn_jax.memory import memory_of
 from mbn_jax.modalities import DEFAULT
 from mbn_jax.training.optimizer import make_optimizer
 from mbn_jax.training.step import init_state, make_model
-
-_CGROUP = Path("/sys/fs/cgroup/memory.max")  # of a container
 
 
 def check_memory(config: ConfigDict, mesh: Mesh) -> None:
@@ -49,16 +45,6 @@ def check_memory(config: ConfigDict, mesh: Mesh) -> None:
             f"a batch of {number} images of {size} (config.data.image_size); make them "
             "smaller."
         )
-
-
-def memory_of(device: jax.Device) -> int:
-    """Bytes of memory that a device has, or that its host lets the process have."""
-    statistics = device.memory_stats()
-    if statistics and "bytes_limit" in statistics:
-        return statistics["bytes_limit"]
-    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = _CGROUP.read_text().strip() if _CGROUP.exists() else ""
-    return min(present, int(limit)) if limit.isdecimal() else present
 
 
 def _size(tree: object) -> int:

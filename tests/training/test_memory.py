@@ -4,11 +4,12 @@ import jax
 import pytest
 
 from mbn_jax.errors import InputError
+from mbn_jax.memory import memory_of
 from mbn_jax.mesh import make_mesh
 from mbn_jax.training import memory
 from mbn_jax.training.config import check
 from mbn_jax.training.loop import train
-from mbn_jax.training.memory import check_memory, memory_of
+from mbn_jax.training.memory import check_memory
 from mbn_jax.training.optimizer import make_optimizer
 from mbn_jax.training.step import init_state, make_model
 
