@@ -34,8 +34,8 @@ def make_mesh(num_devices: int = 0) -> Mesh:
             f"{max(shares)} each, expected equal shares; give 0 for all, or start the "
             "processes with as many devices as each other."
         )
-    # Auto axes: losses over pairs (x @ x.T, labels against labels) mix the batch with
-    # itself, which the Explicit axes that JAX makes by default refuse.
+    # Auto axes, with which the step is tested. The layer, the losses and the distances
+    # also take the Explicit axes that JAX makes by default.
     return jax.make_mesh(
         (len(chosen),), (AXIS,), axis_types=(AxisType.Auto,), devices=chosen
     )
