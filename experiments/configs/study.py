@@ -38,11 +38,13 @@ def get_config(name: str = "synthetic") -> ConfigDict:
         raise InputError(
             f"The study has no setting {name!r}, expected patches, random or synthetic."
         )
-    config.num_steps = 400  # or more, as the pilot run of docs/study.md needs
+    config.num_steps = 400  # as the pilot run of docs/study.md needed
     config.model.pretrained = "package/ResNet50"
     config.model.stride_in_1x1 = True
     config.model.last_stride = 2  # at 64 × 64 a finer map costs half as much again
     config.model.depth = 50
     config.model.width = 1.0
-    config.optimizer.learning_rate = 3e-4
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.backbone_factor = 0.1
+    config.augmentation.jitter = 0.0
     return config
