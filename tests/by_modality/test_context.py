@@ -293,7 +293,7 @@ def test_arguments_that_cannot_be_meant_are_refused_on_entry():
     refused(r"modality is int64\[\]", 1)
     refused(r"modality is \[0, \[1\]\], expected one integer", [0, [1]])
     for number in (0, -1, 1.5, "2", None):
-        refused(f"num_modalities is {number!r}, expected a positive", MODALITY, number)
+        refused(f"num_modalities is {number!r}, expected an integer", MODALITY, number)
     refused("at is 'norm1', expected a function", MODALITY, at="norm1")
     refused("unknown is 'mean', expected", MODALITY, unknown="mean")
     for weights in ([1], [1, -1], [0, 0]):

@@ -279,7 +279,7 @@ def test_a_layer_that_cannot_be_replaced_is_named_and_nothing_is_replaced(
     [
         (dict(at=lambda path: False), "at chooses none of its layers bn"),
         (dict(num_modalities=0), "num_modalities is 0, expected an integer from 1"),
-        (dict(num_modalities=2.0), "num_modalities is 2.0, expected a positive"),
+        (dict(num_modalities=2.0), "num_modalities is 2.0, expected an integer"),
         (dict(unknown="mean"), "unknown is 'mean', expected"),
         (dict(pooled_weights=[1.0]), "expected 2 non-negative numbers"),
     ],
