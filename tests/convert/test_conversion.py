@@ -274,7 +274,9 @@ def test_a_modality_that_does_not_exist_is_refused(modality):
 
 def test_arguments_of_other_kinds_are_refused():
     variables = small(kind="bn")[0]
-    with pytest.raises(ValueError, match="num_modalities is 0, expected an integer from 1"):
+    with pytest.raises(
+        ValueError, match="num_modalities is 0, expected an integer from 1"
+    ):
         convert.from_batch_norm(variables, 0)
     with pytest.raises(
         ValueError, match="num_modalities is 'two', expected an integer"
