@@ -16,6 +16,8 @@ def start(body, *, flags=(), before="", **environment):
     """Starts a command whose `main` has this body; `before` stands in for imports."""
     lines = "\n    ".join(body.splitlines())
     program = (
+        # A job in the background ignores Ctrl-C, and so would the command.
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import gc, sys, time, command\n"
         f"{before}\n"
         f"def main(argv):\n    print('begun', flush=True)\n    {lines}\n"
@@ -27,8 +29,6 @@ def start(body, *, flags=(), before="", **environment):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(EXPERIMENTS), **environment},
-        # A job in the background ignores Ctrl-C, and so would the command.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

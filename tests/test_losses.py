@@ -426,7 +426,9 @@ def test_batch_over_eight_devices_has_the_loss_of_one(loss):
     one = of_batch(features, identity)
     eight = of_batch(*jax.device_put((features, identity), on_data))
     assert len(eight[1].sharding.device_set) == 8
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), one, eight)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), one, eight
+    )
 
 
 @pytest.mark.parametrize("loss", [identity_loss, *PAIRWISE])
@@ -444,7 +446,9 @@ def test_explicit_axes_give_the_loss_of_one_device(loss):
         ]
         eight = of_batch(*placed)
         assert jax.typeof(eight[1]).sharding.spec == specs[0]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), one, eight)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), one, eight
+    )
 
 
 @pytest.mark.parametrize("loss", [identity_loss, *PAIRWISE])

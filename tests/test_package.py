@@ -156,7 +156,8 @@ def test_a_script_without_the_extra_says_how_to_install_it():
     script = ROOT / "experiments" / "train.py"
     line = last_line(
         "-c",
-        f"{BLOCKED}import runpy; runpy.run_path({str(script)!r}, run_name='__main__')",
+        f"{BLOCKED}import runpy; sys.path.insert(0, {str(script.parent)!r}); "
+        f"runpy.run_path({str(script)!r}, run_name='__main__')",
     )
     assert line.startswith("ModuleNotFoundError: mbn_jax.")
     assert line.endswith(COMMAND)

@@ -233,7 +233,7 @@ def test_photographs_without_a_partner_are_counted(folders, tmp_path):
             lambda path: write(path, photograph(1)[:-2]),
             "180 × 118 pixels, but .* 180 × 120",
         ),
-        (lambda path: path.write_bytes(path.read_bytes()[:200]), "cannot be decoded"),
+        (lambda path: path.write_bytes(path.read_bytes()[:200]), "ends too early"),
         (lambda path: path.write_bytes(b""), "is empty"),
         (
             lambda path: write(path.with_suffix(".bmp"), photograph(1)),

@@ -40,8 +40,8 @@ def carried_out(tmp_path_factory, data_dir):
         while not list(workdir.glob("*/config.json")) and first.poll() is None:
             time.sleep(0.1)
         first.send_signal(signal.SIGTERM)
-        assert "interrupted; the same command goes on" in first.stderr.read()
-    assert first.returncode == 130
+        assert "terminated; the same command goes on" in first.stderr.read()
+    assert first.returncode == 143
     assert not list(workdir.glob("*/controls.json"))
     # It would be refused if somebody still trained there.
     done = subprocess.run(command, capture_output=True, text=True, check=False)
