@@ -32,6 +32,7 @@ def get_config(name: str = "synthetic") -> ConfigDict:
         return config
     config.data.dataset = "aligned_pairs/split-x2"
     config.data.image_size = (64, 64)
+    config.augmentation.jitter = 0.0
     if name == "random":
         return config
     if name != "patches":
@@ -46,5 +47,4 @@ def get_config(name: str = "synthetic") -> ConfigDict:
     config.model.width = 1.0
     config.optimizer.learning_rate = 3e-3
     config.optimizer.backbone_factor = 0.1
-    config.augmentation.jitter = 0.0
     return config
