@@ -231,7 +231,7 @@ def _next_command(dataset: str, data_dir: str | os.PathLike) -> str:
     )
     if Path(data_dir) != Path("data"):
         flags += " " + shlex.quote(f"--config.data.data_dir={data_dir}")
-    workdir = f"runs/{dataset.replace('/split', '_').replace('/', '_')}"
+    workdir = f"runs/{re.sub(r'/(split(?=[0-9]))?', '_', dataset)}"
     return f"python experiments/train.py --workdir={workdir} {flags}"
 
 

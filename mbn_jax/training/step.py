@@ -81,8 +81,8 @@ def init_state(
     """The state before the first step, on every device of the mesh."""
 
     def init(key: jax.Array) -> ModelState:
-        modality = jnp.arange(len(model.modalities))
-        images = jnp.zeros((len(modality), *model.image_size, 3))
+        modality = jnp.arange(len(model.modalities), dtype=jnp.int32)
+        images = jnp.zeros((len(modality), *model.image_size, 3), jnp.float32)
         variables = model.init(key, images, modality, train=True)
         return ModelState(
             step=jnp.zeros((), jnp.int32),
@@ -162,8 +162,10 @@ def loss_terms(
         for name, term in terms.items()
         if config[name] > 0
     }
-    total = sum((config[name] * value for name, value in values.items()), jnp.zeros(()))
-    accuracy = jnp.mean(jnp.argmax(output.logits, -1) == identity)
+    weighted = (config[name] * value for name, value in values.items())
+    total = sum(weighted, jnp.zeros((), jnp.float32))
+    is_right = jax.lax.argmax(output.logits, 1, identity.dtype) == identity
+    accuracy = jnp.mean(is_right, dtype=jnp.float32)
     return total, {
         "loss": total,
         **{f"{name}_loss": value for name, value in values.items()},
@@ -196,8 +198,11 @@ def make_train_step(
         # often as there are devices: the gradient of one is the mean and not the sum.
         gradients = _mean_over_devices(gradients, axis_name)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
-        metrics["learning_rate"] = jnp.asarray(schedule(state.step - state.skipped))
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        with jax.numpy_dtype_promotion("standard"):  # of what happens in optax
+            metrics["learning_rate"] = jnp.asarray(schedule(state.step - state.skipped))
+            updates, opt_state = optimizer.update(
+                gradients, state.opt_state, state.params
+            )
 
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
         params, batch_stats, opt_state = jax.tree.map(
@@ -210,7 +215,7 @@ def make_train_step(
             params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
-            skipped=state.skipped + ~finite,
+            skipped=jnp.where(finite, state.skipped, state.skipped + 1),
             skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
         )
         metrics["skipped"] = state.skipped

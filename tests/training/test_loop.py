@@ -114,6 +114,23 @@ def test_the_same_run_elsewhere_has_the_same_outcome(config, finished, tmp_path)
     assert_same_outcome(tmp_path / "again", finished[0])
 
 
+def test_strict_promotion_changes_no_result(config, finished, tmp_path):
+    with jax.numpy_dtype_promotion("strict"):
+        train(config, tmp_path / "run")
+    assert_same_outcome(tmp_path / "run", finished[0])
+
+
+def test_a_run_under_x64_keeps_its_arrays_in_float32(config, finished, tmp_path):
+    config.num_steps = config.eval_every
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        train(config, tmp_path / "run")
+
+    def types(workdir):
+        return jax.tree.map(lambda leaf: leaf.dtype, final_state(workdir))
+
+    assert types(tmp_path / "run") == types(finished[0])
+
+
 def test_a_finished_run_started_again_changes_no_result(config, finished, tmp_path):
     train(config, tmp_path / "run")
     before = snapshot(tmp_path / "run" / "checkpoints")

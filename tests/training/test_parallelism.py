@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType
 
 from mbn_jax.mesh import make_mesh, process_rows, shard
 from mbn_jax.training.step import init_state, make_model, make_train_step
@@ -41,7 +42,7 @@ def gradient_descent(learning_rate):
     )
 
 
-def trained(norm, num_devices, parallelism="jit", parts=1, **changes):
+def trained(norm, mesh, parallelism="jit", parts=1, **changes):
     """The states after the first and the last step, and the loss of every step."""
     config = small_config("")
     config.model.norm, config.parallelism = norm, parallelism
@@ -50,7 +51,6 @@ def trained(norm, num_devices, parallelism="jit", parts=1, **changes):
     config.data.image_size, config.model.last_stride = (64, 32), 1
     for key, value in changes.items():
         config.model[key] = value
-    mesh = make_mesh(num_devices)
     # Rounding grows faster where the statistics are those of fewer images.
     optimizer = gradient_descent(1e-4 if parts == 1 else 3e-5)
     model = make_model(config, 6)
@@ -73,12 +73,12 @@ def norm(request):
 
 @pytest.fixture(scope="module")
 def on_one_device(norm):
-    return trained(norm, 1)
+    return trained(norm, make_mesh(1))
 
 
 @pytest.fixture(scope="module")
 def in_two_parts():
-    return trained("mbn", 1, parts=2)
+    return trained("mbn", make_mesh(1), parts=2)
 
 
 def assert_close(actual, expected, tolerance):
@@ -108,18 +108,25 @@ def assert_agree(actual, expected):
 
 @pytest.mark.parametrize("parallelism", WAYS)
 def test_eight_devices_train_as_one(norm, parallelism, on_one_device):
-    assert_agree(trained(norm, 8, parallelism), on_one_device)
+    assert_agree(trained(norm, make_mesh(8), parallelism), on_one_device)
+
+
+@pytest.mark.slow
+def test_they_do_over_explicit_axes(norm, on_one_device):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        assert_agree(trained(norm, mesh), on_one_device)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallelism", WAYS)
 def test_they_do_with_gradients_accumulated_over_parts(parallelism, in_two_parts):
-    assert_agree(trained("mbn", 4, parallelism, parts=2), in_two_parts)
+    assert_agree(trained("mbn", make_mesh(4), parallelism, parts=2), in_two_parts)
 
 
 @pytest.mark.slow
 def test_parts_have_statistics_of_their_own(in_two_parts):
-    whole = trained("mbn", 1)
+    whole = trained("mbn", make_mesh(1))
     difference = np.abs(whole[2][0] - in_two_parts[2][0])
     assert difference > 1e-3
     mean = in_two_parts[0].batch_stats["neck"]["mean"]
@@ -128,7 +135,7 @@ def test_parts_have_statistics_of_their_own(in_two_parts):
 
 @pytest.mark.slow
 def test_rematerialisation_changes_no_figure(on_one_device, norm):
-    assert_agree(trained(norm, 1, remat=True), on_one_device)
+    assert_agree(trained(norm, make_mesh(1), remat=True), on_one_device)
 
 
 def test_twenty_steps_move_the_parameters(on_one_device):
