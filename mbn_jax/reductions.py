@@ -170,8 +170,15 @@ def _linear_primitive(
     """A primitive with several results that is linear in all of its arguments."""
     primitive = Primitive(name)
     primitive.multiple_results = True
+    compiled = jax.jit(primitive.bind, static_argnames=("axes", "sizes"))
+
+    def run(*arrays: jax.Array, **params: Any) -> Any:
+        # Where jit is disabled, `compiled` would call this function again, endlessly.
+        with jax.disable_jit(False):
+            return compiled(*arrays, **params)
+
     # Outside jit it runs as a compiled program, which JAX keeps.
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames=("axes", "sizes")))
+    primitive.def_impl(run)
     # Trace `compute`, so that shardings and shard_map axes propagate as in it.
     primitive.def_abstract_eval(
         lambda *arrays, **params: (

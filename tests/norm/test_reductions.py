@@ -115,6 +115,21 @@ def test_outside_jit_nothing_is_compiled_twice(caplog):
     assert second == 0
 
 
+def test_with_jit_disabled_the_layer_computes_the_same():
+    layer, modality = ModalityBatchNorm(), jnp.array([0, 1, 1, 0])
+    x = jnp.asarray(RNG.normal(size=(4, 5, 3)), jnp.float32)
+    variables = layer.init(jax.random.key(0), x, modality, True)
+
+    def loss(x):
+        y, updates = layer.apply(variables, x, modality, False, mutable=True)
+        return (y**3).sum(), updates
+
+    gradient = jax.value_and_grad(loss, has_aux=True)
+    expected = jax.jit(gradient)(x)
+    with jax.disable_jit():
+        assert_close(gradient(x), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("number", [1, 2, 5])
 @pytest.mark.parametrize("evaluating", [True, False])
 def test_the_layer_is_exported_for_batches_of_any_size(number, evaluating):
