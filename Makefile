@@ -11,7 +11,7 @@ help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
 
 train: $(VENV)/installed  ## train on embedded data, evaluate, write the report (WORKDIR=runs/quick)
-	$(RUN) experiments/train.py --workdir=$(WORKDIR)
+	$(RUN) -m mbn_jax train --workdir=$(WORKDIR)
 
 test: $(VENV)/installed-dev  ## run the tests
 	$(RUN) -m pytest -n auto --maxprocesses=4 --dist=loadfile

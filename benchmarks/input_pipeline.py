@@ -4,7 +4,7 @@
     python benchmarks/input_pipeline.py --images 1000 10000 --rounds=3
 
 Makes photograph-like JPEG files of 128×64 to 300×150 pixels with a manifest, prepares
-them as `experiments/prepare_data.py` does, and reads them as training does: batches of
+them as `python -m mbn_jax prepare` does, and reads them as training does: batches of
 64 images in the order of a sampler, decoded and resized to 288×144. The peers read the
 same images in the same order from the files. Time and memory of preparing are those of
 a fresh process; so are those of opening a data set and reading from it. Prints Markdown

@@ -1,42 +1,5 @@
-r"""Evaluates a finished run with other running statistics than its own.
+"""`python -m mbn_jax controls` from a clone: `--help` says what it does."""
 
-    python experiments/controls.py --workdir=runs/quick
+from mbn_jax.commands import run
 
-prints mAP and rank-1 with statistics that are re-estimated from the unlabeled test
-images (BN: of all together, and of each modality; MBN: of each modality), with those of
-the other modality and with pooled ones (MBN), and writes controls.json into the work
-directory. No weight changes, so the differences show what the statistics alone do.
-"""
-
-import sys
-
-import command
-from absl import flags, logging
-
-from mbn_jax.analysis.ablation_tables import title
-from mbn_jax.training.controls import CONTROLS, measure_controls
-
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Work directory of a finished run.", required=True
-)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data, if they have moved.")
-
-
-def main(argv: list[str]) -> None:
-    """Measures and prints."""
-    if argv[1:]:
-        sys.exit(f"error: unexpected argument {argv[1]!r}, expected --flag=value")
-    logging.set_verbosity(logging.ERROR)
-    found = measure_controls(_WORKDIR.value, _DATA_DIR.value)
-    print("running statistics            rank-1     mAP  protocol")
-    for name, protocols in found.items():
-        for protocol, metrics in protocols.items():
-            print(
-                f"{name:<28} {100 * metrics['rank1']:7.1f} {100 * metrics['mAP']:7.1f}"
-                f"  {title(protocol)}"
-            )
-    print(f"{_WORKDIR.value}/{CONTROLS}")
-
-
-if __name__ == "__main__":
-    command.run(main)
+run("controls")

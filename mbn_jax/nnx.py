@@ -11,7 +11,7 @@ from flax.typing import Dtype, Initializer
 from jax import lax
 
 from mbn_jax.arguments import input_array, integer
-from mbn_jax.by_modality import current_modality
+from mbn_jax.context import current_modality
 from mbn_jax.functional import (
     channel_axis,
     check_settings,

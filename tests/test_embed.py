@@ -49,7 +49,6 @@ class Exported(Model):
 
 mbn_jax.load = lambda path: (Exported() if path.endswith(".zip") else Model(), {})
 sys.argv = ["embed.py", "--workdir=unused", *sys.argv[1:]]
-sys.path.insert(0, "experiments")
 runpy.run_path("experiments/embed.py", run_name="__main__")
 """
 

@@ -26,12 +26,12 @@ TINY = (
 
 def run(command, folder):
     """Runs a command of the page in a folder, as a person types it in a clone."""
-    program, script, *flags = shlex.split(command)
+    program, *arguments = shlex.split(command)
     assert program == "python"
-    if script == "experiments/train.py":
-        flags += TINY.split()
+    if arguments[:3] == ["-m", "mbn_jax", "train"]:
+        arguments += TINY.split()
     return subprocess.run(
-        [sys.executable, ROOT / script, *flags],
+        [sys.executable, *arguments],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -103,13 +103,13 @@ def prepare(folder):
 
     shutil.rmtree(folder / "data/mine")
     manifest = "--dataset=mine --manifest=photos/manifest.csv"
-    run_well(f"python experiments/prepare_data.py {manifest}", folder)
+    run_well(f"python -m mbn_jax prepare {manifest}", folder)
 
 
 def test_run_is_not_resumed_on_other_data_and_evaluation_says_so(folder):
     """Goes on with the run of the page."""
-    train = "python experiments/train.py --workdir=runs/mine --config.data.dataset=mine"
-    evaluate = "python experiments/evaluate.py --workdir=runs/mine"
+    train = "python -m mbn_jax train --workdir=runs/mine --config.data.dataset=mine"
+    evaluate = "python -m mbn_jax evaluate --workdir=runs/mine"
     assert "other data" not in run_well(evaluate, folder).stderr
     prepare(folder)  # the same images and rows: the same data
     assert "other data" not in run_well(evaluate, folder).stderr
@@ -135,20 +135,18 @@ def test_three_modalities_lead_to_six_searches(tmp_path):
         f"--folder={m}=photos/{folder}" for m, folder in modalities.items()
     )
     run_well(
-        f"python experiments/make_manifest.py {flags} --output=photos/manifest.csv"
-        " --seed=1",
+        f"python -m mbn_jax manifest {flags} --output=photos/manifest.csv --seed=1",
         tmp_path,
     )
     prepared = run_well(
-        "python experiments/prepare_data.py --dataset=mine"
-        " --manifest=photos/manifest.csv",
+        "python -m mbn_jax prepare --dataset=mine --manifest=photos/manifest.csv",
         tmp_path,
     )
     assert (
         "train: 22 images of 4 identities, 8 visible, 6 nir/940 and" in prepared.stderr
     )
     trained = run_well(
-        "python experiments/train.py --workdir=runs/mine --config.data.dataset=mine"
+        "python -m mbn_jax train --workdir=runs/mine --config.data.dataset=mine"
         " --config.model.stem=separate --config.loss.hetero_centre=0.1",
         tmp_path,
     )
@@ -166,14 +164,13 @@ def test_three_modalities_lead_to_six_searches(tmp_path):
     for words in ("thermal → visible", "nir/940 → thermal", "id person "):
         assert words in page
     run_well(
-        "python experiments/evaluate.py --workdir=runs/mine"
-        " --direction=nir/940_to_thermal",
+        "python -m mbn_jax evaluate --workdir=runs/mine --direction=nir/940_to_thermal",
         tmp_path,
     )
     assert (tmp_path / "runs/mine/report/nir%2F940_to_visible.png").is_file()
-    run_well("python experiments/gap.py runs/mine --num_batches=2", tmp_path)
+    run_well("python -m mbn_jax gap runs/mine --num_batches=2", tmp_path)
     run_well(
-        "python experiments/embed.py --workdir=runs/mine --images=photos/nir"
+        "python -m mbn_jax embed --workdir=runs/mine --images=photos/nir"
         " --modality=nir/940 --output=f.npz --gallery=photos/thermal"
         " --gallery_modality=thermal --ranked_list=found.png",
         tmp_path,

@@ -32,7 +32,6 @@ def ending(path, digest):
 
 writer.unchanged = ending
 sys.argv = ["prepare_data.py", *sys.argv[1:]]
-sys.path.insert(0, "experiments")
 runpy.run_path("experiments/prepare_data.py", run_name="__main__")
 """
 
@@ -80,8 +79,8 @@ def test_killed_and_started_again_it_prepares_the_data(whole, tmp_path):
     assert "train: 72 images of 4 identities, 48 visible and 24 infrared" in done.stderr
     assert done.stdout.splitlines() == [
         f"sysu_mm01 is prepared in {tmp_path}/sysu_mm01/2.0.0.",
-        "Next: python experiments/train.py --workdir=runs/sysu_mm01"
-        " --config=experiments/configs/agw_mbn.py:sysu_mm01"
+        "Next: python -m mbn_jax train --workdir=runs/sysu_mm01"
+        " --config=agw:sysu_mm01"
         f" --config.data.data_dir={tmp_path}",
     ]
     assert [path.name for path in (tmp_path / "sysu_mm01").iterdir()] == ["2.0.0"]

@@ -67,7 +67,7 @@ def test_a_tree_is_prepared_trained_on_evaluated_and_a_run_on_it_resumed(
         return run(
             "train.py",
             f"--workdir={workdir}",
-            f"--config={ROOT / 'experiments' / 'configs' / 'agw_mbn.py'}:{dataset}",
+            f"--config=agw:{dataset}",
             f"--config.data.data_dir={data_dir}",
             *(f"--config.{key}={value}" for key, value in TINY.items()),
         )

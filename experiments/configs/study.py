@@ -1,6 +1,6 @@
 r"""The settings of the study, which asks whether MBN makes a network better.
 
-    python experiments/ablate.py --workdir=runs/a --flagfile=docs/study/patches.flags
+    python -m mbn_jax ablate --workdir=runs/a --flagfile=docs/study/patches.flags
 
 After the colon of --config=experiments/configs/study.py:NAME stands one of
 

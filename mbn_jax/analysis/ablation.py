@@ -117,7 +117,7 @@ def read_csv(text: str, name: str) -> list[Result]:
     if missing:
         raise InputError(
             f"{name} lacks the column {missing[0]!r}, expected an ablation.csv of "
-            "experiments/ablate.py."
+            "`python -m mbn_jax ablate`."
         )
     axes = [column for column in columns if column not in known]
     results = []

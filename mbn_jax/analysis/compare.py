@@ -32,9 +32,9 @@ _STYLES: tuple[_Style, ...] = tuple(zip(COLOURS, "os^D", strict=True))
 _NUM_MARKERS = 8
 _ONE_RUN_EACH = (
     "One run each. How much such figures move from seed to seed, only runs of other "
-    "seeds can say: experiments/ablate.py trains them, takes means over the seeds, and "
-    "gives intervals of the difference. What rank-k, mAP and mINP mean stands in the "
-    "report of every run."
+    "seeds can say: `python -m mbn_jax ablate` trains them, takes means over the "
+    "seeds, and gives intervals of the difference. What rank-k, mAP and mINP mean "
+    "stands in the report of every run."
 )
 
 
@@ -90,7 +90,7 @@ def _read_all(workdirs: Sequence[Path]) -> dict[str, _Run]:
         raise InputError(
             f"Two to {len(_STYLES)} work directories are expected, but there "
             f"are {len(workdirs)}: name them after the flags (for means over more "
-            "runs there is experiments/ablate.py)."
+            "runs there is `python -m mbn_jax ablate`)."
         )
     if len({workdir.resolve() for workdir in workdirs}) < len(workdirs):
         raise InputError(
@@ -111,7 +111,7 @@ def _read_all(workdirs: Sequence[Path]) -> dict[str, _Run]:
 def _names(workdirs: Sequence[Path]) -> list[str]:
     """The last parts of the paths, or the whole paths where these are not different.
 
-    Of names like those of `experiments/ablate.py`, "data=…,norm=bn,seed=0", what all
+    Of names like those of `python -m mbn_jax ablate`, "data=…,norm=bn,seed=0", what all
     have is left out.
     """
     names = [workdir.resolve().name for workdir in workdirs]

@@ -1,4 +1,4 @@
-"""``experiments/embed.py`` without its flags: features and ranked lists of a folder."""
+"""Features and ranked lists of a folder, as the command `embed` writes them."""
 
 import io
 import os

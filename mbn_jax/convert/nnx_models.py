@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.dtypes import canonicalize_dtype, promote_dtype
 
-from mbn_jax.by_modality import current_modality
+from mbn_jax.context import current_modality
 from mbn_jax.convert.records import Record, add_call, moments_of_batches
 from mbn_jax.functional import pooled_mean, pooled_moments
 from mbn_jax.nnx import ModalityBatchNorm, ReplacedBatchNorm, replace_batch_norm

@@ -133,7 +133,7 @@ def check_prepared(dataset: str, data_dir: str | os.PathLike) -> None:
     if source is None:
         raise InputError(
             f"There is no data set {dataset!r} in {Path(data_dir)}; prepare your own"
-            f" images with `python experiments/prepare_data.py"
+            f" images with `python -m mbn_jax prepare"
             f" {shlex.quote(f'--dataset={dataset}')} --manifest=FILE.csv"
             f" {shlex.quote(f'--data_dir={data_dir}')}`, or give one of"
             f" {known_datasets()}."
@@ -147,7 +147,7 @@ def check_prepared(dataset: str, data_dir: str | os.PathLike) -> None:
     flags = " ".join(f"--{flag}=DIR" for flag in source.folders)
     raise InputError(
         f"The data set {dataset} is not prepared in {path_of(dataset, data_dir)}:"
-        f" {source.ask} and run `python experiments/prepare_data.py"
+        f" {source.ask} and run `python -m mbn_jax prepare"
         f" --dataset={dataset} {flags} {shlex.quote(f'--data_dir={data_dir}')}`; or say"
         f" where it is prepared ({where})."
     )

@@ -225,14 +225,14 @@ def _print_sizes(name: str, manifest: Manifest) -> None:
 def _next_command(dataset: str, data_dir: str | os.PathLike) -> str:
     source = sources.source_of(dataset)
     flags = (
-        f"--config=experiments/configs/agw_mbn.py:{dataset}"
+        f"--config=agw:{dataset}"
         if source and source.images_per_modality
         else f"--config.data.dataset={dataset}"
     )
     if Path(data_dir) != Path("data"):
         flags += " " + shlex.quote(f"--config.data.data_dir={data_dir}")
     workdir = f"runs/{re.sub(r'/(split(?=[0-9]))?', '_', dataset)}"
-    return f"python experiments/train.py --workdir={workdir} {flags}"
+    return f"python -m mbn_jax train --workdir={workdir} {flags}"
 
 
 def _check_room(directory: str | os.PathLike, num_bytes: int) -> None:

@@ -144,7 +144,7 @@ def load_artefact(path: str | Path) -> Artefact:
     except archive.ERRORS as error:
         raise InputError(
             f"{path} cannot be read as an exported network ({error}); "
-            "experiments/export.py writes one."
+            "`python -m mbn_jax export` writes one."
         ) from error
     written = parse_json(text, f"{DESCRIPTION} in {path}")
     description = _checked_description(written, path)

@@ -1,4 +1,4 @@
-"""``experiments/export.py`` without its flags: an artefact that was checked."""
+"""`python -m mbn_jax export` without its flags: an artefact that was checked."""
 
 import contextlib
 from pathlib import Path

@@ -20,8 +20,8 @@ def load(
     """A trained network, for `mbn_jax.embed(model, variables, images, modality)`.
 
     Args:
-      path: the work directory of a run of `experiments/train.py`, a folder that
-        `mbn_jax.save_pretrained` wrote, or a file that `experiments/export.py` wrote.
+      path: the work directory of a run, a folder that `mbn_jax.save_pretrained` wrote,
+        or a file that `python -m mbn_jax export` wrote.
       checkpoint: of a work directory only: "last" (the default), "best" (on
         validation), or the step of a kept checkpoint, as a number or in digits.
 

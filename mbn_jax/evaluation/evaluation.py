@@ -1,4 +1,4 @@
-"""One set of features by one protocol, as ``experiments/evaluate.py`` shows it."""
+"""One set of features by one protocol, as `python -m mbn_jax evaluate` shows it."""
 
 import json
 import sys

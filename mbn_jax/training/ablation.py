@@ -35,7 +35,10 @@ from mbn_jax.training.workdir import check_same
 
 
 def carry_out(
-    runs: Sequence[Run], workdir: Path, num_parallel: int, experiments: Path
+    runs: Sequence[Run],
+    workdir: Path,
+    num_parallel: int,
+    program: Sequence[str] = (sys.executable, "-m", "mbn_jax"),
 ) -> list[Run]:
     """Trains what is missing, and resumes what was interrupted.
 
@@ -46,7 +49,7 @@ def carry_out(
       runs: of `make_runs`.
       workdir: of the whole.
       num_parallel: runs at a time.
-      experiments: folder of `train.py` and `controls.py`.
+      program: whose commands train and controls are called.
 
     Returns:
       The runs that have failed; the others are finished.
@@ -80,7 +83,7 @@ def carry_out(
     def carry_out_one(run: Run) -> bool:
         gpu, started = free.get(), time.monotonic()
         try:
-            succeeded = _carry_out(run, workdir, experiments, gpu, children)
+            succeeded = _carry_out(run, workdir, program, gpu, children)
         finally:
             free.put(gpu)
         minutes = (time.monotonic() - started) / 60
@@ -143,7 +146,11 @@ def _gpus() -> list[str]:
 
 
 def _carry_out(
-    run: Run, workdir: Path, experiments: Path, gpu: str | None, children: _Children
+    run: Run,
+    workdir: Path,
+    program: Sequence[str],
+    gpu: str | None,
+    children: _Children,
 ) -> bool:
     """Trains one run and measures its controls; whether both went well."""
     config = workdir / "configs" / f"{run.workdir.name}.json"
@@ -153,15 +160,14 @@ def _carry_out(
     environment = dict(os.environ)
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
-    saved = experiments / "configs" / "saved.py"
     commands = (
-        ["train.py", f"--workdir={run.workdir}", f"--config={saved}:{config}"],
-        ["controls.py", f"--workdir={run.workdir}"],
+        ["train", f"--workdir={run.workdir}", f"--config={config}"],
+        ["controls", f"--workdir={run.workdir}"],
     )
     with open(run.log, "a") as log:
-        for script, *arguments in commands:
-            command = [sys.executable, str(experiments / script), *arguments]
-            if children.call(command, stdout=log, stderr=log, env=environment):
+        for command in commands:
+            whole = [*program, *command]
+            if children.call(whole, stdout=log, stderr=log, env=environment):
                 return False
     return True
 
@@ -323,7 +329,7 @@ def _read_controls(path: Path) -> dict[str, dict[str, Any]]:
                         raise TypeError
     except (AttributeError, LookupError, TypeError) as error:
         raise InputError(
-            f"{path} does not hold the metrics as experiments/controls.py writes them: "
+            f"{path} does not hold the metrics as the command controls writes them: "
             "delete it, and give the same command again."
         ) from error
     return controls

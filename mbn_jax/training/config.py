@@ -328,7 +328,7 @@ def read_config(workdir: str | Path) -> ConfigDict:
     if not path.exists():
         raise InputError(
             f"{workdir} is not a work directory, since it holds no config.json; give "
-            "the --workdir of a run of experiments/train.py."
+            "the --workdir of a run of `python -m mbn_jax train`."
         )
     return read_config_file(path)
 

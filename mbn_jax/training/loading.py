@@ -19,7 +19,7 @@ def load_with_step(
     """A trained network of a work directory.
 
     Args:
-      workdir: of a run of `experiments/train.py`.
+      workdir: of a run of `python -m mbn_jax train`.
       checkpoint: "last", "best" (on validation), or the step of a kept checkpoint, as a
         number or in digits.
 
@@ -34,14 +34,14 @@ def load_with_step(
     if not (Path(workdir) / "checkpoints").is_dir():
         raise InputError(
             f"{workdir} holds no checkpoint yet; train it first with "
-            f"experiments/train.py --workdir {workdir}."
+            f"`python -m mbn_jax train` --workdir {workdir}."
         )
     with Checkpoints(workdir, to_write=False) as checkpoints:
         steps = checkpoints.steps()
         if not steps:
             raise InputError(
                 f"{workdir} holds no checkpoint yet; train it first with "
-                f"experiments/train.py --workdir {workdir}."
+                f"`python -m mbn_jax train` --workdir {workdir}."
             )
         step = int(checkpoint) if str(checkpoint).isdecimal() else checkpoint
         if checkpoint == "last":

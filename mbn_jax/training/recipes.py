@@ -1,26 +1,81 @@
-"""Recipes that several configuration files share."""
+"""The recipes: configurations by name, as `--config=NAME` or `NAME:DATASET`.
+
+Adding one takes a function and a line in `RECIPES`.
+"""
+
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
 from mbn_jax.data.catalog import info, known_datasets
 from mbn_jax.data.sources import source_of
 from mbn_jax.errors import InputError
-from mbn_jax.training.config import default_config
+from mbn_jax.training.config import default_config, read_config_file
 
 
-def agw(dataset: str, norm: str, data_dir: str = "data") -> ConfigDict:
-    """AGW's training, with its batch normalisation or with MBN in its place.
+def get_config(recipe: str = "quick") -> ConfigDict:
+    """The configuration of a recipe.
+
+    Args:
+      recipe: "quick", "agw:sysu_mm01" and so on, or the path of a config.json.
+
+    Raises:
+      InputError: the file cannot be read, the recipe takes no data set, or the data set
+        has no recipe.
+    """
+    if recipe.endswith(".json"):
+        return read_config_file(recipe)
+    name, _, dataset = recipe.partition(":")
+    make = RECIPES[name]
+    if not dataset:
+        return make()
+    if make in (quick, quick_thermal):
+        raise InputError(
+            f"The recipe {name} takes no data set ({dataset!r}): give "
+            f"--config={name} --config.data.dataset={dataset}."
+        )
+    return make(dataset)
+
+
+def quick() -> ConfigDict:
+    """The defaults: a small network on synthetic near-infrared data.
+
+    About 3 minutes on two CPU cores. Expected on the test split, over two seeds:
+    infrared → visible rank-1 43 % and mAP 40 %, visible → infrared 45 % and 43 %
+    (docs/results.md).
+    """
+    return default_config()
+
+
+def quick_thermal() -> ConfigDict:
+    """The quick run on synthetic thermal data, which show no prints.
+
+    About 3 minutes on two CPU cores. Expected on the test split, over two seeds:
+    infrared → visible rank-1 17 % and mAP 18 %, visible → infrared 13 % and 15 %
+    (docs/results.md).
+    """
+    config = default_config()
+    config.data.dataset = "synthetic_vireid/thermal"
+    return config
+
+
+def agw(
+    dataset: str = "sysu_mm01", norm: str = "mbn", data_dir: str = "data"
+) -> ConfigDict:
+    """AGW's training, with MBN in place of its batch normalization, or with that.
 
     AGW (Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook",
     TPAMI 2021; the numbers are those of the authors' public code): ImageNet's ResNet-50
-    of torchvision, a stem for each modality, non-local blocks, generalised-mean
+    of torchvision, a stem for each modality, non-local blocks, generalized-mean
     pooling, 288 × 144 pixels, 8 identities × (4 visible + 4 infrared), pad-and-crop and
-    flip, cross-entropy and weighted regularised triplet, SGD with Nesterov momentum, a
+    flip, cross-entropy and weighted regularized triplet, SGD with Nesterov momentum, a
     tenth of the learning rate for the backbone, 81 epochs with a warm-up and two
     decays.
 
     Not AGW's: the non-local blocks have half the channels inside, where the authors'
     code has one; an anchor is not among its own positives (`mbn_jax.losses`).
+
+    docs/recipes.md has the commands, the number of steps, and published metrics.
 
     Args:
       dataset: its name; a data set of your own must be prepared.
@@ -70,7 +125,9 @@ def agw(dataset: str, norm: str, data_dir: str = "data") -> ConfigDict:
     return config
 
 
-def caj(dataset: str, norm: str, data_dir: str = "data") -> ConfigDict:
+def caj(
+    dataset: str = "sysu_mm01", norm: str = "mbn", data_dir: str = "data"
+) -> ConfigDict:
     """CAJ's training: AGW's network, its three augmentations, squared WRT, 100 epochs.
 
     CAJ (Ye et al., "Channel Augmented Joint Learning for Visible-Infrared Recognition",
@@ -107,9 +164,17 @@ def _batches_per_epoch(dataset: str, data_dir: str) -> int:
         raise InputError(
             f"There is no recipe for the data set {dataset!r}, expected"
             f" {known_datasets()} or a data set of your own after the colon of"
-            " --config=FILE:DATASET."
+            " --config=RECIPE:DATASET."
         )
     images = source.images_per_modality.get(dataset) if source else None
     if images is None:
         images = max(info(dataset, data_dir).counts["train"].values())
     return max(1, images // 32)
+
+
+RECIPES: dict[str, Callable[..., ConfigDict]] = {
+    "quick": quick,
+    "quick_thermal": quick_thermal,
+    "agw": agw,
+    "caj": caj,
+}

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import flags
 
 from mbn_jax.errors import InputError
 from mbn_jax.training.heartbeats import heartbeats
@@ -49,33 +48,28 @@ _SLURM = (
     "SLURM_LOCALID",
 )
 
-_COORDINATOR_ADDRESS = flags.DEFINE_string(
-    "coordinator_address",
-    None,
-    "host:port of process 0, for a run of several processes (docs/launching.md); not "
-    "needed where JAX finds the others itself: Slurm, Open MPI, Kubernetes, Cloud TPU",
-)
-_NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes",
-    None,
-    "processes of the run; 1: this one is alone, whatever the cluster says",
-)
-_PROCESS_ID = flags.DEFINE_integer(
-    "process_id", None, "of this process, 0 to num_processes - 1"
-)
-
 
 @contextlib.contextmanager
-def joined_processes() -> Iterator[None]:
+def joined_processes(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> Iterator[None]:
     """Joins the other processes of the run, if there are any; before JAX is used.
 
-    They are those of the flags or, without these, of the cluster that JAX finds. If one
-    of them is lost, this one ends, too, at once or after a silence of 25 seconds.
+    They are those of the arguments or, without these, of the cluster that JAX finds. If
+    one of them is lost, this one ends, too, at once or after a silence of 25 seconds.
+
+    Args:
+      coordinator_address: host:port of process 0.
+      num_processes: of the run; 1 means that this one is alone.
+      process_id: of this process, from 0.
 
     Raises:
-      InputError: the flags are not complete, or Slurm's GPUs do not fit its tasks.
+      InputError: one of several arguments is missing, or Slurm's GPUs do not fit its
+        tasks.
     """
-    arguments = _arguments()
+    arguments = _arguments(coordinator_address, num_processes, process_id)
     if arguments is None:
         yield
         return
@@ -121,32 +115,33 @@ def _give_up(reason: str) -> None:
     os._exit(1)
 
 
-def _arguments() -> dict[str, Any] | None:
+def _arguments(
+    coordinator_address: str | None, num_processes: int | None, process_id: int | None
+) -> dict[str, Any] | None:
     """What `jax.distributed.initialize` is to be told; None for a process alone."""
-    flags_given: dict[str, Any] = {
-        "coordinator_address": _COORDINATOR_ADDRESS.value,
-        "num_processes": _NUM_PROCESSES.value,
-        "process_id": _PROCESS_ID.value,
+    given: dict[str, Any] = {
+        "coordinator_address": coordinator_address,
+        "num_processes": num_processes,
+        "process_id": process_id,
     }
-    if _NUM_PROCESSES.value == 1:
+    if num_processes == 1:
         return None
-    if any(value is not None for value in flags_given.values()):
-        missing = [name for name, value in flags_given.items() if value is None]
-        if missing:
-            raise InputError(
-                f"--{missing[0]} is missing: several processes find each other by "
-                "--coordinator_address, --num_processes and --process_id together."
-            )
-        number, process = int(flags_given["num_processes"]), flags_given["process_id"]
-        if process not in range(number):
-            raise InputError(
-                f"--process_id is {process}, expected 0 to {number - 1} for "
-                f"--num_processes={number}."
-            )
-        # Within a cluster JAX would take the devices of this process from there.
-        given = {**flags_given, "cluster_detection_method": "deactivate"}
-        return given | _bind_address(str(_COORDINATOR_ADDRESS.value))
-    return cluster_arguments(os.environ)
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        return cluster_arguments(os.environ)
+    if missing:
+        raise InputError(
+            f"--{missing[0]} is missing: several processes find each other by "
+            "--coordinator_address, --num_processes and --process_id together."
+        )
+    if process_id not in range(given["num_processes"]):
+        raise InputError(
+            f"--process_id is {process_id}, expected 0 to "
+            f"{given['num_processes'] - 1} for --num_processes={num_processes}."
+        )
+    # Within a cluster JAX would take the devices of this process from there.
+    given["cluster_detection_method"] = "deactivate"
+    return given | _bind_address(given["coordinator_address"])
 
 
 def _bind_address(coordinator: str) -> dict[str, str]:

@@ -66,7 +66,7 @@ def test_the_figures_of_all_runs_stand_side_by_side(runs, read):
             row = [f"{100 * values[k]:.1f}" for k in ("rank1", "rank5", "rank10")]
             assert f"{run.name} (40) {' '.join(row)}" in text
     assert "chance" in text
-    assert "only runs of other seeds can say: experiments/ablate.py" in text
+    assert "only runs of other seeds can say: `python -m mbn_jax ablate`" in text
 
 
 def test_the_page_needs_no_other_file_and_is_the_same_every_time(runs, read, tmp_path):

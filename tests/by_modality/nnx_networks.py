@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mbn_jax.by_modality import by_modality
+from mbn_jax.context import by_modality
 
 from ..norm.layers import random_input
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mbn_jax.by_modality import by_modality
+from mbn_jax.context import by_modality
 from mbn_jax.norm import ModalityBatchNorm
 
 from ..norm.layers import random_input

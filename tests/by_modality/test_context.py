@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from mbn_jax.by_modality import by_modality, current_modality
+from mbn_jax.context import by_modality, current_modality
 from mbn_jax.norm import ModalityBatchNorm
 
 from ..norm.reference import assert_close

@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 
 from mbn_jax import convert
-from mbn_jax.by_modality import by_modality
+from mbn_jax.context import by_modality
 from mbn_jax.norm import ModalityBatchNorm
 
 from ..norm.layers import random_input

@@ -10,7 +10,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from mbn_jax import convert
-from mbn_jax.by_modality import by_modality
+from mbn_jax.context import by_modality
 
 from ..norm.layers import random_input
 from ..norm.reference import assert_close

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from mbn_jax.by_modality import by_modality
+from mbn_jax.context import by_modality
 from mbn_jax.norm import ModalityBatchNorm
 
 from ..norm.layers import Linen, random_input, random_variables

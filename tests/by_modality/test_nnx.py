@@ -13,7 +13,7 @@ from flax.errors import TraceContextError
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mbn_jax.by_modality import by_modality
+from mbn_jax.context import by_modality
 from mbn_jax.nnx import ModalityBatchNorm, replace_batch_norm
 
 from ..norm.layers import random_input

@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
-from mbn_jax.by_modality import by_modality
+from mbn_jax.context import by_modality
 from mbn_jax.nnx import ModalityBatchNorm, replace_batch_norm
 
 from .nnx_networks import (

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from mbn_jax import convert
-from mbn_jax.by_modality import by_modality
+from mbn_jax.context import by_modality
 from mbn_jax.nnx import ModalityBatchNorm, replace_batch_norm
 
 from ..by_modality.nnx_networks import (

@@ -158,7 +158,7 @@ def test_preparing_again_does_nothing_and_says_so(whole, data_dir, capsys):
     prepare_data("sysu_mm01", whole, data_dir)
     out = capsys.readouterr().out
     assert f"is prepared in {data_dir / 'sysu_mm01'}" in out
-    assert "experiments/train.py" in out
+    assert "python -m mbn_jax train" in out
     before = sorted((p, p.stat().st_mtime_ns) for p in data_dir.rglob("*"))
     prepare_data("sysu_mm01", whole.parent / "not read", data_dir)
     assert "already; delete that directory" in capsys.readouterr().out

@@ -21,7 +21,7 @@ def test_the_example_finds_anna_behind_ben():
 
 
 def test_the_flags_that_the_page_names_exist():
-    script = (ROOT / "experiments/evaluate.py").read_text()
+    script = (ROOT / "mbn_jax/commands/evaluate.py").read_text()
     options = {option.name for source in all_sources() for option in source.options}
     flags = set(re.findall(r"--([a-z_]+)", PAGE)) - {"exp"}  # of a benchmark
     assert flags > {"protocol", "search", "shots", "gallery", "direction", "variant"}

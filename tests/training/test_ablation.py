@@ -192,51 +192,49 @@ def test_what_is_there_is_not_trained_again(carried_out):
     assert controls == {p: p.stat().st_mtime_ns for p in controls}
 
 
-TRAIN = """
+STAND_IN = """
 import json, os, pathlib, sys
-arguments = dict(a[2:].split("=", 1) for a in sys.argv[1:])
+command, *flags = sys.argv[1:]
+arguments = dict(flag[2:].split("=", 1) for flag in flags)
 workdir = pathlib.Path(arguments["workdir"])
-config = json.loads(pathlib.Path(arguments["config"].split(":")[1]).read_text())
+if command == "controls":
+    (workdir / "controls.json").touch()
+    sys.exit()
+config = json.loads(pathlib.Path(arguments["config"]).read_text())
 workdir.mkdir(exist_ok=True)
 (workdir / "config.json").write_text(json.dumps(config))
 with open(workdir / "trained", "a") as file:
     file.write(os.environ.get("CUDA_VISIBLE_DEVICES", "none") + "\\n")
 sys.exit(f"seed {config['seed']}" if config["seed"] == 1 else 0)
 """
-MEASURE_CONTROLS = """
-import pathlib, sys
-arguments = dict(a[2:].split("=", 1) for a in sys.argv[1:])
-pathlib.Path(arguments["workdir"], "controls.json").touch()
-"""
 
 
 @pytest.fixture
-def stand_ins(tmp_path, monkeypatch):
-    """Scripts that leave what the real ones leave, at once; those of seed 1 fail."""
-    experiments = tmp_path / "experiments"
-    experiments.mkdir()
-    (experiments / "train.py").write_text(TRAIN)
-    (experiments / "controls.py").write_text(MEASURE_CONTROLS)
+def stand_in(tmp_path, monkeypatch):
+    """A script that leaves what the commands leave, at once; of seed 1 it fails."""
+    script = tmp_path / "stand_in.py"
+    script.write_text(STAND_IN)
     monkeypatch.setattr(ablation, "load_splits", lambda config: None)
     monkeypatch.setattr(ablation, "_gpus", lambda: [])
-    return experiments
+    return script
 
 
-def carry_out(stand_ins, num_parallel=1, num_steps=6, seeds=("0", "2")):
+def carry_out(stand_in, num_parallel=1, num_steps=6, seeds=("0", "2")):
     config = default_config()
     config.num_steps = num_steps
-    workdir = stand_ins.parent / "grid"
+    workdir = stand_in.parent / "grid"
     grid = {"norm": ["bn", "mbn"], "seed": list(seeds)}
     runs = make_runs(config, grid, workdir, cross=False)
-    return runs, ablation.carry_out(runs, workdir, num_parallel, stand_ins)
+    program = [sys.executable, str(stand_in)]
+    return runs, ablation.carry_out(runs, workdir, num_parallel, program)
 
 
 def times_trained(runs):
     return [len((run.workdir / "trained").read_text().splitlines()) for run in runs]
 
 
-def test_a_run_that_fails_is_named_and_the_others_go_on(stand_ins):
-    runs, failed = carry_out(stand_ins, seeds=("1", "0"))
+def test_a_run_that_fails_is_named_and_the_others_go_on(stand_in):
+    runs, failed = carry_out(stand_in, seeds=("1", "0"))
     assert [run.values for run in failed] == [
         {"norm": "bn", "seed": "1"},
         {"norm": "mbn", "seed": "1"},
@@ -245,41 +243,41 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(stand_ins):
     assert "seed 1" in failed[0].log.read_text()
 
 
-def test_what_is_missing_is_carried_out(stand_ins):
-    runs, _ = carry_out(stand_ins)
+def test_what_is_missing_is_carried_out(stand_in):
+    runs, _ = carry_out(stand_in)
     (runs[2].workdir / CONTROLS).unlink()
-    _, failed = carry_out(stand_ins)
+    _, failed = carry_out(stand_in)
     assert not failed
     assert times_trained(runs) == [1, 1, 2, 1]
 
 
-def test_runs_of_another_configuration_are_not_taken_for_these(stand_ins):
-    carry_out(stand_ins)
+def test_runs_of_another_configuration_are_not_taken_for_these(stand_in):
+    carry_out(stand_in)
     with pytest.raises(InputError, match="num_steps was 6 and is now 7"):
-        carry_out(stand_ins, num_steps=7)
+        carry_out(stand_in, num_steps=7)
 
 
 def test_each_of_several_at_a_time_has_a_gpu_of_those_that_are_visible(
-    stand_ins, monkeypatch
+    stand_in, monkeypatch
 ):
     monkeypatch.undo()
     monkeypatch.setattr(ablation, "load_splits", lambda config: None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     with pytest.raises(InputError, match="there are 2: give --num_parallel=2"):
-        carry_out(stand_ins, num_parallel=3)
-    runs, _ = carry_out(stand_ins, num_parallel=2)
+        carry_out(stand_in, num_parallel=3)
+    runs, _ = carry_out(stand_in, num_parallel=2)
     used = {(run.workdir / "trained").read_text().strip() for run in runs}
     assert used == {"4", "7"}
 
 
-def test_one_at_a_time_has_all_gpus(stand_ins, monkeypatch):
+def test_one_at_a_time_has_all_gpus(stand_in, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    runs, _ = carry_out(stand_ins)
+    runs, _ = carry_out(stand_in)
     assert (runs[0].workdir / "trained").read_text().strip() == "4,7"
 
 
-def test_a_directory_that_cannot_be_written_to_is_an_error(stand_ins):
-    grid = stand_ins.parent / "grid"
+def test_a_directory_that_cannot_be_written_to_is_an_error(stand_in):
+    grid = stand_in.parent / "grid"
     grid.write_text("a file")
     with pytest.raises(InputError, match="cannot be written to"):
-        carry_out(stand_ins, num_parallel=2)
+        carry_out(stand_in, num_parallel=2)

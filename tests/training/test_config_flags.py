@@ -3,21 +3,18 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from mbn_jax.training.config import default_config, flatten
+from mbn_jax.training.config import as_json, default_config, flatten
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-QUICK = EXPERIMENTS / "configs" / "quick.py"
-PARSE = f"""
+PARSE = """
 import json, sys
-from absl import flags
-from mbn_jax.training import config_flags
+from mbn_jax.commands import config_flags
 from mbn_jax.training.config import as_json, flatten
-config = config_flags.define_flag({str(QUICK)!r})
-config_flags.parse_flags(sys.argv)
+sys.argv = config_flags.spell_out(sys.argv)
+config = config_flags.define_config()
+config_flags.parse_flags(sys.argv, "train", None)
 print(json.dumps(flatten(as_json(config.value))))
 """
 
@@ -48,10 +45,24 @@ def test_the_last_of_several_flags_holds_for_every_tuple():
     assert parsed["num_steps"] == 4
 
 
-@pytest.mark.parametrize(("flag", "status"), [("--help", 0), ("--hlep", 1)])
-def test_help_is_no_failure(flag, status):
-    done = subprocess.run(
-        [sys.executable, EXPERIMENTS / "train.py", flag], capture_output=True, text=True
-    )
-    assert done.returncode == status, done.stderr
-    assert ("config.model.width" in done.stdout) == (status == 0)
+def test_a_recipe_is_named_and_changed_in_a_file_of_flags(tmp_path):
+    (tmp_path / "flags").write_text("--config=agw:llcm\n--config.model.norm=bn\n")
+    parsed = json.loads(parse(f"--flagfile={tmp_path / 'flags'}").stdout)
+    assert parsed["data.dataset"] == "llcm"
+    assert parsed["model.norm"] == "bn"
+
+
+def test_the_configuration_of_a_run_is_a_recipe(tmp_path):
+    config = default_config()
+    config.num_steps = 7
+    (tmp_path / "config.json").write_text(json.dumps(as_json(config)))
+    parsed = json.loads(parse(f"--config={tmp_path / 'config.json'}").stdout)
+    assert parsed["num_steps"] == 7
+
+
+@pytest.mark.parametrize("config", ["agx", "agx:llcm", "missing.json", "missing.py"])
+def test_another_recipe_is_one_sentence(config):
+    done = parse(f"--config={config}")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: there is no recipe and no file")
+    assert done.stderr.count("\n") == 1

@@ -17,7 +17,6 @@ from mbn_jax.training.loop import train
 from mbn_jax.training.step import ModelState
 
 TRAIN = Path(__file__).parents[2] / "experiments" / "train.py"
-CONFIGS = TRAIN.parent / "configs"
 
 
 def refused(config, workdir, message):
@@ -44,8 +43,8 @@ def snapshot(directory):
         ("--config.num_steps=many", "num_steps"),
         ("--config.model.norm=gn", "config.model.norm is 'gn', expected mbn or bn"),
         ("--config=/no/such/file.py", "/no/such/file.py"),
-        (f"--config={CONFIGS / 'agw_mbn.py'}:nir", "error: There is no data set 'nir'"),
-        (f"--config={CONFIGS / 'saved.py'}:x.json", "error: There is no configuration"),
+        ("--config=agw:nir", "error: There is no data set 'nir'"),
+        ("--config=x.json", "error: there is no recipe and no file 'x.json'"),
         ("--flagfile=/no/such/file", "the flags cannot be read"),
         ("--wrokdir=x", "wrokdir"),
         ("surplus", "surplus"),

@@ -35,7 +35,7 @@ class Scan:
 
 
 class Option(NamedTuple):
-    """An option of a data set's protocols, a flag of ``experiments/evaluate.py``.
+    """An option of a data set's protocols, a flag of `python -m mbn_jax evaluate`.
 
     Attributes:
         name: of the flag.
@@ -72,7 +72,7 @@ class Source:
         pattern: matches the whole names of its other data sets; "" if there are none.
         ask: where to get it and how its folder looks, in sentences for an error; empty
             for data that are made on this machine.
-        folders: the flags of ``experiments/prepare_data.py`` for the folders from which
+        folders: the flags of `python -m mbn_jax prepare` for the folders from which
             it is made.
         optional_folders: more such flags.
         scan: walks these folders. Takes their paths by flag and the names of the data

@@ -1,8 +1,8 @@
-"""How every command begins and ends; a script imports this first.
+"""How every command begins and ends.
 
-From this import on, Ctrl-C and SIGTERM end the program with one line and the exit
-status 130 or 143, in the seconds that the other imports take as well. `run` calls the
-script's `main` and turns what comes out of it into one line and an exit status.
+It begins before the packages that it needs are imported: from then on, Ctrl-C and
+SIGTERM end the program with one line and the exit status 130 or 143. At its end, what
+comes out of the command becomes one line and an exit status.
 """
 
 import contextlib
@@ -14,10 +14,57 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
+from mbn_jax.extras import require_system
+
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+_PIPE_CLOSED = 128 + signal.SIGPIPE  # as a shell reports it, for example of `| head`
 _received: list[int] = []
 _dropped: list[bool] = []
 _started: list[bool] = []  # once what is imported can be in the middle of something
+
+
+def run(name: str, load: Callable[[], Any]) -> NoReturn:
+    """Loads a command, parses its flags, calls its `main`, and ends the program.
+
+    An `InputError` is one line, "error: …", and exit status 1.
+
+    Args:
+      name: of the command, for messages.
+      load: imports and returns its module, see `mbn_jax.commands`.
+    """
+    _begin()
+    try:
+        _run(name, load)
+    except BaseException as error:
+        _end(error)
+    _end(SystemExit(0))
+
+
+def _run(name: str, load: Callable[[], Any]) -> None:
+    try:
+        require_system(f"The command {name}")
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error}")
+    # Not before the signals are taken care of: this takes seconds.
+    from absl import logging
+
+    from mbn_jax.commands.config_flags import parse_flags, spell_out
+    from mbn_jax.errors import InputError
+    from mbn_jax.text import PrintableOutput
+
+    sys.argv = spell_out(sys.argv)
+    command = load()
+    _started.append(True)
+    if sys.stdout:  # None where it is closed
+        sys.stdout = PrintableOutput(sys.stdout)
+    if sys.stderr:
+        sys.stderr = PrintableOutput(sys.stderr)
+    logging.use_absl_handler()
+    arguments = parse_flags(sys.argv, name, command)
+    try:
+        command.main(*([arguments] if hasattr(command, "ARGUMENTS") else []))
+    except InputError as error:
+        sys.exit(f"error: {error}")
 
 
 def _begin() -> None:
@@ -60,34 +107,6 @@ def _unraisable(unraisable: Any) -> None:
         sys.__unraisablehook__(unraisable)
 
 
-def run(main: Callable[[list[str]], None]) -> NoReturn:
-    """Parses the flags, calls a command's `main` and ends the program.
-
-    An `InputError` is one line, "error: …", and exit status 1.
-
-    Args:
-      main: takes the program's name and the arguments that are not flags.
-    """
-    # Not before the signals are taken care of: this takes seconds.
-    from absl import app
-
-    from mbn_jax.errors import InputError
-    from mbn_jax.text import PrintableOutput
-    from mbn_jax.training.config_flags import parse_flags
-
-    _started.append(True)
-    if sys.stdout:  # None where it is closed
-        sys.stdout = PrintableOutput(sys.stdout)
-    if sys.stderr:
-        sys.stderr = PrintableOutput(sys.stderr)
-    try:
-        app.run(main, flags_parser=parse_flags)
-    except InputError as error:
-        _end(SystemExit(f"error: {error}"))
-    except BaseException as error:
-        _end(error)
-
-
 def _end(error: BaseException) -> NoReturn:
     signal.setitimer(signal.ITIMER_REAL, 0)
     for number in _WORDS:
@@ -103,6 +122,8 @@ def _end(error: BaseException) -> NoReturn:
             f"{_WORDS[signal.Signals(_received[0])]}; the same command goes on from "
             "what is saved, or begins again"
         )
+    elif isinstance(error, BrokenPipeError):
+        status = _PIPE_CLOSED
     elif _is_of_devices(error):
         platforms = os.environ.get("JAX_PLATFORMS", "")
         _print_last(
@@ -114,6 +135,8 @@ def _end(error: BaseException) -> NoReturn:
     try:
         if sys.stdout:
             sys.stdout.flush()
+    except BrokenPipeError:
+        status = _PIPE_CLOSED
     except OSError as lost:
         status = 1
         _print_last(f"error: standard output cannot be written ({lost.strerror})")
@@ -136,6 +159,3 @@ def _print_last(text: str) -> None:
     # Where standard error is closed or full, the status alone says how it ended.
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
-
-
-_begin()

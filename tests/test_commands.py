@@ -9,26 +9,30 @@ from pathlib import Path
 
 import pytest
 
+from mbn_jax.commands import SUMMARIES
+
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
-def start(body, *, flags=(), before="", **environment):
+def start(body, *, flags=(), before="pass", **environment):
     """Starts a command whose `main` has this body; `before` stands in for imports."""
     lines = "\n    ".join(body.splitlines())
     program = (
         # A job in the background ignores Ctrl-C, and so would the command.
         "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "import gc, sys, time, command\n"
-        f"{before}\n"
-        f"def main(argv):\n    print('begun', flush=True)\n    {lines}\n"
-        "command.run(main)\n"
+        "import gc, sys, time\n"
+        "from types import SimpleNamespace\n"
+        "from mbn_jax.commands import runner\n"
+        f"def main():\n    print('begun', flush=True)\n    {lines}\n"
+        f"def load():\n    {before}\n    return SimpleNamespace(main=main)\n"
+        "runner.run('test', load)\n"
     )
     return subprocess.Popen(
         [sys.executable, *flags, "-c", program],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(EXPERIMENTS), **environment},
+        env={**os.environ, **environment},
     )
 
 
@@ -71,7 +75,7 @@ def test_one_signal_ends_a_command_in_one_line(number, word, body):
 
 
 def test_a_signal_during_imports_does_too():
-    before = "print('begun', flush=True)\ntime.sleep(60)"
+    before = "print('begun', flush=True); time.sleep(60)"
     status, errors = ended_by(start("pass", before=before), signal.SIGINT)
     assert (status, errors.count("\n")) == (130, 1)
 
@@ -147,3 +151,33 @@ def test_other_errors_keep_their_traceback():
     assert process.returncode == 1
     assert errors.startswith("Traceback")
     assert errors.endswith("KeyError: 'a bug'\n")
+
+
+def test_a_closed_pipe_ends_a_command_without_a_word():
+    with start("for _ in range(10**6): print('a line')") as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
+def test_another_command_is_named_with_those_that_there_are():
+    done = subprocess.run(
+        [sys.executable, "-m", "mbn_jax", "trian"], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: there is no command 'trian'")
+    assert "  train " in done.stderr
+
+
+@pytest.mark.parametrize("name", SUMMARIES)
+def test_help_has_examples_and_the_flags_of_the_command_alone(name):
+    script = {"manifest": "make_manifest", "prepare": "prepare_data"}.get(name, name)
+    both = [
+        subprocess.run([sys.executable, *program, "--help"], capture_output=True)
+        for program in (["-m", "mbn_jax", name], [EXPERIMENTS / f"{script}.py"])
+    ]
+    assert [done.returncode for done in both] == [0, 0]
+    assert both[0].stdout == both[1].stdout
+    text = both[0].stdout.decode()
+    assert text.count(f"python -m mbn_jax {name} ") >= 4  # the usage and three examples
+    assert "absl" not in text

@@ -1,0 +1,5 @@
+"""`python -m mbn_jax COMMAND`."""
+
+from mbn_jax.commands import main
+
+main()

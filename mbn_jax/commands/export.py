@@ -1,0 +1,77 @@
+r"""Writes a trained network to a file that needs JAX alone, or as shared weights.
+
+  python -m mbn_jax export --workdir=runs/quick --modality=infrared
+  python -m mbn_jax export --workdir=runs/quick --modality=visible --output=visible.zip
+
+This writes a network for images of one modality in float32, as a StableHLO program that
+needs only JAX and flatbuffers, on a CPU or a CUDA GPU; its normalizations are folded.
+The file is read again, and removed if its features of random images differ from the
+network's. --modality is the name of one of the network's modalities.
+
+  python -m mbn_jax export --workdir=runs/quick --format=weights
+
+This writes runs/quick/weights, a folder with model.safetensors and model.json for all
+modalities, which is read without the run. docs/exporting.md says how to use either.
+"""
+
+from pathlib import Path
+
+import jax
+from absl import flags, logging
+
+import mbn_jax
+from mbn_jax.deploy.exporting import BATCH_SIZES, export_checked
+from mbn_jax.deploy.loading import load_network
+from mbn_jax.deploy.weights import check_folder
+from mbn_jax.errors import InputError
+from mbn_jax.files import check_file
+from mbn_jax.modalities import index
+
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Work directory, or a folder of shared weights.", required=True
+)
+flags.DEFINE_alias("model", "workdir")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "Of a work directory: last (the default), best, or a step."
+)
+_FORMATS = ["stablehlo", "weights"]
+_FORMAT = flags.DEFINE_enum("format", "stablehlo", _FORMATS, "What to write.")
+_MODALITY = flags.DEFINE_string(
+    "modality", None, "Modality of the images that the artefact will get."
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "File, or folder of weights; by default in --workdir."
+)
+
+
+def main() -> None:
+    """Exports and says what was written."""
+    logging.set_verbosity(logging.WARNING)
+    # The comparison is of full float32; the program is lowered for a GPU without one.
+    jax.config.update("jax_platforms", "cpu")
+    if (_MODALITY.value is None) == (_FORMAT.value == "stablehlo"):
+        raise InputError(
+            "An artefact is for one modality and weights are for all: give "
+            "--modality to --format=stablehlo, and not to --format=weights."
+        )
+    check = check_folder if _MODALITY.value is None else check_file
+    if _OUTPUT.value is not None:
+        check(_OUTPUT.value)  # before any work
+    model, variables = load_network(_WORKDIR.value, _CHECKPOINT.value)
+    name = "weights" if _MODALITY.value is None else f"{_MODALITY.value}.zip"
+    # The name of a modality may be "cam/1".
+    default = Path(_WORKDIR.value) / name.replace("/", "%2F")
+    output = default if _OUTPUT.value is None else _OUTPUT.value
+    if _MODALITY.value is None:
+        mbn_jax.save_pretrained(output, model, variables)
+        print(f"{output}: model.safetensors and model.json")
+        return
+    modality = index(_MODALITY.value, model.modalities)
+    artefact, difference = export_checked(model, variables, modality, output)
+    sizes = " × ".join(map(str, artefact.image_size))
+    platforms = " and ".join(artefact.exported.platforms)
+    print(f"{output}: for {_MODALITY.value} images of {sizes} on {platforms}")
+    print(
+        f"largest difference from the network on {sum(BATCH_SIZES)} random images, "
+        f"in batches of {', '.join(map(str, BATCH_SIZES))}: {difference:.1e}"
+    )

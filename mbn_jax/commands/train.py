@@ -1,0 +1,75 @@
+r"""Trains a visible-infrared person re-identification network, or resumes a run.
+
+  python -m mbn_jax train --workdir=runs/quick
+
+This is the quick run on synthetic data. A recipe is chosen by its name, and any key of
+the configuration can be changed:
+
+  python -m mbn_jax train --workdir=runs/thermal --config=quick_thermal \
+      --config.model.norm=bn
+  python -m mbn_jax train --workdir=runs/agw --config=agw:sysu_mm01
+
+The same command again resumes an interrupted run and changes nothing in a finished one.
+docs/launching.md has the commands for several GPUs, Slurm, Kubernetes and Cloud TPUs.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from mbn_jax.commands import config_flags
+from mbn_jax.evaluation import format_table
+from mbn_jax.files import check_named
+from mbn_jax.training import runtime
+from mbn_jax.training.checkpoint_errors import raise_and_do_not_log
+from mbn_jax.training.config import check
+from mbn_jax.training.loop import train
+from mbn_jax.training.processes import is_main
+from mbn_jax.training.termination import Terminated
+
+_CONFIG = config_flags.define_config()
+flags.adopt_module_key_flags(config_flags)  # for --help
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "directory of the run, made if need be", required=True
+)
+_COORDINATOR_ADDRESS = flags.DEFINE_string(
+    "coordinator_address",
+    None,
+    "host:port of process 0, for a run of several processes (docs/launching.md); not "
+    "needed where JAX finds the others itself: Slurm, Open MPI, Kubernetes, Cloud TPU",
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes",
+    None,
+    "processes of the run; 1: this one is alone, whatever the cluster says",
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "of this process, 0 to num_processes - 1"
+)
+
+
+def main() -> None:
+    """Runs the training that the flags describe."""
+    raise_and_do_not_log()
+    check_named(_WORKDIR.value)
+    check(_CONFIG.value)
+    workdir = Path(_WORKDIR.value)
+    try:
+        runtime.request_cpu_devices(_CONFIG.value.num_devices)
+        runtime.use_compilation_cache(_CONFIG.value.compilation_cache, workdir)
+        with runtime.joined_processes(
+            _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+        ):
+            results = train(_CONFIG.value, workdir)
+            if not is_main():
+                return
+    except Terminated as stop:
+        print(
+            f"terminated after step {stop.step}, which is saved; the same command "
+            "resumes the run",
+            file=sys.stderr,
+        )
+        raise
+    print(format_table(results))
+    print(f"\nReport: {(workdir / 'report' / 'index.html').resolve()}")
