@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from mbn_jax.data.synthetic_vireid import contact_sheet as contact_sheet_module
-from mbn_jax.data.synthetic_vireid.camera import (
+from mbn_jax.data.synthetic_vireid.config import (
+    DEFAULT,
+    DEFAULT_CONFIGS,
     NIR_CAMERAS,
     THERMAL_CAMERAS,
     THREE_CAMERAS,
+    config_from_name,
 )
-from mbn_jax.data.synthetic_vireid.config import DEFAULT_CONFIGS, config_from_name
 from mbn_jax.data.synthetic_vireid.contact_sheet import contact_sheet
-from mbn_jax.data.synthetic_vireid.difficulty import DEFAULT
 from mbn_jax.data.synthetic_vireid.geometry import View
 from mbn_jax.data.synthetic_vireid.parts import Label
 from mbn_jax.data.synthetic_vireid.pose import draw_pose

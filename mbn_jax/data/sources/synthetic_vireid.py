@@ -12,10 +12,10 @@ import cv2
 
 from mbn_jax.data.manifest import Manifest, Row
 from mbn_jax.data.sources.source import Source
-from mbn_jax.data.synthetic_vireid.camera import Camera
 from mbn_jax.data.synthetic_vireid.config import (
     DEFAULT_CONFIGS,
     SIZED,
+    Camera,
     config_from_name,
 )
 from mbn_jax.data.synthetic_vireid.render import render

@@ -10,8 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mbn_jax.data.synthetic_vireid.camera import Camera
-from mbn_jax.data.synthetic_vireid.config import config_from_name
+from mbn_jax.data.synthetic_vireid.config import Camera, config_from_name
 from mbn_jax.data.synthetic_vireid.render import render
 
 _TILE = (144, 72)

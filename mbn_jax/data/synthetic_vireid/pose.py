@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from mbn_jax.data.synthetic_vireid.difficulty import Difficulty
+from mbn_jax.data.synthetic_vireid.config import Difficulty
 from mbn_jax.data.synthetic_vireid.identity import Body, Identity
 
 Point = np.ndarray  # (3,) float64: x, y, z

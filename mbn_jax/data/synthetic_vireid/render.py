@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 
 from mbn_jax.data.synthetic_vireid import scene, sensor
-from mbn_jax.data.synthetic_vireid.camera import Camera
-from mbn_jax.data.synthetic_vireid.difficulty import DEFAULT, Difficulty
+from mbn_jax.data.synthetic_vireid.config import DEFAULT, Camera, Difficulty
 from mbn_jax.data.synthetic_vireid.figure import figure
 from mbn_jax.data.synthetic_vireid.geometry import View
 from mbn_jax.data.synthetic_vireid.identity import (
@@ -19,13 +18,12 @@ from mbn_jax.data.synthetic_vireid.identity import (
     draw_identity,
     dyed,
 )
-from mbn_jax.data.synthetic_vireid.parts import Label, Part, materials
-from mbn_jax.data.synthetic_vireid.pattern import print_patterns
+from mbn_jax.data.synthetic_vireid.parts import Label, Part, materials, print_patterns
 from mbn_jax.data.synthetic_vireid.pose import Pose, draw_pose
 
 CANVAS = (256, 128)  # (height, width): twice a typical crop, reduced by area averaging
 _PERSON, _IMAGE, _FOLDS = 1, 2, 3  # so that the streams of one seed never meet
-# The strengths in difficulty.py were chosen while looking at results on the people of
+# The strengths in config.py were chosen while looking at results on the people of
 # edition 0. Edition 1 has other people in the same places, and nothing was changed
 # after it had been looked at. A change here or there asks for a new data version.
 _EDITION = 1

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
-from mbn_jax.data.synthetic_vireid.camera import Sensor
+from mbn_jax.data.synthetic_vireid.config import Sensor
 
 ROWS, COLUMNS = 448, 768  # a place, in pixels of the canvas
 FLOOR_ROW = 230  # where the floor begins

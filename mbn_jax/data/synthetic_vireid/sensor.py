@@ -12,8 +12,7 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
-from mbn_jax.data.synthetic_vireid.camera import Camera
-from mbn_jax.data.synthetic_vireid.difficulty import Difficulty
+from mbn_jax.data.synthetic_vireid.config import Camera, Difficulty
 from mbn_jax.data.synthetic_vireid.identity import Material
 from mbn_jax.data.synthetic_vireid.parts import Label
 from mbn_jax.data.synthetic_vireid.scene import AIR
