@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from mbn_jax.analysis.charts import GREY, INK, chart, legend_label, svg
-from mbn_jax.analysis.curves import noisy_line, series
+from mbn_jax.analysis.curves import noisy_line, read_metrics, series
 from mbn_jax.analysis.gap import Gap
 from mbn_jax.analysis.gap_charts import (
     COLOURS,
@@ -18,7 +18,6 @@ from mbn_jax.analysis.gap_charts import (
     gap_sections,
     read_gaps,
 )
-from mbn_jax.analysis.metric_log import read_metrics
 from mbn_jax.analysis.page import Section, charts_of, contents, heading, page, table
 from mbn_jax.analysis.report import flatten
 from mbn_jax.errors import InputError

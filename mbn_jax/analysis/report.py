@@ -6,8 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mbn_jax.analysis.curves import cmc_curves, training_curves, validation_curve
-from mbn_jax.analysis.metric_log import read_metrics
+from mbn_jax.analysis.curves import (
+    cmc_curves,
+    read_metrics,
+    training_curves,
+    validation_curve,
+)
 from mbn_jax.analysis.page import (
     Section,
     charts_of,

@@ -29,7 +29,11 @@ from mbn_jax.data.sources.source import Option
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.distances import DISTANCE_TITLES
 from mbn_jax.evaluation.evaluation import evaluate_file, format_evaluation
-from mbn_jax.training.evaluation import Network, evaluate_workdir, save_test_features
+from mbn_jax.training.trained_network import (
+    Network,
+    evaluate_workdir,
+    save_test_features,
+)
 
 flags.DEFINE_string("workdir", None, "Work directory of a trained model.")
 flags.DEFINE_string("features", None, "npz of features, in place of --workdir.")

@@ -11,7 +11,7 @@ from mbn_jax.errors import InputError
 from mbn_jax.files import check_named
 from mbn_jax.models.reid import ReID
 from mbn_jax.models.shared import NETWORK, WEIGHTS
-from mbn_jax.training.loading import load_with_step
+from mbn_jax.training.trained_network import load_with_step
 
 
 def load(

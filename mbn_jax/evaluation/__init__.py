@@ -8,7 +8,7 @@ from mbn_jax.evaluation.distances import (
 )
 from mbn_jax.evaluation.features import batch_rows, embed, extract
 from mbn_jax.evaluation.metrics import feature_metrics, retrieval_metrics
-from mbn_jax.evaluation.protocols import every_pair
+from mbn_jax.evaluation.protocols import Protocol, Trial, every_pair
 from mbn_jax.evaluation.ranking import Ranking, ranked_list
 from mbn_jax.evaluation.results import (
     average_precisions,
@@ -17,7 +17,6 @@ from mbn_jax.evaluation.results import (
     make_results,
     mean_over_trials,
 )
-from mbn_jax.evaluation.rules import Protocol, Trial
 from mbn_jax.evaluation.table import format_table
 
 __all__ = [

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mbn_jax.evaluation.metrics import CMC_LENGTH, as_figures, no_match
-from mbn_jax.evaluation.rules import Protocol, check_protocol
+from mbn_jax.evaluation.protocols import Protocol, check_protocol
 from mbn_jax.evaluation.search import label_arrays
 
 

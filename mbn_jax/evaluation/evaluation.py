@@ -10,10 +10,9 @@ import numpy as np
 
 from mbn_jax.evaluation.distances import DISTANCE_TITLES, Distance
 from mbn_jax.evaluation.feature_file import read_features
-from mbn_jax.evaluation.labels import Labels, check_labels
-from mbn_jax.evaluation.records import Records
+from mbn_jax.evaluation.protocols import Protocol
+from mbn_jax.evaluation.records import Labels, Records, check_labels
 from mbn_jax.evaluation.results import evaluate, size_note
-from mbn_jax.evaluation.rules import Protocol
 from mbn_jax.evaluation.table import counts, format_block
 
 

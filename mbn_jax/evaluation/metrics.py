@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.distances import Distance, distance_function, numbers
-from mbn_jax.evaluation.rules import Protocol, check_protocol
+from mbn_jax.evaluation.protocols import Protocol, check_protocol
 from mbn_jax.evaluation.search import LabelArrays, Search, label_arrays
 
 REPORTED_RANKS = (1, 5, 10, 20)

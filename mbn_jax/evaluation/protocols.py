@@ -1,13 +1,186 @@
-"""The protocols of data that have none of their own: every ordered pair of modalities.
+"""Protocols: which images are queries, and which galleries they search.
 
-The protocols of published data sets stand with all other facts about them, in
-`mbn_jax.data.sources`; docs/protocols.md explains them to a person.
+Published metrics depend on how galleries are drawn: one image of each identity in each
+camera, ten times, and every code base draws its own. The draw that most papers use is
+here, and the protocols of data that have none of their own. Those of published data
+sets stand with all other facts about them, in `mbn_jax.data.sources`;
+docs/protocols.md explains them to a person.
 """
 
-from collections.abc import Sequence
+import dataclasses
+import random
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
 
 from mbn_jax import modalities as names
-from mbn_jax.evaluation.rules import Protocol
+from mbn_jax.errors import InputError
+from mbn_jax.evaluation.records import GALLERY_ONLY, QUERY_ONLY, Records
+
+# Draws a gallery for each trial from the indices of the images that may be in one.
+Draw = Callable[[Records, np.ndarray], list[np.ndarray]]
+NUM_TRIALS = 10
+
+
+class Trial(NamedTuple):
+    """One gallery and the queries against it, as indices into the records.
+
+    Attributes:
+        query: (Q,) int64.
+        gallery: (G,) int64; equal distances are ranked in this order.
+    """
+
+    query: np.ndarray
+    gallery: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """One way to ask the question "can this person be found again?".
+
+    Attributes:
+        name: key in ``results.json``.
+        title: the same for a person to read.
+        description: the rules in a few clauses; printed with every figure.
+        query_modality: index of the modality of the query images.
+        gallery_modality: index of the modality of the gallery images.
+        gallery_cameras: the only cameras that the gallery is taken from; None for all.
+        draw: draws the gallery of every trial; None for one trial with all images.
+        queries_are_drawn: what `draw` gives from the other side's images is the query
+            set instead, and all images of the gallery's modality are the gallery.
+        remove_same_camera: whether the gallery images that share both the identity and
+            the camera of a query are removed for that query. Finding the next frame of
+            the same camera is tracking, not re-identification.
+        removed_cameras: pairs (query camera, gallery camera): for a query of the first
+            every gallery image of the second is removed, of whatever identity.
+        cmc: "images" counts ranks in gallery images; "identities" in the gallery
+            identities in the order of their first images. Rank 1 is the same.
+        published_queries: their number in the complete data set, if it is known.
+        published_gallery: the number of gallery images in it, if it is known.
+    """
+
+    name: str
+    title: str
+    description: str
+    query_modality: int
+    gallery_modality: int
+    gallery_cameras: tuple[int, ...] | None = None
+    draw: Draw | None = None
+    queries_are_drawn: bool = False
+    remove_same_camera: bool = False
+    removed_cameras: tuple[tuple[int, int], ...] = ()
+    cmc: Literal["images", "identities"] = "images"
+    published_queries: int | None = None
+    published_gallery: int | None = None
+
+    def trials(self, records: Records) -> list[Trial]:
+        """The queries and the galleries among the records of a test set.
+
+        An image whose role is query only is in no gallery, and the other way round.
+
+        Raises:
+            InputError: an official gallery asks for an image that is not there.
+        """
+        role = np.zeros(len(records)) if records.role is None else records.role
+        query = np.flatnonzero(
+            (records.modality == self.query_modality) & (role != GALLERY_ONLY)
+        )
+        in_gallery = (records.modality == self.gallery_modality) & (role != QUERY_ONLY)
+        if self.gallery_cameras is not None:
+            in_gallery &= np.isin(records.camera, self.gallery_cameras)
+        gallery = np.flatnonzero(in_gallery)
+        if self.draw is None:
+            return [Trial(query, gallery)]
+        if self.queries_are_drawn:
+            return [Trial(drawn, gallery) for drawn in self.draw(records, query)]
+        return [Trial(query, drawn) for drawn in self.draw(records, gallery)]
+
+    def has_match(self, records: Records) -> bool:
+        """Returns whether any query can find an image of its identity.
+
+        Raises:
+            InputError: as `trials` does.
+        """
+        labels = np.stack([records.identity, records.camera], axis=1)
+        for trial in self.trials(records):
+            gallery = np.unique(labels[trial.gallery], axis=0)
+            ids, cameras = gallery[:, 0], gallery[:, 1]
+            for identity, camera in np.unique(labels[trial.query], axis=0):
+                removed = self.removed(identity, camera, ids, cameras)
+                if np.any((ids == identity) & ~removed):
+                    return True
+        return False
+
+    def removed(
+        self,
+        query_id: Hashable,
+        query_camera: Hashable,
+        gallery_ids: np.ndarray,
+        gallery_cameras: np.ndarray,
+    ) -> np.ndarray:
+        """Which gallery images one query must not find, (G,) bool."""
+        hidden = [to for of, to in self.removed_cameras if of == query_camera]
+        removed = np.isin(gallery_cameras, hidden)
+        if self.remove_same_camera:
+            removed |= (gallery_ids == query_id) & (gallery_cameras == query_camera)
+        return removed
+
+
+def check_protocol(protocol: object) -> None:
+    """Raises `InputError` unless it is a `Protocol`."""
+    if not isinstance(protocol, Protocol):
+        raise InputError(
+            f"The protocol is {protocol!r}, but a Protocol is expected, for example "
+            "mbn_jax.evaluation.every_pair()[0]."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class SeededDraw:
+    """The galleries of AGW, used by most published figures.
+
+    For each trial Python's ``random`` is seeded with its number, 0 to 9; identities in
+    ascending order, cameras in ascending order within an identity, and the images are
+    drawn from the sorted file names. ``random.sample`` of one image takes the same one
+    as AGW's ``random.choice``; several are drawn as CM-NAS does. The sequence goes on
+    from identity to identity, so one missing image changes most of the gallery.
+
+    Attributes:
+        shots: images of an identity in a camera; all of them where there are fewer.
+    """
+
+    shots: int
+
+    def __call__(self, records: Records, indices: np.ndarray) -> list[np.ndarray]:
+        """Returns the drawn indices, one array for each trial."""
+        groups = [
+            group.tolist() for _, group in by_identity_and_camera(records, indices)
+        ]
+        galleries = []
+        for seed in range(NUM_TRIALS):
+            generator = random.Random(seed)
+            drawn = [
+                index
+                for group in groups
+                for index in generator.sample(group, min(self.shots, len(group)))
+            ]
+            galleries.append(np.array(drawn, np.int64))
+        return galleries
+
+
+def by_identity_and_camera(
+    records: Records, indices: np.ndarray
+) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
+    """Groups by ascending identity, then camera; in each, sorted by name."""
+    keys = (records.name[indices], records.camera[indices], records.identity[indices])
+    indices = indices[np.lexsort(keys)]
+    pairs = np.stack([records.identity[indices], records.camera[indices]], axis=1)
+    starts = np.flatnonzero(np.any(pairs[1:] != pairs[:-1], axis=1)) + 1
+    for group in np.split(indices, starts):
+        if group.size:
+            first = group[0]
+            yield (int(records.identity[first]), int(records.camera[first])), group
 
 
 def every_pair(modalities: Sequence[str] = names.DEFAULT) -> tuple[Protocol, ...]:

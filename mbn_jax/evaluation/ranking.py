@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from mbn_jax.evaluation.distances import cosine_distances
+from mbn_jax.evaluation.protocols import Protocol
 from mbn_jax.evaluation.records import Records
-from mbn_jax.evaluation.rules import Protocol
 
 # Printed beside the lists, because a reader must know that nobody picked the good ones.
 SELECTION = (

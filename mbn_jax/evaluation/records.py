@@ -1,10 +1,15 @@
-"""What is known of every image of a set, without the images."""
+"""Records: the labels of images, and checks of them."""
 
 import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
 from mbn_jax import modalities as names
+from mbn_jax.errors import InputError
 
 # Values of `Records.role`.
 EITHER, QUERY_ONLY, GALLERY_ONLY = 0, 1, 2
@@ -34,3 +39,94 @@ class Records:
     def __len__(self) -> int:
         """Returns the number of records."""
         return len(self.identity)
+
+
+class Labels(NamedTuple):
+    """What the paths and labels of a data set's test images are.
+
+    Attributes:
+        dataset: its name, to say in a sentence.
+        path: pattern with groups named identity, camera and modality, where the path
+            says them; the text of a modality group is a key of ``modality_of``.
+        example: such a path.
+        cameras: the numbers of the cameras by the index of their modality.
+        modality_of: index of the modality by the text in the path.
+    """
+
+    dataset: str
+    path: str
+    example: str
+    cameras: Mapping[int, Sequence[int]]
+    modality_of: Mapping[str, int] = MappingProxyType({})
+
+
+def check_labels(records: Records, labels: Labels | None) -> str | None:
+    """Compares labels with each other and with the paths beside them.
+
+    Args:
+        records: of a feature file.
+        labels: those of the data set; None if nothing is known of them.
+
+    Returns:
+        A sentence to warn by where names are not paths of the data set, since then
+        seeded galleries may be others and the labels cannot be checked; or None.
+
+    Raises:
+        InputError: a modality is missing, a camera cannot have the modality, or a path
+            contradicts the labels; says in how many rows.
+    """
+    names = records.modalities
+    sizes = np.bincount(records.modality, minlength=len(names))
+    if not sizes.all():
+        found = " and ".join(
+            f"{n} {name}" for n, name in zip(sizes, names, strict=True)
+        )
+        numbers = ", ".join(f"{i} for {name}" for i, name in enumerate(names))
+        raise InputError(
+            f"The file holds {found} images; write the test images of all modalities "
+            f"(modality is {numbers})."
+        )
+    if labels is None:
+        return None
+    for modality, cameras in labels.cameras.items():
+        there = np.unique(records.camera[records.modality == modality])
+        wrong = np.setdiff1d(there, cameras)
+        if wrong.size:
+            raise InputError(
+                f"The file has {names[modality]} images of camera {wrong[0]}, but in "
+                f"{labels.dataset} the {names[modality]} cameras are "
+                f"{', '.join(map(str, cameras))}; write the data set's own numbers, "
+                f"and modality {modality} for {names[modality]}."
+            )
+    return _check_paths(records, labels)
+
+
+def _check_paths(records: Records, labels: Labels) -> str | None:
+    wrong: list[tuple[int, str, int]] = []
+    other: list[str] = []
+    for row, name in enumerate(records.name.tolist()):
+        path = re.search(labels.path, name)
+        if path is None:
+            other.append(name)
+            continue
+        for label, text in path.groupdict().items():
+            number = labels.modality_of[text] if label == "modality" else int(text)
+            if number != getattr(records, label)[row]:
+                wrong.append((row, label, number))
+    if wrong:
+        row, label, number = wrong[0]
+        rows = len({row for row, _, _ in wrong})
+        raise InputError(
+            f"In {rows} of {len(records)} rows the labels contradict the paths; the "
+            f"first: {label} of {records.name[row]} is {getattr(records, label)[row]}, "
+            f"but its path says {number}; write the data set's own numbers, not class "
+            "labels, in the order of the names."
+        )
+    if other:
+        return (
+            f"{len(other)} of {len(records)} names, {other[0]!r} for example, are not "
+            f"paths of {labels.dataset} ({labels.example}): seeded galleries, which "
+            "are drawn from sorted names, may be others, and the labels cannot be "
+            "checked."
+        )
+    return None

@@ -14,9 +14,9 @@ from mbn_jax.evaluation.metrics import (
     feature_query_figures,
     retrieval_metrics,
 )
+from mbn_jax.evaluation.protocols import Protocol, Trial
 from mbn_jax.evaluation.records import Records
 from mbn_jax.evaluation.reranking import k_reciprocal_distances
-from mbn_jax.evaluation.rules import Protocol, Trial
 from mbn_jax.evaluation.table import cells, counts
 from mbn_jax.files import read_json
 

@@ -24,7 +24,7 @@ from jax.sharding import PartitionSpec
 from numpy.typing import ArrayLike
 
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.rules import Protocol
+from mbn_jax.evaluation.protocols import Protocol
 from mbn_jax.explicit_axes import takes_explicit_axes
 
 # In one pass over the distances: the cameras of SYSU-MM01, its 96 test identities.

@@ -20,10 +20,9 @@ import numpy as np
 from mbn_jax.analysis import ablation, ablation_charts, ablation_tables
 from mbn_jax.analysis.ablation import AS_TRAINED, Result, Setting
 from mbn_jax.analysis.charts import png
-from mbn_jax.analysis.curves import series
+from mbn_jax.analysis.curves import read_metrics, series
 from mbn_jax.analysis.gap import Gap
 from mbn_jax.analysis.gap_charts import GAPS, WAYS, read_gaps
-from mbn_jax.analysis.metric_log import read_metrics
 from mbn_jax.errors import InputError
 from mbn_jax.files import read_json, write_atomically, write_json
 from mbn_jax.training.checkpoint_errors import check_path

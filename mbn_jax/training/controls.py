@@ -27,10 +27,14 @@ from mbn_jax.mesh import make_mesh, replicated
 from mbn_jax.models.norms import PLACES
 from mbn_jax.models.reid import ReID
 from mbn_jax.training.config import read_config
-from mbn_jax.training.evaluation import Network, split_features, test_split
-from mbn_jax.training.loading import load_with_step
 from mbn_jax.training.splits import scored_protocols
 from mbn_jax.training.step import make_feature_fn
+from mbn_jax.training.trained_network import (
+    Network,
+    load_with_step,
+    split_features,
+    test_split,
+)
 
 CONTROLS = "controls.json"
 TOGETHER = "re-estimated together"

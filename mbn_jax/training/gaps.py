@@ -22,8 +22,8 @@ from mbn_jax.errors import InputError
 from mbn_jax.modalities import has_color
 from mbn_jax.models.reid import ReID
 from mbn_jax.training.config import MACHINE_KEYS, as_json, flatten, read_config
-from mbn_jax.training.loading import load_with_step
 from mbn_jax.training.trained_data import check_data
+from mbn_jax.training.trained_network import load_with_step
 
 
 def measure(

@@ -18,15 +18,12 @@ from mbn_jax.files import sync
 from mbn_jax.mesh import make_mesh, process_rows, shard
 from mbn_jax.training.checkpoint import Checkpoints
 from mbn_jax.training.config import check, flatten, profile_steps
-from mbn_jax.training.evaluation import split_features
 from mbn_jax.training.gaps import measure
-from mbn_jax.training.memory import check_memory
-from mbn_jax.training.metrics import MetricWriter, StepLog, TrainingProgress
+from mbn_jax.training.logs import MetricWriter, Profile, StepLog, TrainingProgress
 from mbn_jax.training.optimizer import make_optimizer
 from mbn_jax.training.outcome import mean_map, write_outcome
 from mbn_jax.training.processes import check_same_everywhere, is_main, together
-from mbn_jax.training.profiling import Profile
-from mbn_jax.training.resources import keep_freed_memory
+from mbn_jax.training.resources import check_memory, keep_freed_memory
 from mbn_jax.training.splits import Splits, load_splits, scored_protocols
 from mbn_jax.training.step import (
     init_state,
@@ -36,6 +33,7 @@ from mbn_jax.training.step import (
     with_pretrained,
 )
 from mbn_jax.training.termination import Terminated, Termination
+from mbn_jax.training.trained_network import split_features
 from mbn_jax.training.workdir import claimed, locked
 
 

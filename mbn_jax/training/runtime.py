@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from mbn_jax.errors import InputError
-from mbn_jax.training.heartbeats import heartbeats
+from mbn_jax.training.processes import heartbeats
 
 _HOST_DEVICES_FLAG = "--xla_force_host_platform_device_count"
 

@@ -16,7 +16,7 @@ from mbn_jax.data.dataset import (
 from mbn_jax.data.pipeline import damaged_images
 from mbn_jax.data.sources import protocols_of
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.rules import Protocol
+from mbn_jax.evaluation.protocols import Protocol
 from mbn_jax.training.processes import check_same_everywhere, gather, together
 
 _SHOWN = 5  # damaged records, of which each has a line

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from mbn_jax.analysis.metric_log import read_metrics
+from mbn_jax.analysis.curves import read_metrics
 from mbn_jax.errors import InputError
-from mbn_jax.training.metrics import MetricWriter
+from mbn_jax.training.logs import MetricWriter
 
 GOOD = [{"step": s, "loss": 1.5 / s} for s in (1, 2, 3)]
 DAMAGED = [

@@ -5,8 +5,7 @@ import pytest
 
 from mbn_jax.data.sources import source_of
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.labels import check_labels
-from mbn_jax.evaluation.records import Records
+from mbn_jax.evaluation.records import Records, check_labels
 
 WHOLE = {
     "sysu_mm01": [

@@ -37,7 +37,7 @@ def config(config, data_dir, tmp_path):
 
 
 def parameters(workdir):
-    from mbn_jax.training.loading import load_with_step
+    from mbn_jax.training.trained_network import load_with_step
 
     return load_with_step(workdir)[1]
 

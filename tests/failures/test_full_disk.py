@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from mbn_jax.training.metrics import EventFile, MetricWriter
+from mbn_jax.training.logs import EventFile, MetricWriter
 
 from ..training.test_loop import assert_same_outcome, overrides, snapshot, start
 from .faults import copy, finish, steps_of

@@ -24,8 +24,8 @@ from mbn_jax.training.controls import (
     TOGETHER,
     measure_controls,
 )
-from mbn_jax.training.loading import load_with_step
 from mbn_jax.training.loop import train
+from mbn_jax.training.trained_network import load_with_step
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "controls.py"
 LAYER = ("backbone", "norm1")  # the first one: what it sees, no other layer changes

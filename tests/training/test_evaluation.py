@@ -18,10 +18,14 @@ from mbn_jax.evaluation import (
     make_results,
 )
 from mbn_jax.evaluation.evaluation import evaluate_file, format_evaluation
-from mbn_jax.training import evaluation
+from mbn_jax.training import trained_network
 from mbn_jax.training.config import as_json, default_config
-from mbn_jax.training.evaluation import Network, evaluate_workdir, save_test_features
 from mbn_jax.training.gaps import measure_workdir
+from mbn_jax.training.trained_network import (
+    Network,
+    evaluate_workdir,
+    save_test_features,
+)
 
 COUNTS = ("num_queries", "num_valid_queries", "gallery_size")
 FIGURES = ("rank1", "rank5", "rank10", "rank20", "mAP", "mINP")
@@ -51,14 +55,14 @@ def test_the_other_direction_is_an_option(finished):
 
 def test_flip_averaged_features_are_means_with_the_mirror_image(finished, data_dir):
     workdir, _ = finished
-    split = evaluation.test_split(workdir, Network())
-    features, label = evaluation.test_features(
+    split = trained_network.test_split(workdir, Network())
+    features, label = trained_network.test_features(
         workdir, Network(flip_average=True), split
     )
     assert label.endswith("flip-averaged")
     model, variables = mbn_jax.load(workdir)
     images = load_images(split, np.arange(len(split)), model.image_size)
-    plain, _ = evaluation.test_features(workdir, Network(), split)
+    plain, _ = trained_network.test_features(workdir, Network(), split)
     mirrored = mbn_jax.embed(model, variables, images[:, :, ::-1], split.modality)
     # Each of them has unit length first.
     alone = l2_normalise(plain)
@@ -97,7 +101,9 @@ def test_a_checkpoint_may_be_a_step(finished):
 def test_data_that_are_not_there_are_an_error_and_are_not_made(finished, tmp_path):
     workdir, _ = finished
     for use in (
-        lambda directory: evaluation.test_split(workdir, Network(data_dir=directory)),
+        lambda directory: trained_network.test_split(
+            workdir, Network(data_dir=directory)
+        ),
         lambda directory: measure_workdir(workdir, 1, directory),
     ):
         with pytest.raises(InputError, match=r"is not prepared in .*; say where it is"):
@@ -137,8 +143,8 @@ def ten_runs(tmp_path, monkeypatch):
         rng = np.random.default_rng(number)
         return rng.normal(size=(16, 8)).astype(np.float32), str(workdir)
 
-    monkeypatch.setattr(evaluation, "test_split", made_up_split)
-    monkeypatch.setattr(evaluation, "test_features", made_up_features)
+    monkeypatch.setattr(trained_network, "test_split", made_up_split)
+    monkeypatch.setattr(trained_network, "test_features", made_up_features)
     return tmp_path
 
 

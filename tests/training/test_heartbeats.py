@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from mbn_jax.training import heartbeats as module
-from mbn_jax.training.heartbeats import heartbeats
+from mbn_jax.training import processes as module
+from mbn_jax.training.processes import heartbeats
 
 
 class Store:

@@ -6,11 +6,11 @@ import pytest
 from mbn_jax.errors import InputError
 from mbn_jax.memory import memory_of
 from mbn_jax.mesh import make_mesh
-from mbn_jax.training import memory
+from mbn_jax.training import resources
 from mbn_jax.training.config import check
 from mbn_jax.training.loop import train
-from mbn_jax.training.memory import check_memory
 from mbn_jax.training.optimizer import make_optimizer
+from mbn_jax.training.resources import check_memory
 from mbn_jax.training.step import init_state, make_model
 
 
@@ -49,8 +49,8 @@ def test_what_is_counted_is_the_state_the_gradient_and_the_images(config, monkey
     network = sum(leaf.nbytes for leaf in jax.tree.leaves((state, state.params)))
     pad = 2 * config.augmentation.pad
     images = 16 * (32 + pad) * (16 + pad) * 3 * 5
-    monkeypatch.setattr(memory, "memory_of", lambda _: network + images)
+    monkeypatch.setattr(resources, "memory_of", lambda _: network + images)
     check_memory(config, mesh)
-    monkeypatch.setattr(memory, "memory_of", lambda _: network + images - 1)
+    monkeypatch.setattr(resources, "memory_of", lambda _: network + images - 1)
     with pytest.raises(InputError, match="needs at least"):
         check_memory(config, mesh)

@@ -15,8 +15,8 @@ from mbn_jax.data.dataset import load_split
 from mbn_jax.data.sources import protocols_of
 from mbn_jax.evaluation import evaluate
 from mbn_jax.mesh import make_mesh
-from mbn_jax.training.evaluation import split_features
 from mbn_jax.training.step import make_feature_fn
+from mbn_jax.training.trained_network import split_features
 
 from ..norm.test_processes import free_port
 from .conftest import small_config

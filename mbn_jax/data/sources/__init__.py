@@ -9,8 +9,7 @@ from typing import Any
 
 from mbn_jax.data.sources.source import Option, Source, check_choice
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.protocols import every_pair
-from mbn_jax.evaluation.rules import Protocol
+from mbn_jax.evaluation.protocols import Protocol, every_pair
 
 MODULES = {
     "synthetic_vireid": "mbn_jax.data.sources.synthetic_vireid",

@@ -19,8 +19,7 @@ from mbn_jax.data.sources.source import (
     Source,
     check_choice,
 )
-from mbn_jax.evaluation.galleries import SeededDraw
-from mbn_jax.evaluation.rules import Protocol
+from mbn_jax.evaluation.protocols import Protocol, SeededDraw
 
 _CAMERAS = tuple(range(1, 10))
 # By folder: the split, the modality and the index file.

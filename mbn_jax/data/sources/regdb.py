@@ -23,7 +23,7 @@ from mbn_jax.data.sources.source import (
     SplitRuns,
     check_choice,
 )
-from mbn_jax.evaluation.rules import Protocol
+from mbn_jax.evaluation.protocols import Protocol
 
 _NUMBERS = tuple(range(1, 11))
 _SPLITS = ("train", "test")

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from mbn_jax.data.findings import Findings
 from mbn_jax.data.manifest import Manifest
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.labels import Labels
-from mbn_jax.evaluation.rules import Protocol
+from mbn_jax.evaluation.protocols import Protocol
+from mbn_jax.evaluation.records import Labels
 
 # The folders that each flag gives, by the name of the flag: one or several.
 Folders = Mapping[str, Sequence[Path]]

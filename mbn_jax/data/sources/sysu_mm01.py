@@ -29,14 +29,14 @@ from mbn_jax.data.sources.source import (
     check_choice,
 )
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.galleries import (
+from mbn_jax.evaluation.protocols import (
     NUM_TRIALS,
     Draw,
+    Protocol,
     SeededDraw,
     by_identity_and_camera,
 )
 from mbn_jax.evaluation.records import Records
-from mbn_jax.evaluation.rules import Protocol
 
 # By (camera, identity): row t - 1 is the order of the image numbers in trial t.
 Permutations = Mapping[tuple[int, int], np.ndarray]

@@ -1,10 +1,11 @@
-"""What a run tells: metrics.jsonl, TensorBoard, and progress for the person waiting."""
+"""What is logged while a run goes on: metrics, progress, and traces."""
 
+import contextlib
 import json
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
@@ -23,7 +24,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
-from mbn_jax.analysis.metric_log import read_metrics
+from mbn_jax.analysis.curves import read_metrics
 from mbn_jax.files import write_atomically
 from mbn_jax.text import printable, terminal_of
 from mbn_jax.training.processes import is_main
@@ -271,3 +272,41 @@ class StepLog:
         self._progress.print(
             f"{what}: skipped, {in_a_row} in a row, {metrics['skipped']} in all"
         )
+
+
+class Profile:
+    """Writes a trace of some steps into `workdir/profile`."""
+
+    def __init__(self, workdir: Path, steps: range) -> None:
+        """Traces these steps; none if the range is empty."""
+        self._directory = workdir / "profile"
+        self._steps = steps
+        self._running = False
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Writes what there is, if the run ends within the steps of the trace."""
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False
+
+    @contextlib.contextmanager
+    def step(self, step: int) -> Iterator[None]:
+        """Marks a step; what it hands to the device belongs into it."""
+        if step not in self._steps:
+            yield
+            return
+        if not self._running:
+            jax.profiler.start_trace(self._directory)
+            self._running = True
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            yield
+
+    def stop_after(self, step: int, result: object) -> None:
+        """Waits for the last step of the trace and writes it."""
+        if self._running and step >= self._steps[-1]:
+            jax.block_until_ready(result)
+            self.__exit__()
