@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from mbn_jax import convert, data, evaluation, functional, losses, models, nnx
     from mbn_jax.context import by_modality
     from mbn_jax.deploy.loading import load
-    from mbn_jax.deploy.weights import load_pretrained, save_pretrained
     from mbn_jax.errors import InputError
     from mbn_jax.evaluation.features import embed
     from mbn_jax.functional import Moments, modality_moments
     from mbn_jax.models.reid import ReID
+    from mbn_jax.models.shared import load_pretrained, save_pretrained
     from mbn_jax.norm import ModalityBatchNorm
 
 __version__ = "0.1.0"

@@ -1,6 +1,8 @@
-"""Devices as a mesh with one axis, `data`, and batches laid over it."""
+"""Devices as a mesh with one axis, `data`, batches laid over it, and their memory."""
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -93,3 +95,21 @@ def shard(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
             name: jax.make_array_from_process_local_data(over_data(mesh), rows)
             for name, rows in batch.items()
         }
+
+
+_CGROUP = Path("/sys/fs/cgroup/memory.max")  # of a container
+
+
+def memory_of(device: jax.Device) -> int:
+    """Bytes of memory that a device has, or that its host lets the process have."""
+    statistics = device.memory_stats()
+    if statistics and "bytes_limit" in statistics:
+        return statistics["bytes_limit"]
+    return memory_of_host()
+
+
+def memory_of_host() -> int:
+    """Bytes of memory that the host has, or lets this process have in a container."""
+    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _CGROUP.read_text().strip() if _CGROUP.exists() else ""
+    return min(present, int(limit)) if limit.isdecimal() else present

@@ -17,9 +17,9 @@ from mbn_jax.analysis.own_pictures import (
 from mbn_jax.data.augment import normalise
 from mbn_jax.data.sixteen_bits import Scale
 from mbn_jax.deploy.artefact import Artefact
-from mbn_jax.deploy.fingerprint import fingerprint
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.folder import Reading, find_images, read_images
+from mbn_jax.models.shared import fingerprint
 
 from .models.test_variants import filled, small
 

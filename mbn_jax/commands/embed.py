@@ -27,7 +27,7 @@ from absl import flags, logging
 from mbn_jax.analysis import own_pictures
 from mbn_jax.data.images import MAX_HELP, MAX_MEGAPIXELS
 from mbn_jax.data.sixteen_bits import FLAG, HELP, scales_by_modality
-from mbn_jax.deploy.scales import choose_scales, trained_scales
+from mbn_jax.deploy.loading import choose_scales, trained_scales
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.folder import Reading
 

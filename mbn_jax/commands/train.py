@@ -22,11 +22,10 @@ from mbn_jax.commands import config_flags
 from mbn_jax.evaluation import format_table
 from mbn_jax.files import check_named
 from mbn_jax.training import runtime
-from mbn_jax.training.checkpoint_errors import raise_and_do_not_log
+from mbn_jax.training.checkpoint_damage import raise_and_do_not_log
 from mbn_jax.training.config import check
 from mbn_jax.training.loop import train
-from mbn_jax.training.processes import is_main
-from mbn_jax.training.termination import Terminated
+from mbn_jax.training.processes import Terminated, is_main
 
 _CONFIG = config_flags.define_config()
 flags.adopt_module_key_flags(config_flags)  # for --help

@@ -19,14 +19,13 @@ import numpy as np
 from jax import export as jax_export
 
 from mbn_jax import archive
-from mbn_jax.deploy.fingerprint import fingerprint
 from mbn_jax.deploy.inference import inference_function
 from mbn_jax.deploy.program import check_program, without_source_paths
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.features import embed
 from mbn_jax.files import parse_json, write_atomically
 from mbn_jax.models.reid import ReID
-from mbn_jax.models.shared import is_image_size
+from mbn_jax.models.shared import fingerprint, is_image_size
 
 PLATFORMS = ("cpu", "cuda")
 PROGRAM, DESCRIPTION = "network.stablehlo", "artefact.json"
@@ -52,7 +51,7 @@ class Artefact:
       image_size: (height, width) in pixels that it takes.
       modality: of the images that it is for, an index into `modalities`.
       modalities: the names of all modalities of the network that it was made of.
-      network: `mbn_jax.deploy.fingerprint.fingerprint` of that network, which is the
+      network: `mbn_jax.models.shared.fingerprint` of that network, which is the
         same in the artefacts of all its modalities.
       exported: the program, from (B, H, W, 3) uint8 to (B, D) float32, for any B.
       sixteen_bits: see `mbn_jax.models.reid.ReID`.

@@ -8,7 +8,7 @@ import numpy as np
 
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.chance import chance_level
-from mbn_jax.evaluation.distances import Distance
+from mbn_jax.evaluation.distances import Distance, k_reciprocal_distances
 from mbn_jax.evaluation.metrics import (
     feature_metrics,
     feature_query_figures,
@@ -16,7 +16,6 @@ from mbn_jax.evaluation.metrics import (
 )
 from mbn_jax.evaluation.protocols import Protocol, Trial
 from mbn_jax.evaluation.records import Records
-from mbn_jax.evaluation.reranking import k_reciprocal_distances
 from mbn_jax.evaluation.table import cells, counts
 from mbn_jax.files import read_json
 

@@ -11,7 +11,7 @@ import numpy as np
 from mbn_jax.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from mbn_jax.errors import InputError
 from mbn_jax.files import read_bytes, read_json
-from mbn_jax.models.arrays import Arrays
+from mbn_jax.models.shared import Arrays
 
 Path_ = tuple[str, ...]
 

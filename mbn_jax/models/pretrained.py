@@ -22,11 +22,17 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mbn_jax import convert
 from mbn_jax.errors import InputError
-from mbn_jax.models.arrays import Arrays, check_numbers, read_safetensors
 from mbn_jax.models.keras import Path_, find_in_keras, read_keras
 from mbn_jax.models.reid import ReID
 from mbn_jax.models.resnet import ResNet
-from mbn_jax.models.shared import NETWORK, WEIGHTS, read_shared
+from mbn_jax.models.shared import (
+    NETWORK,
+    WEIGHTS,
+    Arrays,
+    check_numbers,
+    read_safetensors,
+    read_shared,
+)
 from mbn_jax.text import one_line
 
 HUB = "hf:"

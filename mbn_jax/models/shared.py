@@ -1,4 +1,4 @@
-"""A network in a folder of two files: weights, and what they are the weights of."""
+"""Networks as files to share: a safetensors file and a JSON file, without Orbax."""
 
 import dataclasses
 import hashlib
@@ -10,14 +10,98 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
 
 from mbn_jax.errors import InputError
-from mbn_jax.files import read_json
+from mbn_jax.files import (
+    as_json_bytes,
+    check_named,
+    check_writable,
+    read_json,
+    regular_size,
+    write_together,
+)
 from mbn_jax.modalities import DEFAULT
-from mbn_jax.models.arrays import Arrays, check_numbers, read_safetensors
 from mbn_jax.models.reid import ReID
 from mbn_jax.text import one_line
+
+Arrays = dict[str, np.ndarray]
+
+_MOST_BYTES = 4 * 2**30
+
+
+def read_safetensors(path: Path) -> Arrays:
+    """The arrays of a safetensors file of up to 4 GiB by their names.
+
+    Raises:
+      InputError: the file is missing, not a regular one, larger, or damaged.
+    """
+    size = regular_size(path)
+    if size > _MOST_BYTES:
+        raise InputError(
+            f"{path} has {size:,} bytes, expected no more than {_MOST_BYTES:,}; give a "
+            "file with the weights of one network."
+        )
+    try:
+        return safetensors.numpy.load_file(path)
+    # AttributeError and KeyError are of types that NumPy does not have.
+    except (SafetensorError, OSError, ValueError, AttributeError, KeyError) as error:
+        raise InputError(
+            f"{path} cannot be read as safetensors ({error}); copy it again. PyTorch's "
+            "own files, which can run code, have to be converted first."
+        ) from error
+
+
+def check_numbers(
+    array: np.ndarray, name: str, source: str | Path, *, variance: bool
+) -> None:
+    """Refuses what would give features without meaning, and no error.
+
+    Args:
+      array: of any shape and type.
+      name: of the array in its source, for the error.
+      source: path or name of what holds it, for the error.
+      variance: whether it holds variances.
+
+    Raises:
+      InputError: it is not of floating point, or holds NaN, infinity, a number beyond
+        float32 or a variance below zero.
+    """
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise InputError(
+            f"{name} in {source} is {array.dtype}, but weights are floating point; "
+            "give the file that the network was saved to."
+        )
+    with np.errstate(over="ignore"):
+        numbers = array.astype(np.float32, copy=False)
+    if not np.isfinite(numbers).all():
+        what = "NaN, infinity or a number beyond float32"
+    elif variance and numbers.min(initial=0) < 0:
+        what = "a variance below zero"
+    else:
+        return
+    raise InputError(
+        f"{name} in {source} holds {what}, which no trained network has; copy the file "
+        "again, or look at what wrote it."
+    )
+
+
+def fingerprint(variables: Mapping[str, Any]) -> str:
+    """SHA-256 over the parameters of a network, their names, types and shapes.
+
+    The running statistics are left out: they are what differs between the modalities of
+    one network, and adapting one of them leaves its features comparable to the other's.
+
+    Args:
+      variables: as `mbn_jax.load` returns them of a network that is not folded.
+
+    Returns:
+      64 hexadecimal digits.
+    """
+    return digest(flatten_dict(variables["params"], sep="/"))
+
 
 WEIGHTS, NETWORK = "model.safetensors", "model.json"
 _FORMAT = "mbn_jax.ReID/1"
@@ -200,3 +284,69 @@ def _check_fit(
 
 def _words(shapes: Mapping[str, Any], name: str) -> str:
     return str(list(shapes[name])) if name in shapes else "absent"
+
+
+def save_pretrained(
+    folder: str | Path, model: ReID, variables: Mapping[str, Any]
+) -> None:
+    """Writes a network as `model.safetensors` and `model.json`.
+
+    Args:
+      folder: made if need be; files of these names in it are replaced, both or neither
+        where the disk is full.
+      model: as `mbn_jax.load` returns it.
+      variables: of it; their paths, such as `params/neck/scale`, are the names of the
+        arrays.
+
+    Raises:
+      InputError: the folder has no name, cannot be written to or is a work directory,
+        or the model is an exported one.
+    """
+    check_folder(folder)
+    folder = Path(folder)
+    if not isinstance(model, ReID):
+        raise InputError(
+            f"The network is a {type(model).__name__}, which cannot be shared as "
+            "weights, but a ReID is expected: load the one that it was made from."
+        )
+    flat = flatten_dict(variables, sep="/")
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in flat.items()}
+    try:
+        write_together(
+            {
+                folder / WEIGHTS: safetensors.numpy.save(arrays),
+                folder / NETWORK: as_json_bytes(describe(model, arrays)),
+            }
+        )
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written to ({error.strerror}); name another folder."
+        ) from error
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raises `InputError` where `save_pretrained` would not write, before any work."""
+    check_writable(folder)
+    if (Path(folder) / "config.json").exists():
+        raise InputError(
+            f"{folder} is a work directory, whose network is in its checkpoints; name "
+            "a folder of its own for the weights."
+        )
+
+
+def load_pretrained(folder: str | Path) -> tuple[ReID, dict[str, Any]]:
+    """A network that `save_pretrained` wrote.
+
+    Args:
+      folder: with the two files.
+
+    Returns:
+      The model and its variables, NumPy arrays, for `mbn_jax.embed` and for
+      `model.apply(variables, …)`.
+
+    Raises:
+      InputError: as `mbn_jax.models.shared.read_shared`, or the folder has no name.
+    """
+    check_named(folder)
+    model, arrays = read_shared(Path(folder))
+    return model, unflatten_dict(arrays, sep="/")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mbn_jax.analysis import ablation, ablation_charts, ablation_tables
+from mbn_jax.analysis import ablation, ablation_tables
 from mbn_jax.analysis.ablation import AS_TRAINED, Result, Setting
 from mbn_jax.analysis.charts import png
 from mbn_jax.analysis.curves import read_metrics, series
@@ -25,7 +25,7 @@ from mbn_jax.analysis.gap import Gap
 from mbn_jax.analysis.gap_charts import GAPS, WAYS, read_gaps
 from mbn_jax.errors import InputError
 from mbn_jax.files import read_json, write_atomically, write_json
-from mbn_jax.training.checkpoint_errors import check_path
+from mbn_jax.training.checkpoint_damage import check_path
 from mbn_jax.training.config import as_json
 from mbn_jax.training.controls import CONTROLS
 from mbn_jax.training.grid import PAIRED, REPEATED, Run
@@ -222,8 +222,8 @@ def write_outcome(results: Sequence[Result], workdir: Path) -> str:
     write_atomically(workdir / "ablation.csv", ablation.as_csv(results).encode())
     write_atomically(workdir / "ablation.md", text.encode())
     for name, draw in (
-        ("ablation.png", ablation_charts.draw),
-        ("by_gap.png", ablation_charts.draw_by_gap),
+        ("ablation.png", ablation_tables.draw),
+        ("by_gap.png", ablation_tables.draw_by_gap),
     ):
         write_atomically(workdir / name, png(draw(results), dpi=150))
     return text

@@ -18,8 +18,13 @@ from orbax.checkpoint.path import atomicity
 
 from mbn_jax.errors import InputError
 from mbn_jax.files import make_folder, move_durably, read_json
-from mbn_jax.training.checkpoint_errors import check_path, is_of_content, reason
-from mbn_jax.training.checksums import check_arrays, checksums
+from mbn_jax.training.checkpoint_damage import (
+    check_arrays,
+    check_path,
+    checksums,
+    is_of_content,
+    reason,
+)
 from mbn_jax.training.processes import gather, is_main, on_main
 from mbn_jax.training.step import ModelState
 

@@ -22,7 +22,13 @@ from mbn_jax.training.gaps import measure
 from mbn_jax.training.logs import MetricWriter, Profile, StepLog, TrainingProgress
 from mbn_jax.training.optimizer import make_optimizer
 from mbn_jax.training.outcome import mean_map, write_outcome
-from mbn_jax.training.processes import check_same_everywhere, is_main, together
+from mbn_jax.training.processes import (
+    Terminated,
+    Termination,
+    check_same_everywhere,
+    is_main,
+    together,
+)
 from mbn_jax.training.resources import check_memory, keep_freed_memory
 from mbn_jax.training.splits import Splits, load_splits, scored_protocols
 from mbn_jax.training.step import (
@@ -32,7 +38,6 @@ from mbn_jax.training.step import (
     make_train_step,
     with_pretrained,
 )
-from mbn_jax.training.termination import Terminated, Termination
 from mbn_jax.training.trained_network import split_features
 from mbn_jax.training.workdir import claimed, locked
 

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mbn_jax.errors import InputError
-from mbn_jax.memory import memory_of
+from mbn_jax.mesh import memory_of
 from mbn_jax.modalities import DEFAULT
 from mbn_jax.training.optimizer import make_optimizer
 from mbn_jax.training.step import init_state, make_model

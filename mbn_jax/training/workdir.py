@@ -17,7 +17,7 @@ from mbn_jax.data.catalog import Info
 from mbn_jax.errors import InputError
 from mbn_jax.files import read_json, remove_unfinished, write_json
 from mbn_jax.training.checkpoint import DAMAGED
-from mbn_jax.training.checkpoint_errors import check_path
+from mbn_jax.training.checkpoint_damage import check_path
 from mbn_jax.training.config import MACHINE_KEYS, as_json, flatten
 from mbn_jax.training.processes import is_main, on_main
 from mbn_jax.training.trained_data import DATASET, describe, differing_data

@@ -22,11 +22,12 @@ from mbn_jax.analysis.ablation import (
     read_csv,
     seeds_needed,
 )
-from mbn_jax.analysis.ablation_charts import draw, draw_by_gap
 from mbn_jax.analysis.ablation_tables import (
     as_markdown,
     controls_as_markdown,
     directions_as_markdown,
+    draw,
+    draw_by_gap,
 )
 
 NIR, THERMAL = (("data", "nir"),), (("data", "thermal"),)

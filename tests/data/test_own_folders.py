@@ -5,9 +5,9 @@ import os
 import pytest
 
 from mbn_jax.data.findings import Findings
+from mbn_jax.data.image_folders import find_rows
 from mbn_jax.data.label_checks import check_labels
 from mbn_jax.data.manifest import Manifest
-from mbn_jax.data.own_folders import find_rows
 from mbn_jax.errors import InputError
 
 from . import own_images

@@ -21,9 +21,9 @@ from mbn_jax.deploy.artefact import (
     save_artefact,
 )
 from mbn_jax.deploy.exporting import export_checked
-from mbn_jax.deploy.fingerprint import fingerprint
 from mbn_jax.deploy.inference import inference_function
 from mbn_jax.errors import InputError
+from mbn_jax.models.shared import fingerprint
 
 from ..models.test_variants import EVERYTHING, filled, small
 

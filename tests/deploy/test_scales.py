@@ -7,7 +7,7 @@ import pytest
 import mbn_jax
 from mbn_jax.data.sixteen_bits import AUTO, Scale
 from mbn_jax.deploy.artefact import export, save_artefact
-from mbn_jax.deploy.scales import choose_scales, trained_scales, with_scales
+from mbn_jax.deploy.loading import choose_scales, trained_scales, with_scales
 from mbn_jax.errors import InputError
 from mbn_jax.models.shared import NETWORK
 

@@ -13,11 +13,10 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 import mbn_jax
-from mbn_jax.deploy.fingerprint import fingerprint
 from mbn_jax.errors import InputError
 from mbn_jax.models.pretrained import load_backbone
 from mbn_jax.models.reid import ReID
-from mbn_jax.models.shared import NETWORK, WEIGHTS
+from mbn_jax.models.shared import NETWORK, WEIGHTS, fingerprint
 
 from ..models.test_variants import EVERYTHING, filled, small
 

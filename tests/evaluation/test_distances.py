@@ -16,8 +16,7 @@ from mbn_jax.evaluation import (
     l2_normalise,
     retrieval_metrics,
 )
-from mbn_jax.evaluation.distances import distance_function
-from mbn_jax.evaluation.reranking import k_reciprocal_distances
+from mbn_jax.evaluation.distances import distance_function, k_reciprocal_distances
 
 INFRARED_TO_VISIBLE, _ = every_pair()
 

@@ -10,9 +10,9 @@ from mbn_jax.evaluation import (
     reranking,
     retrieval_metrics,
 )
+from mbn_jax.evaluation.distances import k_reciprocal_distances
 from mbn_jax.evaluation.evaluation import evaluation, format_evaluation
 from mbn_jax.evaluation.records import Records
-from mbn_jax.evaluation.reranking import k_reciprocal_distances
 
 
 def by_sets(query, gallery, k1, k2, weight):

@@ -11,7 +11,7 @@ import pytest
 
 from mbn_jax.errors import InputError
 from mbn_jax.training.checkpoint import Checkpoints
-from mbn_jax.training.checkpoint_errors import is_of_content, reason
+from mbn_jax.training.checkpoint_damage import is_of_content, reason
 from mbn_jax.training.step import ModelState
 
 from ..training.test_loop import snapshot

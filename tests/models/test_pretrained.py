@@ -15,11 +15,11 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
 from mbn_jax import InputError
-from mbn_jax.models.arrays import read_safetensors
 from mbn_jax.models.keras import read_keras
 from mbn_jax.models.pretrained import ImageNetClassifier, load_backbone
 from mbn_jax.models.reid import ReID
 from mbn_jax.models.resnet import ResNet
+from mbn_jax.models.shared import read_safetensors
 
 from .make_torch_reference import CLASSES, PATH, images, numbers
 

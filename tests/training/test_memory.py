@@ -4,8 +4,7 @@ import jax
 import pytest
 
 from mbn_jax.errors import InputError
-from mbn_jax.memory import memory_of
-from mbn_jax.mesh import make_mesh
+from mbn_jax.mesh import make_mesh, memory_of
 from mbn_jax.training import resources
 from mbn_jax.training.config import check
 from mbn_jax.training.loop import train
