@@ -32,8 +32,8 @@ _OF_THE_SYSTEM = {
     "ReID": "models.reid",
     "embed": "evaluation.features",
     "load": "deploy.loading",
-    "load_pretrained": "deploy.weights",
-    "save_pretrained": "deploy.weights",
+    "load_pretrained": "models.shared",
+    "save_pretrained": "models.shared",
 }
 _MODULES_OF_THE_LAYER = ("convert", "functional", "nnx")
 _MODULES_OF_THE_SYSTEM = ("data", "evaluation", "losses", "models")
