@@ -5,9 +5,9 @@ import pytest
 
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation import (
+    distances,
     evaluate,
     every_pair,
-    reranking,
     retrieval_metrics,
 )
 from mbn_jax.evaluation.distances import k_reciprocal_distances
@@ -65,7 +65,7 @@ def test_distances_are_those_of_the_definition(k1, k2, weight):
 
 def test_the_memory_is_known_before_it_is_taken(monkeypatch):
     """It is bounded by three quarters of what the machine has."""
-    monkeypatch.setattr(reranking, "memory_of_host", lambda: 16 * 2**30)
+    monkeypatch.setattr(distances, "memory_of_host", lambda: 16 * 2**30)
     many = np.ones((27_500, 1), np.float32)
     with pytest.raises(InputError, match=r"55000 images .* 78\.9 GiB .* 12\.0 GiB:"):
         k_reciprocal_distances(many, many)
@@ -74,9 +74,9 @@ def test_the_memory_is_known_before_it_is_taken(monkeypatch):
     k_reciprocal_distances(few, few, max_bytes=needed)
     with pytest.raises(InputError, match="give fewer images"):
         k_reciprocal_distances(few, few, max_bytes=needed - 1)
-    monkeypatch.setattr(reranking, "memory_of_host", lambda: -(-needed * 4 // 3))
+    monkeypatch.setattr(distances, "memory_of_host", lambda: -(-needed * 4 // 3))
     k_reciprocal_distances(few, few)
-    monkeypatch.setattr(reranking, "memory_of_host", lambda: needed)
+    monkeypatch.setattr(distances, "memory_of_host", lambda: needed)
     with pytest.raises(InputError, match="give fewer images"):
         k_reciprocal_distances(few, few)
 
@@ -132,8 +132,8 @@ def test_an_evaluation_is_bounded_by_the_memory_of_the_machine(monkeypatch):
     records = Records(
         identity=rows // 2, camera=rows, modality=rows % 2, name=rows.astype(str)
     )
-    monkeypatch.setattr(reranking, "memory_of_host", lambda: 4 * 7 * 4**2)
+    monkeypatch.setattr(distances, "memory_of_host", lambda: 4 * 7 * 4**2)
     with pytest.raises(InputError, match="Re-ranking 4 images would take"):
         evaluate(np.eye(4), records, every_pair(), distance="k_reciprocal")
-    monkeypatch.setattr(reranking, "memory_of_host", lambda: 4 * 7 * 4**2 * 2)
+    monkeypatch.setattr(distances, "memory_of_host", lambda: 4 * 7 * 4**2 * 2)
     assert evaluate(np.eye(4), records, every_pair(), distance="k_reciprocal")
