@@ -28,7 +28,7 @@ from absl import flags, logging
 
 from mbn_jax.analysis.ablation import Result, read_csv
 from mbn_jax.errors import InputError
-from mbn_jax.files import check_named
+from mbn_jax.files import check_named, read_bytes
 from mbn_jax.training import ablation, config_flags
 from mbn_jax.training.grid import AXES, make_runs, read_grid
 
@@ -59,9 +59,11 @@ def read_results(path: str) -> list[Result]:
       InputError: it cannot be read, or is something else.
     """
     try:
-        text = Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}.") from error
+        text = read_bytes(Path(path)).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not a text (byte {error.start}); give an ablation.csv."
+        ) from error
     return read_csv(text, path)
 
 
