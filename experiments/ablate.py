@@ -43,7 +43,11 @@ _GRID = flags.DEFINE_multi_string(
 )
 _CROSS = flags.DEFINE_bool("cross", False, "All combinations of all axes.")
 _PARALLEL = flags.DEFINE_integer(
-    "num_parallel", 1, "Runs at a time; on GPUs each has its own.", lower_bound=1
+    "num_parallel",
+    1,
+    "Runs at a time; on GPUs each has its own.",
+    lower_bound=1,
+    upper_bound=1024,
 )
 _RESULTS = flags.DEFINE_multi_string(
     "results", [], "ablation.csv whose runs count as finished."

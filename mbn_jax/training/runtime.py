@@ -39,6 +39,8 @@ _PEER_LOST = re.compile(
 )
 
 _MOST_CPU_DEVICES = 1024
+_MOST_PROCESSES = 2**20
+_LARGEST_PORT = 65535
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 _SLURM = (
@@ -59,6 +61,8 @@ _NUM_PROCESSES = flags.DEFINE_integer(
     "num_processes",
     None,
     "processes of the run; 1: this one is alone, whatever the cluster says",
+    lower_bound=1,
+    upper_bound=_MOST_PROCESSES,
 )
 _PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "of this process, 0 to num_processes - 1"
@@ -142,6 +146,13 @@ def _arguments() -> dict[str, Any] | None:
             raise InputError(
                 f"--process_id is {process}, expected 0 to {number - 1} for "
                 f"--num_processes={number}."
+            )
+        host, _, port = str(_COORDINATOR_ADDRESS.value).rpartition(":")
+        is_port = re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) <= _LARGEST_PORT
+        if not host or not is_port:
+            raise InputError(
+                f"--coordinator_address is {_COORDINATOR_ADDRESS.value!r}, expected "
+                f"host:port, with a port from 1 to {_LARGEST_PORT}."
             )
         # Within a cluster JAX would take the devices of this process from there.
         given = {**flags_given, "cluster_detection_method": "deactivate"}
