@@ -1,5 +1,6 @@
 """The way back from a work directory to a network."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,14 @@ def load_with_step(
     if not (Path(workdir) / "checkpoints").is_dir():
         raise InputError(
             f"{workdir} holds no checkpoint yet; train it first with "
-            f"experiments/train.py --workdir {workdir}."
+            f"experiments/train.py --workdir {shlex.quote(str(workdir))}."
         )
     with Checkpoints(workdir, to_write=False) as checkpoints:
         steps = checkpoints.steps()
         if not steps:
             raise InputError(
                 f"{workdir} holds no checkpoint yet; train it first with "
-                f"experiments/train.py --workdir {workdir}."
+                f"experiments/train.py --workdir {shlex.quote(str(workdir))}."
             )
         step = int(checkpoint) if str(checkpoint).isdecimal() else checkpoint
         if checkpoint == "last":
