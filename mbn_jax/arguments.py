@@ -24,7 +24,8 @@ def integer(name: str, value: Any, least: int | None = None) -> int:
         number = None
     if number is None or (least is not None and number < least) or number >= 2**31:
         bound = "" if least is None else f" from {least} to 2147483647"
-        raise ValueError(f"{name} is {value!r}, expected an integer{bound}.")
+        found = " ".join(repr(value).split())  # an array has several lines
+        raise ValueError(f"{name} is {found}, expected an integer{bound}.")
     return number
 
 

@@ -34,7 +34,12 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
     None gets its name before all are on the disk, so that a disk that is full leaves
     the earlier files as they were. A loss of power between the names can leave some of
     each, so the files must tell by themselves that they do not fit each other.
+
+    Raises:
+      InputError: a path is that of a folder, a device or a pipe, or is too long.
     """
+    for path in contents:
+        _check_replaceable(path)
     written: dict[Path, str] = {}
     try:
         for path, content in contents.items():
@@ -141,14 +146,7 @@ def check_writable(folder: str | Path) -> None:
     """
     check_named(folder)
     folder = Path(folder).absolute()
-    try:
-        folder.lstat()
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise InputError(
-                f"{folder} cannot be written to ({error.strerror}); name another "
-                "folder."
-            ) from error
+    _check_length(folder)
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         kind = "may not be written to" if existing.is_dir() else "is no folder"
@@ -163,13 +161,28 @@ def check_file(path: str | Path) -> None:
 
     A folder, a device or a pipe of this name is never replaced.
     """
-    path, name = Path(path), os.fspath(path)
+    _check_replaceable(path)
+    check_writable(Path(path).parent)
+
+
+def _check_replaceable(path: str | Path) -> None:
+    name, path = os.fspath(path), Path(path)
+    _check_length(path)
     if path.name in ("", "..") or (path.exists() and not path.is_file()):
         raise InputError(
             f"{name!r} cannot be written as a file, because it names something else; "
             "name a new file, or one to replace."
         )
-    check_writable(path.parent)
+
+
+def _check_length(path: Path) -> None:
+    try:
+        path.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(
+                f"{path} cannot be written to ({error.strerror}); name another place."
+            ) from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

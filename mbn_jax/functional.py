@@ -197,6 +197,7 @@ def modality_batch_norm(
         # A zero cotangent times NaN is NaN, so the non-finite values of masked samples
         # are removed from the computation here and restored at its end.
         hidden = ~mask & ~jnp.isfinite(x)
+        restored = lax.stop_gradient(x).astype(wide) * 0
         x = jnp.where(hidden, 0, x)
 
     labels = list(range(mean.shape[0]))
@@ -245,11 +246,13 @@ def modality_batch_norm(
     # One multiply-add in coordinates whose origin is near the mean. It is exact where
     # mean/std is large; there, x * a + b would suffer from cancellation.
     pivot, multiplier, constant = _per_sample(member, pivot, multiplier, constant)
-    multiplier = jnp.where(member.any(1, keepdims=True), multiplier, jnp.nan)
+    # A constant NaN would itself raise under `jax_debug_nans` where jit is disabled.
+    known = jnp.where(member.any(1, keepdims=True), 1, -1)
+    multiplier = multiplier * jnp.sqrt(known.astype(wide))
     rows = [_along(x, axis, row) for row in (pivot, multiplier, constant)]
     y = _multiply_add(x, *rows, axis)
     if hidden is not None:
-        y = jnp.where(hidden, jnp.nan, y)
+        y = jnp.where(hidden, restored, y)
     return Normalized(y.astype(dtype), mean, var)
 
 

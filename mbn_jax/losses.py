@@ -127,7 +127,7 @@ def batch_hard_triplet(
     hardest_positive = jnp.max(distance, axis=1, where=positive, initial=0.0)
     hardest_negative = jnp.min(distance, axis=1, where=negative, initial=jnp.inf)
     loss = jax.nn.relu(margin + hardest_positive - hardest_negative)
-    return _mean_over_valid_anchors(features, loss, positive, negative, axis_name)
+    return _mean_over_valid_anchors(distance, loss, positive, negative, axis_name)
 
 
 @_takes_explicit_axes
@@ -188,7 +188,7 @@ def weighted_regularised_triplet(
     if squared:
         difference *= jnp.abs(difference)
     loss = jax.nn.softplus(difference)
-    return _mean_over_valid_anchors(features, loss, positive, negative, axis_name)
+    return _mean_over_valid_anchors(distance, loss, positive, negative, axis_name)
 
 
 @_takes_explicit_axes
@@ -305,7 +305,7 @@ def hetero_centre_triplet(
     loss = jax.nn.relu(margin + hardest_positive - nearest_negative)
     valid = (groups.num_others > 0) & jnp.any(negative, axis=1)
     return _mean_over_anchors(
-        features, loss, valid, axis_name, 1.0 / groups.size_of_own
+        distance, loss, valid, axis_name, 1.0 / groups.size_of_own
     )
 
 
@@ -436,8 +436,10 @@ def _distances(features: jax.Array, others: jax.Array) -> jax.Array:
     product = jnp.matmul(features, others.T, precision=jax.lax.Precision.HIGHEST)
     scale = jnp.sum(features**2, axis=1)[:, None] + jnp.sum(others**2, axis=1)[None, :]
     squared = scale - 2.0 * product
-    # Not "apart where greater": NaN would be together, at distance zero.
+    # Not "apart where greater": NaN would be together, at distance zero. So would what
+    # is infinitely far, because infinity is not greater than infinity.
     together = squared <= 4.0 * jnp.finfo(jnp.float32).eps * scale
+    together &= jnp.isfinite(scale)
     # Where after the root alone would let 0 * inf = NaN into the gradient.
     return jnp.where(together, 0.0, jnp.sqrt(jnp.where(together, 1.0, squared)))
 
@@ -487,18 +489,18 @@ def _lengths(rows: jax.Array) -> jax.Array:
 
 
 def _mean_over_valid_anchors(
-    features: jax.Array,
+    finite: jax.Array,
     loss: jax.Array,
     positive: jax.Array,
     negative: jax.Array,
     axis_name: str | None,
 ) -> jax.Array:
     valid = jnp.any(positive, axis=1) & jnp.any(negative, axis=1)
-    return _mean_over_anchors(features, loss, valid, axis_name)
+    return _mean_over_anchors(finite, loss, valid, axis_name)
 
 
 def _mean_over_anchors(
-    features: jax.Array,
+    finite: jax.Array,
     loss: jax.Array,
     valid: jax.Array,
     axis_name: str | None,
@@ -506,11 +508,11 @@ def _mean_over_anchors(
 ) -> jax.Array:
     """Mean over the valid anchors of all devices; 0 if there is none.
 
-    It is NaN if a feature is not finite, also one that no valid anchor looks at.
+    It is NaN if a number in ``finite`` is not, also one that no valid anchor looks at.
     """
     weight = jnp.asarray(weight, jnp.float32)
     total = jnp.sum(weight * loss, where=valid)
-    total += jnp.sum(0.0 * features.astype(jnp.float32))
+    total += jnp.sum(0.0 * finite.astype(jnp.float32))
     count = jnp.sum(jnp.broadcast_to(weight, valid.shape), where=valid)
     if axis_name is not None:
         total, count = jax.lax.psum((total, count), axis_name)

@@ -145,6 +145,13 @@ def test_devices_that_are_not_there_are_one_sentence():
     assert errors.count("\n") == 1
 
 
+def test_a_name_that_is_too_long_is_one_sentence_wherever_it_is_used():
+    process = start("from pathlib import Path\nPath('x' * 300).exists()")
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert errors == f"error: File name too long: {'x' * 300}; give a shorter one.\n"
+
+
 def test_other_errors_keep_their_traceback():
     process = start("raise KeyError('a bug')")
     _, errors = process.communicate()

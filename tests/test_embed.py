@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import textwrap
@@ -274,6 +275,10 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(pictures, tmp
     assert done.returncode == 1
     assert "is not a folder that may be written to" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(InputError, match="it names something else"):
+            own_pictures.check_places([], [path])
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ PICTURES = ("--images=pictures", "--modality=visible")
         (["embed", "--model=run", "--images=", "--modality=visible"], EMPTY),
         (["embed", "--model=run", *PICTURES, "--gallery="], EMPTY),
         (["embed", "--model=run", *PICTURES, "--gallery_model="], "has no --gallery"),
-        (["embed", "--model=run", *PICTURES, "--output="], "is a folder"),
+        (["embed", "--model=run", *PICTURES, "--output="], "names something else"),
         (["adapt", "--workdir=", "--visible=pictures", "--output=new"], EMPTY),
         (["adapt", "--workdir=run", "--visible=", "--output=new"], "in which folder"),
         (["adapt", "--workdir=run", "--visible=pictures", "--output="], EMPTY),

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from mbn_jax.errors import InputError
-from mbn_jax.files import check_file, parse_json, read_bytes, read_json, regular_size
+from mbn_jax.files import (
+    check_file,
+    parse_json,
+    read_bytes,
+    read_json,
+    regular_size,
+    write_together,
+)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +82,14 @@ def test_a_file_takes_the_place_of_nothing_but_a_file(tmp_path, monkeypatch):
     for name in ("", ".", "..", "new/..", "/", tmp_path, "pipe", "/dev/null"):
         with pytest.raises(InputError, match="cannot be written as a file"):
             check_file(name)
+    for name in ("x" * 300, f"{'x' * 300}/new"):
+        with pytest.raises(InputError, match="File name too long"):
+            check_file(name)
     with pytest.raises(InputError, match=r"cannot be written to, because .*file is no"):
         check_file("file/new")
+    # As for a device, which root could replace.
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(InputError, match="cannot be written as a file"):
+            write_together({tmp_path / "new": b"1", path: b"2"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pipe"]
+    assert (tmp_path / "pipe").is_fifo()

@@ -461,9 +461,21 @@ def test_features_that_are_not_finite_are_never_hidden(loss, hidden, value):
 
 
 @pytest.mark.parametrize("loss", OF_DISTANCES)
-def test_distances_beyond_float32_are_not_hidden(loss):
-    features, identity = batch()
-    assert not np.isfinite(loss(1e20 * features, identity))
+@pytest.mark.parametrize(("dimension", "scale"), [(6, 1e20), (512, 1e18), (512, 1e20)])
+def test_distances_beyond_float32_are_not_hidden(loss, dimension, scale):
+    """In many dimensions all features are opposite to each other, in few not."""
+    features, identity = batch(num_images=2, dimension=dimension)
+    assert not np.isfinite(loss(scale * features, identity))
+
+
+@pytest.mark.parametrize("loss", PAIRWISE)
+@pytest.mark.parametrize("scale", [5e18, 7e18, 1e19, 1.4e19, 2e19])
+def test_a_finite_loss_has_a_finite_gradient(loss, scale):
+    """Where the largest squared distances leave float32 and the others do not."""
+    for seed in range(5):
+        features, identity = batch(seed=seed)
+        value, gradient = jax.value_and_grad(loss)(scale * features, identity)
+        assert np.isfinite(gradient).all() or not np.isfinite(value)
 
 
 @pytest.mark.parametrize("label", [-1, -5, 5, 2**31 - 1])

@@ -20,7 +20,7 @@ from mbn_jax.evaluation.folder import (
     read_images,
 )
 from mbn_jax.evaluation.ranking import nearest
-from mbn_jax.files import write_atomically
+from mbn_jax.files import check_file, write_atomically
 
 _MOST_LISTS = 10
 
@@ -41,16 +41,7 @@ def check_places(folders: Iterable[str | Path], outputs: Iterable[str | Path]) -
                 f"{output} cannot be written, because {parent} is not a folder that "
                 "may be written to: make it, or name another place."
             )
-        if os.path.isdir(output):
-            raise InputError(f"{output} is a folder: name a file in it instead.")
-        try:
-            os.lstat(output)
-        except FileNotFoundError:
-            continue
-        except OSError as error:  # a name that is too long
-            raise InputError(
-                f"{output} cannot be written ({error.strerror}): name another place."
-            ) from error
+        check_file(output)
 
 
 def load_networks(needed: Iterable[tuple[str | Path, str]]) -> list[tuple[Any, Any]]:

@@ -32,7 +32,7 @@ from absl import flags, logging
 from mbn_jax.analysis.ablation import Result, read_csv
 from mbn_jax.commands import config_flags
 from mbn_jax.errors import InputError
-from mbn_jax.files import check_named
+from mbn_jax.files import check_named, read_bytes
 from mbn_jax.training import ablation
 from mbn_jax.training.grid import AXES, make_runs, read_grid
 
@@ -47,7 +47,11 @@ _GRID = flags.DEFINE_multi_string(
 )
 _CROSS = flags.DEFINE_bool("cross", False, "All combinations of all axes.")
 _PARALLEL = flags.DEFINE_integer(
-    "num_parallel", 1, "Runs at a time; on GPUs each has its own.", lower_bound=1
+    "num_parallel",
+    1,
+    "Runs at a time; on GPUs each has its own.",
+    lower_bound=1,
+    upper_bound=1024,
 )
 _RESULTS = flags.DEFINE_multi_string(
     "results", [], "ablation.csv whose runs count as finished."
@@ -63,9 +67,11 @@ def read_results(path: str) -> list[Result]:
       InputError: it cannot be read, or is something else.
     """
     try:
-        text = Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}.") from error
+        text = read_bytes(Path(path)).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not a text (byte {error.start}); give an ablation.csv."
+        ) from error
     return read_csv(text, path)
 
 

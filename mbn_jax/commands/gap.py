@@ -24,7 +24,9 @@ from mbn_jax.training.gaps import measure_workdir, name_networks
 ARGUMENTS = "WORKDIR ..."
 _OUTPUT = flags.DEFINE_string("output", "gaps", "Folder to write to, made if need be.")
 _TITLE = flags.DEFINE_string("title", "The two distribution gaps", "Of the figure.")
-_NUM_BATCHES = flags.DEFINE_integer("num_batches", 64, "Of each kind.", lower_bound=2)
+_NUM_BATCHES = flags.DEFINE_integer(
+    "num_batches", 64, "Of each kind.", lower_bound=2, upper_bound=2**31 - 1
+)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data, if they moved.")
 
 

@@ -31,7 +31,7 @@ from mbn_jax.data.findings import some
 from mbn_jax.data.image_folders import find_rows
 from mbn_jax.data.manifest import write_manifest
 from mbn_jax.errors import InputError
-from mbn_jax.files import check_writable
+from mbn_jax.files import check_file
 
 _FOLDERS = flags.DEFINE_multi_string(
     "folder",
@@ -63,7 +63,7 @@ def main() -> None:
         raise InputError(
             f"{output} exists already; give another --output, or --overwrite."
         )
-    check_writable(output.parent)
+    check_file(output)
     root = output.parent
     if not all(folder.is_relative_to(root) for folder in folders.values()):
         root = Path(os.path.commonpath(folders.values()))

@@ -6,6 +6,7 @@ comes out of the command becomes one line and an exit status.
 """
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -130,6 +131,8 @@ def _end(error: BaseException) -> NoReturn:
             f"error: JAX cannot use the devices of JAX_PLATFORMS={platforms} "
             f"({str(error) or 'there are none'}); leave it out, or give cpu."
         )
+    elif isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        _print_last(f"error: {error.strerror}: {error.filename}; give a shorter one.")
     else:
         traceback.print_exception(error)
     try:

@@ -42,6 +42,8 @@ _NUM_PROCESSES = flags.DEFINE_integer(
     "num_processes",
     None,
     "processes of the run; 1: this one is alone, whatever the cluster says",
+    lower_bound=1,
+    upper_bound=2**20,
 )
 _PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "of this process, 0 to num_processes - 1"

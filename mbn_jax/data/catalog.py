@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mbn_jax.data import sources
+from mbn_jax.data.sixteen_bits import scale_from_text
 from mbn_jax.errors import InputError
 from mbn_jax.files import read_json
 
@@ -74,7 +75,7 @@ def info(dataset: str, data_dir: str | os.PathLike) -> Info:
         written = read_json(path)
         fields = {field.name: written[field.name] for field in dataclasses.fields(Info)}
         _check_types(fields)
-    except (InputError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"The metadata {path} of {dataset} cannot be read; delete the folder"
             f" {path.parent} and prepare the data set again."
@@ -84,18 +85,25 @@ def info(dataset: str, data_dir: str | os.PathLike) -> Info:
 
 
 def _check_types(fields: Mapping[str, Any]) -> None:
-    """Raises `TypeError` for metadata that are JSON and no metadata."""
+    """Raises `TypeError` or `ValueError` for JSON that is no metadata."""
+    modalities = fields["modalities"]
     texts = "dataset", "fingerprint", "task"
     tables = "identities", "cameras", "counts", "settings", "sixteen_bits"
     if not (
         all(isinstance(fields[name], str) for name in texts)
         and all(isinstance(fields[name], dict) for name in tables)
-        and isinstance(fields["modalities"], list)
-        and all(isinstance(name, str) for name in fields["modalities"])
+        and isinstance(modalities, list)
+        and all(isinstance(name, str) for name in modalities)
         and all(_is_table(counts, int) for counts in fields["counts"].values())
+        # Every split counts the images of every modality, in the order of the indices.
+        and all(list(counts) == modalities for counts in fields["counts"].values())
+        and _is_table(fields["identities"], int)
+        and _is_table(fields["cameras"], int)
         and _is_table(fields["sixteen_bits"].get("scales", {}), str)
     ):
         raise TypeError
+    for text in fields["sixteen_bits"].get("scales", {}).values():
+        scale_from_text(text)
 
 
 def _is_table(value: Any, kind: type) -> bool:

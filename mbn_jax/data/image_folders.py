@@ -115,8 +115,8 @@ def find_rows(
 
     Raises:
         InputError: there are fewer than two folders, a folder does not exist or holds
-            no image, an image is not in the folder of an identity, or there are too few
-            identities.
+            no image, an image is not in the folder of an identity, a share is not from
+            0 to 1, or there are too few identities.
     """
     if len(folders) < 2:
         raise InputError(
@@ -130,6 +130,12 @@ def find_rows(
             "One folder is given for two modalities"
             f" ({', '.join(map(str, folders.values()))}); give each its own."
         )
+    for split, share in {"test": test, "val": val}.items():
+        if not 0 <= share <= 1:
+            raise InputError(
+                f"The share of the identities for {split} is {share}; give one from 0"
+                " to 1."
+            )
     found = [
         (path, *_labels(modality, folder, path), modality)
         for modality, folder in folders.items()

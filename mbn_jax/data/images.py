@@ -9,6 +9,7 @@ images, the first is read.
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,23 @@ _EXPECTED = (
 )
 _NUM_THREADS = 2
 _CHUNK = 32  # images that a thread takes at once
+# Four channels of 16 bits, and room for what a file holds beside its pixels.
+_BYTES_PER_PIXEL, _BYTES_BESIDE = 8, 2**26
+
+
+def read_encoded(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> bytes:
+    """The bytes of an image file, if an image of so many pixels can have as many.
+
+    Raises:
+        OSError: it cannot be read, or has more.
+    """
+    size = path.stat().st_size
+    if size > _BYTES_PER_PIXEL * max_megapixels * 1e6 + _BYTES_BESIDE:
+        raise OSError(
+            errno.EFBIG,
+            f"{size:,} bytes, too many for {max_megapixels:g} million pixels",
+        )
+    return path.read_bytes()
 
 
 def decode(
@@ -231,7 +249,7 @@ class _Image(NamedTuple):
 
 def _read(path: Path, scale: Scale, max_megapixels: float) -> _Image:
     try:
-        encoded = path.read_bytes()
+        encoded = read_encoded(path, max_megapixels)
     except OSError as error:
         problem = f"cannot be read ({error.strerror or error})"
         return _Image(problem, "make it a file that you may read")

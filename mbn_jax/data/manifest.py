@@ -26,7 +26,7 @@ from mbn_jax import modalities as modality_names
 from mbn_jax.data.findings import Findings
 from mbn_jax.data.sixteen_bits import Scale
 from mbn_jax.errors import InputError
-from mbn_jax.files import check_named, write_atomically
+from mbn_jax.files import check_named, read_bytes, write_atomically
 
 SPLITS = ("train", "val", "test", "query", "gallery")
 _LARGEST = 2**31 - 1
@@ -198,12 +198,9 @@ def write_manifest(path: str | os.PathLike, rows: Iterable[Row]) -> None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(
-            f"The manifest {path} cannot be read ({error.strerror or error}); give the"
-            " path of a CSV file."
-        ) from error
+        return read_bytes(path).decode("utf-8-sig")
+    except InputError as error:
+        raise InputError(f"The manifest cannot be read: {error}") from error
     except UnicodeDecodeError as error:
         raise InputError(
             f"The manifest {path} is not UTF-8 text (byte {error.start}); save it as"

@@ -57,7 +57,12 @@ def check_program(
         images = jax.ShapeDtypeStruct((count, height, width, 3), jnp.uint8)
         features: Any = jax.eval_shape(exported.call, images)
         shape: tuple[int, ...] = getattr(features, "shape", ())
-        if len(shape) != 2 or shape[0] != count or features.dtype != jnp.float32:
+        if (
+            len(shape) != 2
+            or shape[0] != count
+            or shape[1] == 0
+            or features.dtype != jnp.float32
+        ):
             raise ValueError(f"of {count} images it gives {features}")
         given.add(shape[1])
     if len(given) > 1:

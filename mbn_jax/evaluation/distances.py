@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from mbn_jax.arguments import integer
 from mbn_jax.errors import InputError
+from mbn_jax.evaluation.records import Records
 from mbn_jax.explicit_axes import spec_of, takes_explicit_axes
 from mbn_jax.mesh import memory_of_host
 
@@ -147,6 +148,21 @@ def feature_matrix(what: str, features: ArrayLike) -> jax.Array | np.ndarray:
         raise InputError(
             f"The {what} have shape {matrix.shape}, but a matrix (N, D) with one row "
             "for each image is expected."
+        )
+    return matrix
+
+
+def features_of(records: Records, features: ArrayLike) -> np.ndarray:
+    """Features as a matrix with a row for each record.
+
+    Raises:
+        InputError: they are none.
+    """
+    matrix = np.asarray(feature_matrix("features", features))
+    if len(matrix) != len(records):
+        raise InputError(
+            f"There are features of {len(matrix)} images, but {len(records)} records: "
+            "give one row for each record, in their order."
         )
     return matrix
 

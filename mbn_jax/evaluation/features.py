@@ -82,11 +82,19 @@ def extract(
         (N, D) float32, as the network gives them, the same in every process.
 
     Raises:
-        InputError: there is no image.
+        InputError: there is no image, or the modality is not one integer for each.
     """
-    if len(modality) == 0:
+    modality = np.asarray(modality)
+    if modality.size == 0:
         raise InputError("There is no image to embed: give at least one.")
-    modality = np.asarray(modality, np.int32)
+    if modality.ndim != 1 or not jnp.issubdtype(modality.dtype, jnp.integer):
+        raise InputError(
+            f"The modality is {modality.dtype}{list(modality.shape)}, but one integer "
+            "for each image is expected."
+        )
+    # A wrapped index would name another modality; -1 is one that does not exist.
+    narrow = modality.astype(np.int32)
+    modality = np.where(narrow == modality, narrow, np.int32(-1))
     if mesh is None:
         place: Any = jax.device_put
         collect, rows_here = (lambda x: x), batch_size
@@ -257,8 +265,9 @@ def _checked_modality(
         not np.issubdtype(modality.dtype, np.integer)
         or not np.isin(modality, np.arange(len(modalities))).all()
     ):
+        found = " ".join(str(modality).split())  # an array has several lines
         raise InputError(
-            f"The modality is {modality}, but a name or the integer "
+            f"The modality is {found}, but a name or the integer "
             f"{numbered(modalities)} is expected."
         )
     if modality.shape not in ((), (count,)):

@@ -17,6 +17,7 @@ from mbn_jax.data.images import (
     SUFFIXES,
     decode,
     quiet_opencv,
+    read_encoded,
 )
 from mbn_jax.data.sixteen_bits import AUTO, Scale
 from mbn_jax.errors import InputError
@@ -114,7 +115,7 @@ def read_images(
     for image, name in zip(images, names, strict=True):
         path = Path(folder, name)
         try:
-            encoded = path.read_bytes()
+            encoded = read_encoded(path, max_megapixels)
         except OSError as error:
             raise InputError(
                 f"The image {path} cannot be read ({error.strerror or error}): make it "

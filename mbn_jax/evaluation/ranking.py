@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from mbn_jax.evaluation.distances import cosine_distances
-from mbn_jax.evaluation.protocols import Protocol
+from mbn_jax.arguments import integer
+from mbn_jax.evaluation.distances import cosine_distances, features_of
+from mbn_jax.evaluation.protocols import Protocol, check_protocol
 from mbn_jax.evaluation.records import Records
 
 # Printed beside the lists, because a reader must know that nobody picked the good ones.
@@ -51,7 +52,15 @@ def ranked_list(
         protocol: who is query and who is gallery.
         num_queries: number of lists; fewer if there are fewer identities.
         length: number of gallery images in a list.
+
+    Raises:
+        ValueError: the features are not a matrix with a row for each record, or another
+            argument is not as above.
     """
+    check_protocol(protocol)
+    features = features_of(records, features)
+    num_queries = integer("num_queries", num_queries, least=0)
+    length = integer("length", length, least=0)
     query, gallery = protocol.trials(records)[0]
     rankings = []
     for index in _spread(query, gallery, records, protocol, num_queries):

@@ -8,13 +8,13 @@ import numpy as np
 
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.chance import chance_level
-from mbn_jax.evaluation.distances import Distance, k_reciprocal_distances
+from mbn_jax.evaluation.distances import Distance, features_of, k_reciprocal_distances
 from mbn_jax.evaluation.metrics import (
     feature_metrics,
     feature_query_figures,
     retrieval_metrics,
 )
-from mbn_jax.evaluation.protocols import Protocol, Trial
+from mbn_jax.evaluation.protocols import Protocol, Trial, check_protocol
 from mbn_jax.evaluation.records import Records
 from mbn_jax.evaluation.table import cells, counts
 from mbn_jax.files import read_json
@@ -45,9 +45,11 @@ def evaluate(
         trials (without ``cmc``), and ``protocol``, the name.
 
     Raises:
-        InputError: the features are not finite, there is no match to find, or the
-            machine has not enough memory to re-rank.
+        InputError: the features are not a matrix of finite numbers with a row for each
+            record, there is no match to find, or the machine has not enough memory to
+            re-rank.
     """
+    features = features_of(records, features)
 
     def figures(trial: Trial, protocol: Protocol) -> dict[str, Any]:
         query, gallery = (features[rows] for rows in trial)
@@ -75,7 +77,12 @@ def average_precisions(
     Returns:
         (Q,) float64, the mean over the trials in which the query has a match, NaN if
         there is none; where trials have other queries, one after the other.
+
+    Raises:
+        InputError: as `evaluate` does.
     """
+    check_protocol(protocol)
+    features = features_of(records, features)
     trials = protocol.trials(records)
     found = [
         feature_query_figures(
@@ -108,6 +115,8 @@ def _by_protocol(
     records: Records,
     protocols: Sequence[Protocol],
 ) -> Figures:
+    for protocol in protocols:
+        check_protocol(protocol)
     return {
         protocol.name: mean_over_trials(
             [figures(trial, protocol) for trial in protocol.trials(records)]

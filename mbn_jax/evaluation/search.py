@@ -13,7 +13,6 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import Any
 
 import jax
@@ -25,12 +24,12 @@ from numpy.typing import ArrayLike
 
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.protocols import Protocol
+from mbn_jax.evaluation.records import are_text, label_array
 from mbn_jax.explicit_axes import takes_explicit_axes
 
 # In one pass over the distances: the cameras of SYSU-MM01, its 96 test identities.
 _MATCHES = 4
 _WORDS = 3
-_KINDS = (Integral, str, bytes)  # of labels in an array of objects
 # Of query and gallery: identities, then cameras.
 LabelArrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -247,10 +246,10 @@ def label_arrays(
         InputError: there is not one identity and one camera for every image, or
             numbers and texts are mixed.
     """
-    query = _labels("query identities", query_ids)
-    gallery = _labels("gallery identities", gallery_ids)
-    cameras = _labels("query cameras", query_cameras)
-    of_gallery = _labels("gallery cameras", gallery_cameras)
+    query = label_array("query identities", query_ids)
+    gallery = label_array("gallery identities", gallery_ids)
+    cameras = label_array("query cameras", query_cameras)
+    of_gallery = label_array("gallery cameras", gallery_cameras)
     for side, ids, seen in (
         ("query", query, cameras),
         ("gallery", gallery, of_gallery),
@@ -264,40 +263,12 @@ def label_arrays(
         ("identities", query, gallery),
         ("cameras", cameras, of_gallery),
     ):
-        if left.size and right.size and _are_text(left) != _are_text(right):
+        if left.size and right.size and are_text(left) != are_text(right):
             raise InputError(
                 f"The {what} are texts on one side, of query and gallery, and numbers "
                 "on the other: give the same kind of labels for both."
             )
     return query, gallery, cameras, of_gallery
-
-
-def _labels(what: str, labels: ArrayLike) -> np.ndarray:
-    """Labels as an array, which are all numbers or all texts."""
-    try:
-        array = np.asarray(labels)
-        # In a list NumPy makes texts of all that stands beside a text.
-        of_list = _are_text(array) and not isinstance(labels, np.ndarray)
-        single = np.asarray(labels, object) if of_list else array
-    except (ValueError, OverflowError) as error:
-        raise InputError(f"The {what} are not a list of labels: {error}.") from error
-    if single.dtype == object:
-        kinds = {
-            next((kind for kind in _KINDS if isinstance(label, kind)), type(label))
-            for label in single.flat
-        }
-        if len(kinds) > 1 or not kinds <= set(_KINDS):
-            names = ", ".join(sorted(kind.__name__ for kind in kinds))
-            raise InputError(
-                f"The {what} are of the types {names}, but all of them are expected to "
-                "be numbers, or all of them texts."
-            )
-    return array
-
-
-def _are_text(labels: np.ndarray) -> bool:
-    of_objects = labels.dtype == object and isinstance(next(labels.flat, 0), str)
-    return labels.dtype.kind in "UST" or of_objects
 
 
 def _check_numbered(side: str, cameras: np.ndarray) -> None:
@@ -312,6 +283,9 @@ def _check_numbered(side: str, cameras: np.ndarray) -> None:
 def _codes(query: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Labels as int32 from 0 on without gaps: names do not fit a device."""
     labels = np.concatenate([query, gallery])
+    if labels.dtype.kind == "f" and "f" not in query.dtype.kind + gallery.dtype.kind:
+        # NumPy makes float64 of int64 and uint64, in which large numbers become equal.
+        labels = np.concatenate([query.astype(object), gallery.astype(object)])
     span = None
     if labels.size and np.issubdtype(labels.dtype, np.integer):
         span = int(labels.max()) - int(labels.min())

@@ -24,7 +24,7 @@ from mbn_jax.analysis.curves import read_metrics, series
 from mbn_jax.analysis.gap import Gap
 from mbn_jax.analysis.gap_charts import GAPS, WAYS, read_gaps
 from mbn_jax.errors import InputError
-from mbn_jax.files import read_json, write_atomically, write_json
+from mbn_jax.files import make_folder, read_json, write_atomically, write_json
 from mbn_jax.training.checkpoint_damage import check_path
 from mbn_jax.training.config import as_json
 from mbn_jax.training.controls import CONTROLS
@@ -154,7 +154,7 @@ def _carry_out(
     """Trains one run and measures its controls; whether both went well."""
     config = workdir / "configs" / f"{run.workdir.name}.json"
     for folder in (config.parent, run.log.parent):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     write_json(config, as_json(run.config))
     environment = dict(os.environ)
     if gpu is not None:
@@ -218,7 +218,6 @@ def write_outcome(results: Sequence[Result], workdir: Path) -> str:
             f"{num_settings} settings: {correlation:+.2f}\n"
         )
     text = "\n".join(tables)
-    workdir.mkdir(parents=True, exist_ok=True)
     write_atomically(workdir / "ablation.csv", ablation.as_csv(results).encode())
     write_atomically(workdir / "ablation.md", text.encode())
     for name, draw in (

@@ -258,7 +258,10 @@ class Checkpoints:
         )
 
     def restore_variables(self, step: int) -> dict[str, Any]:
-        """Reads parameters and statistics of a checkpoint, on one device.
+        """Reads parameters and statistics of a checkpoint.
+
+        They are on one device, and JAX moves them where a computation needs them, such
+        as to the devices of `jax.set_mesh`.
 
         Raises:
           InputError: if the checkpoint is damaged, or cannot be read.
@@ -275,7 +278,9 @@ class Checkpoints:
                 )
                 for name in ("params", "batch_stats")
             }
-            return self._read(step, wanted, partial=True)
+            variables = self._read(step, wanted, partial=True)
+        # Arrays that Orbax has placed may not be moved.
+        return jax.device_put(jax.device_get(variables))
 
     @contextlib.contextmanager
     def _named(self, step: int) -> Iterator[None]:

@@ -38,6 +38,7 @@ _PEER_LOST = re.compile(
 )
 
 _MOST_CPU_DEVICES = 1024
+_LARGEST_PORT = 65535
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 _SLURM = (
@@ -138,6 +139,13 @@ def _arguments(
         raise InputError(
             f"--process_id is {process_id}, expected 0 to "
             f"{given['num_processes'] - 1} for --num_processes={num_processes}."
+        )
+    host, _, port = str(coordinator_address).rpartition(":")
+    is_port = re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) <= _LARGEST_PORT
+    if not host or not is_port:
+        raise InputError(
+            f"--coordinator_address is {coordinator_address!r}, expected host:port, "
+            f"with a port from 1 to {_LARGEST_PORT}."
         )
     # Within a cluster JAX would take the devices of this process from there.
     given["cluster_detection_method"] = "deactivate"

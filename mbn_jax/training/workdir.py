@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from mbn_jax.data.catalog import Info
 from mbn_jax.errors import InputError
-from mbn_jax.files import read_json, remove_unfinished, write_json
+from mbn_jax.files import make_folder, read_json, remove_unfinished, write_json
 from mbn_jax.training.checkpoint import DAMAGED
 from mbn_jax.training.checkpoint_damage import check_path
 from mbn_jax.training.config import MACHINE_KEYS, as_json, flatten
@@ -55,7 +55,7 @@ def _lock(workdir: Path) -> Iterator[None]:
     existed = workdir.exists()
     path = workdir / _LOCK
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        make_folder(workdir)
         while True:
             file = path.open("a+")
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

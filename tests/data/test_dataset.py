@@ -220,6 +220,13 @@ def test_an_empty_folder_is_not_a_data_set(tmp_path):
         ("counts", {"train": {"visible": "3"}}),
         ("fingerprint", 1),
         ("sixteen_bits", {"images": 1, "scales": {"visible": [0, 1]}}),
+        ("sixteen_bits", {"images": 1, "scales": {"visible": "5,1"}}),
+        ("identities", {"a": [1]}),
+        ("cameras", {"a": "door"}),
+        ("modalities", []),
+        ("modalities", ["visible"]),
+        ("modalities", ["visible", "visible"]),
+        ("modalities", ["infrared", "visible"]),
     ],
 )
 def test_metadata_of_another_form_are_refused(copy, field, value):

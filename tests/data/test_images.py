@@ -1,5 +1,6 @@
 """Images as cameras give them, decoded to three channels of eight bits."""
 
+import os
 import struct
 import zlib
 
@@ -10,6 +11,7 @@ import pytest
 from mbn_jax.data.findings import Findings
 from mbn_jax.data.images import SUFFIXES, check_images, decode, unchanged
 from mbn_jax.errors import InputError
+from mbn_jax.evaluation.folder import read_images
 
 SIZE = (6, 4)
 rng = np.random.default_rng(0)
@@ -189,6 +191,17 @@ def test_every_bad_image_is_named_with_its_place_and_what_to_do(tmp_path):
     assert "absent.png cannot be read (No such file" in sentences[-1]
     assert len(sentences) == len(NO_IMAGES) + 1
     assert list(checked.digests) == ["good.png"]
+
+
+def test_a_file_of_more_bytes_than_an_image_can_have_is_not_read(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(file_of(COLOR))
+    os.truncate(path, 2**36)  # sparse: there are no such bytes to be read
+    _, findings = check(tmp_path, ["a.png"])
+    (problem,) = findings.problems
+    assert "bytes, too many for 64 million pixels" in problem.sentence
+    with pytest.raises(InputError, match=r"a\.png cannot be read \(68,719,476,736"):
+        read_images(tmp_path, ["a.png"], (24, 12))
 
 
 def test_truncated_jpeg_is_found_though_opencv_would_fill_it(tmp_path):

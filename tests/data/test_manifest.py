@@ -1,5 +1,6 @@
 """The table of a data set: what is read from it, and what is said of wrong ones."""
 
+import os
 import unicodedata
 
 import pytest
@@ -182,6 +183,9 @@ def test_file_that_is_no_text_is_refused(root):
         read(root, f"{HEADER}\n".encode("utf-16"))
     with pytest.raises(InputError, match=r"absent\.csv cannot be read \(No such file"):
         read_manifest(root / "absent.csv")
+    os.mkfifo(root / "pipe.csv")  # to read it would wait forever
+    with pytest.raises(InputError, match=r"pipe\.csv is not a regular file"):
+        read_manifest(root / "pipe.csv")
 
 
 def test_quote_that_is_not_closed_is_named_with_its_line(root):

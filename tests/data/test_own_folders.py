@@ -91,6 +91,8 @@ def test_folders_that_cannot_be_used_are_refused(folders, tmp_path):
         find_rows({**folders, "thermal": tmp_path / "empty"}, tmp_path)
     with pytest.raises(InputError, match="6 of 6 identities have images in every"):
         find_rows(folders, tmp_path, test=1.0)
+    with pytest.raises(InputError, match="identities for val is nan; give one from 0"):
+        find_rows(folders, tmp_path, val=float("nan"))
     odd = tmp_path / "visible/person 0" / os.fsdecode(b"\xff.png")
     odd.write_bytes(own_images.encode(0))
     with pytest.raises(InputError, match=r"The name of .*udcff\.png' is not UTF-8"):

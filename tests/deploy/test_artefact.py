@@ -297,6 +297,7 @@ def outside(images):
         (lambda: program(lambda x: (flat(x), flat(x))), "of 1 images it gives"),
         (lambda: program(lambda x: flat(x).astype(int)), "of 1 images it gives"),
         (lambda: program(lambda x: flat(x).ravel()), "of 1 images it gives"),
+        (lambda: program(lambda x: flat(x)[:, :0]), "of 1 images it gives"),
         (lambda: program(lambda x: flat(x) @ flat(x).T), "depends on the number"),
         (
             lambda: program(lambda x: flat(x)[:1], **avals()),
@@ -314,7 +315,7 @@ def outside(images):
     ],
     ids=[
         *("empty", "other_size", "even_batches", "one_batch", "one_row", "two_values"),
-        *("integers", "vector", "length_by_batch", "one_row_hidden"),
+        *("integers", "vector", "no_columns", "length_by_batch", "one_row_hidden"),
         *("integers_hidden", "loop", "call", "no_program", "platforms", "devices"),
     ],
 )

@@ -81,7 +81,7 @@ def test_features_come_as_the_network_gives_them():
     features = extract(
         lambda images, modality: jnp.full((2, 3), 5.0, jnp.bfloat16),
         batches(random_images(3), 2),
-        np.zeros(3),
+        np.zeros(3, int),
         batch_size=2,
     )
     assert features.dtype == np.float32
@@ -100,13 +100,36 @@ def test_images_are_asked_for_batch_by_batch():
         computed.append(len(asked))
         return jnp.zeros((2, 3))
 
-    extract(network, images(), np.zeros(8), batch_size=2)
+    extract(network, images(), np.zeros(8, int), batch_size=2)
     assert computed == [1, 2, 3, 4]
 
 
 def test_no_image_is_refused():
     with pytest.raises(InputError, match="no image to embed"):
-        extract(mean_colour_and_modality, iter(()), np.zeros(0), batch_size=2)
+        extract(mean_colour_and_modality, iter(()), np.zeros(0, int), batch_size=2)
+
+
+@pytest.mark.parametrize("modality", [[0.5, 1.0], ["a", "b"], [[0], [1]], None, 1])
+def test_extract_takes_one_integer_for_each_image(modality):
+    images = batches(random_images(2), 2)
+    with pytest.raises(InputError, match="one integer for each image"):
+        extract(mean_colour_and_modality, images, modality, batch_size=2)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, np.uint64, jnp.int4, list])
+def test_modalities_may_be_of_any_integer_type(kind):
+    modality = [0, 1] if kind is list else np.array([0, 1]).astype(kind)
+    images = batches(random_images(2), 2)
+    features = extract(mean_colour_and_modality, images, modality, batch_size=2)
+    assert features[:, 3].tolist() == [0, 1]
+
+
+def test_an_index_beyond_32_bits_is_none_of_the_modalities():
+    images = batches(random_images(2), 2)
+    features = extract(
+        mean_colour_and_modality, images, np.array([2**32, 1]), batch_size=2
+    )
+    assert features[:, 3].tolist() == [-1, 1]
 
 
 def test_embed_is_float32_of_length_one_and_knows_the_modality():
@@ -156,6 +179,7 @@ def test_embed_resizes_to_the_size_of_the_model():
         (random_images(2), "thermal", "'thermal'; expected one of visible, infrared"),
         (random_images(2), ["infrared"] * 2, r"modality is \['infrared' 'infrared'\]"),
         (random_images(2), 1.0, "name or the integer 0 .visible. or 1 .infrared. is"),
+        (random_images(2), np.full((40, 40), 2), r"modality is \[\[2 2 2 .*\], but a"),
         (random_images(2), [0, 1, 0], r"shape \(3,\) for 2 images"),
     ],
 )

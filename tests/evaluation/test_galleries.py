@@ -1,5 +1,6 @@
 """Which images are drawn, and what is said when they cannot be."""
 
+import os
 import random
 
 import numpy as np
@@ -145,6 +146,9 @@ def test_the_official_file_is_read_without_its_empty_entries(tmp_path):
 
 def test_a_missing_official_file_says_where_it_lies(tmp_path):
     with pytest.raises(InputError, match="does not exist; give the path of rand_perm"):
+        read_permutations(tmp_path / "rand_perm_cam.mat")
+    os.mkfifo(tmp_path / "rand_perm_cam.mat")  # to read it would wait forever
+    with pytest.raises(InputError, match=r"\.mat is not a regular file"):
         read_permutations(tmp_path / "rand_perm_cam.mat")
 
 

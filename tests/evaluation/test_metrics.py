@@ -416,3 +416,16 @@ def test_labels_may_be_of_any_one_type(of):
 def test_chance_of_something_else_than_a_protocol_is_refused():
     with pytest.raises(InputError, match="a Protocol is expected"):
         chance_level([0], [0], [0], [1], protocol="every pair")
+
+
+def test_large_identities_of_a_signed_and_an_unsigned_type_stay_different():
+    """NumPy puts int64 and uint64 together as float64, where these are equal."""
+    protocol = every_pair()[0]
+    query, other = np.array([2**53 + 1], np.uint64), np.array([2**53, 2**53 + 1])
+    cameras = np.zeros(1, int), np.ones(2, int)
+    figures = retrieval_metrics([[0.0, 1.0]], query, other, *cameras, protocol=protocol)
+    assert figures["rank1"] == 0
+    assert figures["mAP"] == 0.5
+    # One of two images matches: it is the first or the second.
+    chance = chance_level(query, other, *cameras, protocol=protocol)
+    assert chance["mAP"] == 0.75

@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+from mbn_jax.errors import InputError
 from mbn_jax.evaluation import (
     average_precisions,
     evaluate,
@@ -187,3 +188,80 @@ def test_a_table_shows_the_spread_over_trials_with_n_minus_one():
     assert cells(figures)[0] == "50.0 ± 0.0"
     assert cells(figures)[4] == f"30.0 ± {100 * np.std([0.1, 0.2, 0.6], ddof=1):.1f}"
     assert cells(mean_over_trials([trial]))[4] == "50.0"
+
+
+def test_lists_are_as_good_as_arrays(records):
+    features = np.random.default_rng(0).normal(size=(16, 5)).astype(np.float32)
+    lists = Records(
+        **{
+            key: getattr(records, key).tolist()
+            for key in ("identity", "camera", "modality", "name")
+        }
+    )
+    protocol = INFRARED_TO_VISIBLE
+    assert evaluate(features.tolist(), lists, BOTH) == evaluate(features, records, BOTH)
+    assert evaluate_chance(lists, BOTH) == evaluate_chance(records, BOTH)
+    np.testing.assert_array_equal(
+        average_precisions(features.tolist(), lists, protocol),
+        average_precisions(features, records, protocol),
+    )
+    for ours, theirs in zip(
+        ranked_list(features.tolist(), lists, protocol=protocol),
+        ranked_list(features, records, protocol=protocol),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours.gallery, theirs.gallery)
+
+
+@pytest.mark.parametrize(
+    ("features", "words"),
+    [
+        (np.ones(16), r"have shape \(16,\), but a matrix"),
+        (np.ones((17, 3)), "features of 17 images, but 16 records"),
+        (np.ones((15, 3)), "features of 15 images, but 16 records"),
+        (np.full((16, 3), "a"), "real numbers are expected"),
+        (None, "real numbers are expected"),
+    ],
+)
+def test_features_that_do_not_fit_the_records_are_refused(records, features, words):
+    protocol = INFRARED_TO_VISIBLE
+    for call in (
+        lambda: evaluate(features, records, BOTH),
+        lambda: average_precisions(features, records, protocol),
+        lambda: ranked_list(features, records, protocol=protocol),
+    ):
+        with pytest.raises(InputError, match=words):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (
+            {"identity": np.int32(0)},
+            r"identity labels have shape \(\), but there are 1",
+        ),
+        ({"camera": [1, 2]}, r"camera labels have shape \(2,\), but there are 16"),
+        ({"modality": [[0]] * 16}, r"modality labels have shape \(16, 1\)"),
+        ({"modality": [0.5] * 16}, "modality labels are float64, but integers"),
+        ({"role": ["query"] * 16}, "role labels are <U5, but integers"),
+        ({"identity": ["a", 1] * 8}, "identity labels are of the types Integral, str"),
+        ({"camera": None}, "camera labels are of the types NoneType"),
+        ({"camera": np.full(16, np.datetime64("2020-01-01"))}, "numbers or texts"),
+    ],
+)
+def test_labels_that_are_none_make_no_records(records, changed, words):
+    with pytest.raises(InputError, match=words):
+        dataclasses.replace(records, **changed)
+
+
+def test_what_is_no_protocol_is_refused(records):
+    features = one_hot(records.identity)
+    for call in (
+        lambda: evaluate(features, records, ["visible"]),
+        lambda: evaluate_chance(records, [None]),
+        lambda: average_precisions(features, records, None),
+        lambda: ranked_list(features, records, protocol="visible"),
+    ):
+        with pytest.raises(InputError, match="a Protocol is expected"):
+            call()

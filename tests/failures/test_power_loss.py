@@ -120,6 +120,15 @@ def test_a_file_that_is_being_replaced_is_the_old_one_or_the_new_one(disk, tmp_p
     assert found == {False: b"old", True: b"new"}
 
 
+def test_a_work_directory_has_its_name_before_what_is_in_it(disk, config, tmp_path):
+    workdir = disk.root / "runs" / "first"
+    with locked(workdir, config), Checkpoints(workdir) as checkpoints:
+        checkpoints.save(2, state_of(2), None)
+        checkpoints.wait()
+        left = disk.after_power_loss(tmp_path / "left", with_renames=False)
+    assert steps_of(left / "runs" / "first") == [2]
+
+
 def state_of(step):
     return ModelState(jnp.int32(step), *(jnp.full(3, step + i) for i in range(5)))
 

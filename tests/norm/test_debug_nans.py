@@ -126,6 +126,20 @@ def test_clean_data_raise_nothing(network_of, compiled, number):
             assert np.isfinite(np.asarray(result, np.float32)).all()
 
 
+@pytest.mark.parametrize("network_of", KINDS)
+def test_clean_data_raise_nothing_with_jit_disabled(network_of):
+    network = network_of()
+    for modality, mask, x in CLEAN.values():
+        state, x = network.state(jnp.asarray(x), modality), jnp.asarray(x)
+        with jax.disable_jit():
+            results = (
+                network.step(state, x, modality, mask),
+                network.evaluate(state, x, modality, mask),
+            )
+        for result in jax.tree.leaves(results):
+            assert np.isfinite(np.asarray(result, np.float32)).all()
+
+
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
 @pytest.mark.parametrize("network_of", KINDS)
 def test_a_modality_outside_the_range_is_an_error(network_of, compiled):

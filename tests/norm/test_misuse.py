@@ -119,7 +119,9 @@ TAKES_A_NUMBER = {
 }
 
 
-@pytest.mark.parametrize("number", [-4, 1.5, 2.0, True, None, "2", np.inf, 10**30])
+@pytest.mark.parametrize(
+    "number", [-4, 1.5, 2.0, True, None, "2", np.inf, 10**30, np.ones((9, 9))]
+)
 @pytest.mark.parametrize("function", TAKES_A_NUMBER)
 def test_a_number_that_is_none_is_refused_in_one_sentence(function, number):
     with pytest.raises(

@@ -159,6 +159,7 @@ def test_the_command_writes_a_figure_a_table_and_all_figures(finished, tmp_path)
         (("--output=/dev/null/gaps", "run"), "/dev/null is no folder"),
         (("nowhere",), "nowhere"),
         (("--batches=3",), "batches"),
+        ((f"--num_batches={10**20}", "run"), "--num_batches"),
     ],
 )
 def test_the_command_says_what_is_wrong(arguments, says):

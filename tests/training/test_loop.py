@@ -170,6 +170,9 @@ def test_load_gives_the_network_back(config, finished):
     features = mbn_jax.embed(model, variables, images, 1)
     assert features.shape == (3, 32)
     assert features.dtype == np.float32
+    with jax.set_mesh(jax.make_mesh((8,), ("data",))):
+        on_eight = mbn_jax.embed(model, variables, images, 1)
+    np.testing.assert_array_equal(on_eight, features)
     best = results["figures"]["best"]["step"]
     chosen = mbn_jax.load(workdir, "best")[1], mbn_jax.load(workdir, best)[1]
     jax.tree.map(np.testing.assert_array_equal, *chosen)

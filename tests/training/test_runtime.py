@@ -117,6 +117,15 @@ def test_open_mpi_is_left_to_jax():
             "--process_id is 2, expected 0 to 1",
         ),
         (["--num_processes=0"], "num_processes"),
+        ([f"--num_processes={10**20}"], "num_processes"),
+        (
+            ["--coordinator_address=host", "--num_processes=2", "--process_id=0"],
+            "--coordinator_address is 'host', expected host:port",
+        ),
+        (
+            ["--coordinator_address=h:99999", "--num_processes=2", "--process_id=0"],
+            "--coordinator_address is 'h:99999', expected host:port",
+        ),
     ],
 )
 def test_flags_that_do_not_belong_together(flags, message, tmp_path):

@@ -37,6 +37,7 @@ from mbn_jax.evaluation.protocols import (
     by_identity_and_camera,
 )
 from mbn_jax.evaluation.records import Records
+from mbn_jax.files import regular_size
 
 # By (camera, identity): row t - 1 is the order of the image numbers in trial t.
 Permutations = Mapping[tuple[int, int], np.ndarray]
@@ -194,6 +195,8 @@ def read_permutations(path: str | Path) -> Permutations:
     # Imported here: it takes a while, and few need it.
     import scipy.io
 
+    if os.path.exists(path):
+        regular_size(Path(path))
     try:
         with open(path, "rb") as file:
             cameras = scipy.io.loadmat(file)["rand_perm_cam"]
