@@ -1,5 +1,6 @@
 """The configuration on the command line, and a parser of all flags."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +36,8 @@ def define_flag(default: Path) -> flags.FlagHolder[ConfigDict]:
     known = flatten(default_config().to_dict())
     for argument in sys.argv[1:]:
         key, _, value = argument.lstrip("-").partition("=")
-        if key == "config" and value and not Path(value.partition(":")[0]).is_file():
+        # Of os.path, since pathlib raises for a name that is too long.
+        if key == "config" and value and not os.path.isfile(value.partition(":")[0]):
             sys.exit(f"error: there is no configuration file {value}")
         if key.startswith("config.") and key.removeprefix("config.") not in known:
             sys.exit(f"error: {unknown(key.removeprefix('config.'))}")

@@ -55,3 +55,10 @@ def test_help_is_no_failure(flag, status):
     )
     assert done.returncode == status, done.stderr
     assert ("config.model.width" in done.stdout) == (status == 0)
+
+
+@pytest.mark.parametrize("name", ["absent.py", "x" * 300, "absent.py:part"])
+def test_a_configuration_that_is_not_there_is_one_sentence(name):
+    done = parse(f"--config={name}")
+    assert done.returncode == 1
+    assert done.stderr == f"error: there is no configuration file {name}\n"
