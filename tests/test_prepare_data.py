@@ -1,5 +1,6 @@
 """The script: what it prints, its exit status, and what is left when it is killed."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -36,7 +37,7 @@ runpy.run_path("experiments/prepare_data.py", run_name="__main__")
 """
 
 
-def run(*flags, ended_by=None):
+def run(*flags, ended_by=None, **environment):
     if ended_by:
         program = ["-c", textwrap.dedent(ENDED).format(signal=ended_by)]
     else:
@@ -47,6 +48,7 @@ def run(*flags, ended_by=None):
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, **environment},
     )
 
 
@@ -61,8 +63,10 @@ def test_killed_and_started_again_it_prepares_the_data(whole, tmp_path):
         f"--manual_dir={whole}",
         f"--data_dir={tmp_path}",
     ]
-    killed = run(*flags, ended_by="SIGKILL")
+    (temporary := tmp_path / "temporary").mkdir()
+    killed = run(*flags, ended_by="SIGKILL", TMPDIR=str(temporary))
     assert killed.returncode == -9
+    assert not list(temporary.iterdir())
     assert list((tmp_path / "sysu_mm01").iterdir())  # the half
     with pytest.raises(InputError, match="is not prepared"):
         load_split("sysu_mm01", "train", tmp_path)

@@ -1,8 +1,8 @@
 """Parses the flags of a command, among them those of the configuration of a run."""
 
+import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -47,9 +47,11 @@ def _with_file(argument: str) -> str:
     if key.lstrip("-") != "config" or not value:
         return argument
     name = value.partition(":")[0]
-    if name in recipes.RECIPES or (name.endswith(".json") and Path(name).is_file()):
+    # Of os.path, since pathlib raises for a name that is too long.
+    exists = os.path.isfile(name)
+    if name in recipes.RECIPES or (name.endswith(".json") and exists):
         return f"{key}={recipes.__file__}:{value}"
-    if not Path(name).is_file():
+    if not exists:
         sys.exit(
             f"error: there is no recipe and no file {name!r}; --config takes "
             f"{', '.join(recipes.RECIPES)}, a Python file with get_config(), or the "

@@ -140,10 +140,11 @@ def _write(
 ) -> None:
     builder = _Builder(dataset, manifest, data_dir, checked)
     # TFDS would show a bar without a total for every split, and write it into log
-    # files; it makes the directory of its downloads, and there are none.
+    # files; it makes the directory of its downloads, and there are none. In ours the
+    # next preparation removes what a kill leaves.
     tfds.display_progress_bar(False)
     try:
-        with tempfile.TemporaryDirectory() as downloads:
+        with tempfile.TemporaryDirectory(dir=data_dir) as downloads:
             builder.download_and_prepare(
                 file_format="array_record",
                 download_dir=downloads,

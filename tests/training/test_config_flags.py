@@ -60,7 +60,9 @@ def test_the_configuration_of_a_run_is_a_recipe(tmp_path):
     assert parsed["num_steps"] == 7
 
 
-@pytest.mark.parametrize("config", ["agx", "agx:llcm", "missing.json", "missing.py"])
+@pytest.mark.parametrize(
+    "config", ["agx", "agx:llcm", "missing.json", "missing.py", "x" * 300]
+)
 def test_another_recipe_is_one_sentence(config):
     done = parse(f"--config={config}")
     assert done.returncode == 1
