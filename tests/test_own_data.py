@@ -64,15 +64,14 @@ def test_the_page_leads_from_folders_to_ranked_lists(folder, monkeypatch):
     (making,) = blocks("python")
     exec(making, {})
     commands = [command for block in blocks("sh") for command in commands_of(block)]
-    scripts = [command.split()[1].partition("/")[2] for command in commands]
-    assert scripts == [
-        "make_manifest.py",
-        "prepare_data.py",
-        "train.py",
-        "evaluate.py",
-        "evaluate.py",
-        "gap.py",
-        "embed.py",
+    assert [command.split()[3] for command in commands] == [
+        "manifest",
+        "prepare",
+        "train",
+        "evaluate",
+        "evaluate",
+        "gap",
+        "embed",
     ]
     (section,) = re.findall(r"## Your own cameras\n(.*?)\n## ", README, re.DOTALL)
     (three,) = blocks("sh", section)
