@@ -28,7 +28,7 @@ from mbn_jax.data.dataset import Split, load_split
 from mbn_jax.data.pipeline import load_images
 from mbn_jax.data.sources import task_of
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation import evaluate, evaluate_chance, l2_normalise
+from mbn_jax.evaluation import evaluate, evaluate_chance, l2_normalize
 from mbn_jax.evaluation.results import read_results
 from mbn_jax.evaluation.table import COLUMNS
 from mbn_jax.files import check_writable, write_atomically
@@ -80,7 +80,7 @@ def hog(images: np.ndarray) -> np.ndarray:
         (N, D) float32 of unit length, zeros for a constant image. D is 36 times the
         number of blocks, (H / 8 - 1) (W / 8 - 1).
     """
-    return l2_normalise(np.stack([_blocks(image) for image in images]))
+    return l2_normalize(np.stack([_blocks(image) for image in images]))
 
 
 def _blocks(image: np.ndarray) -> np.ndarray:

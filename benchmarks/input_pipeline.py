@@ -88,7 +88,7 @@ def peer_batches(
     pool: ThreadPoolExecutor,
     resampling: Image.Resampling,
 ) -> Iterator[np.ndarray]:
-    """What loaders in re-identification do, without augmentation and normalisation.
+    """What loaders in re-identification do, without augmentation and normalization.
 
     PIL decodes and resizes outside Python's lock, so that threads are its strongest
     form: worker processes would have to hand eight megabytes a batch back.

@@ -155,7 +155,7 @@ def count(flags: argparse.Namespace) -> None:
         batch = shard(mesh, batch_of(config, BATCH))
         placed = partial(jax.ShapeDtypeStruct.update, sharding=replicated(mesh))
         state = jax.tree.map(placed, jax.eval_shape(init))
-        # What is counted does not depend on how well the machine code is optimised.
+        # What is counted does not depend on how well the machine code is optimized.
         quickly: Any = {"xla_backend_optimization_level": 0}
         compiled = train_step.lower(state, batch).compile(quickly)
         found = collectives(compiled.as_text(), n)

@@ -1,7 +1,7 @@
 """The training step of `train_step.py` in PyTorch: the peer, in its strongest form.
 
 torchvision's ResNet with a last stride and a width to choose, the BN neck, the same
-losses and the same optimiser as ours. On a GPU channels-last, autocast and
+losses and the same optimizer as ours. On a GPU channels-last, autocast and
 torch.compile; on a CPU what the flags of `train_step.py` choose.
 """
 
@@ -100,13 +100,13 @@ class ReID(nn.Module):
         return pooled, self.classifier(self.neck(pooled))
 
 
-def weighted_regularised_triplet(
+def weighted_regularized_triplet(
     features: torch.Tensor, identity: torch.Tensor
 ) -> torch.Tensor:
-    """As `mbn_jax.losses.weighted_regularised_triplet`."""
-    centred = features.float() - features.float().mean(0, keepdim=True).detach()
-    square = (centred**2).sum(1)
-    squared = square[:, None] + square[None, :] - 2.0 * centred @ centred.T
+    """As `mbn_jax.losses.weighted_regularized_triplet`."""
+    centered = features.float() - features.float().mean(0, keepdim=True).detach()
+    square = (centered**2).sum(1)
+    squared = square[:, None] + square[None, :] - 2.0 * centered @ centered.T
     distance = squared.clamp_min(1e-12).sqrt()
     same = identity[:, None] == identity[None, :]
     positive = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
@@ -181,7 +181,7 @@ def train_step(
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
             pooled, logits = model(x)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
-        return loss + weighted_regularised_triplet(pooled, labels)
+        return loss + weighted_regularized_triplet(pooled, labels)
 
     function = torch.compile(objective) if compiled else objective
     pixels = torch.from_numpy(images).to(device)

@@ -6,10 +6,10 @@
     python benchmarks/train_step.py --network=quick
 
 A ResNet-50 with last stride 1 and SGD with Nesterov momentum, or the quick run's
-ResNet-18 of a quarter of the width with AdamW; identity and weighted regularised
+ResNet-18 of a quarter of the width with AdamW; identity and weighted regularized
 triplet loss and weight decay, from uint8 images in memory to updated weights. The first
 compares with PyTorch, where it is installed, and says how long compiling takes; the
-second measures rematerialisation and accumulation; the third what the training loop
+second measures rematerialization and accumulation; the third what the training loop
 adds to its steps; the last compares the small network. All print Markdown tables;
 docs/benchmarks.md keeps those that we measured.
 """
@@ -167,7 +167,7 @@ def compare_compilation(sizes: Mapping[str, Any]) -> None:
 
 
 def compare_options(sizes: Mapping[str, Any], rounds: int, steps: int) -> None:
-    """Prints what rematerialisation and accumulation cost and save."""
+    """Prints what rematerialization and accumulation cost and save."""
     facts, taken = measure(OPTIONS, sizes, rounds, steps, {})
     rows = [
         [
@@ -205,7 +205,7 @@ def main() -> None:
     add("--rounds", type=int, default=5, help="counted (default 5)")
     add("--dtype", default="float32", choices=["float32", "bfloat16"])
     add("--only", nargs="+", choices=COMPARED, help="these candidates, instead of all")
-    add("--options", action="store_true", help="rematerialisation and accumulation")
+    add("--options", action="store_true", help="rematerialization and accumulation")
     add("--loop", action="store_true", help="the overhead of the training loop")
     flags = parser.parse_args()
     network = NETWORKS[flags.network]

@@ -103,7 +103,7 @@ def batch_hard_triplet(
     where :math:`A` are the anchors with a positive and a negative.
 
     Args:
-        features: :math:`f`, (B, D) floating; not normalised here.
+        features: :math:`f`, (B, D) floating; not normalized here.
         identity: :math:`y`, (B,) integers.
         margin: :math:`m`.
         axis_name: mapped axis under pmap and shard_map, over which the batch is cut.
@@ -131,7 +131,7 @@ def batch_hard_triplet(
 
 
 @_takes_explicit_axes
-def weighted_regularised_triplet(
+def weighted_regularized_triplet(
     features: jax.Array,
     identity: jax.Array,
     *,
@@ -156,7 +156,7 @@ def weighted_regularised_triplet(
     shrinks the positive term; here it is not counted.
 
     Args:
-        features: :math:`f`, (B, D) floating; not normalised here.
+        features: :math:`f`, (B, D) floating; not normalized here.
         identity: :math:`y`, (B,) integers.
         squared: takes the square of the difference, with its sign, in place of the
             difference: the loss of CAJ, which presses more on what is far from right.
@@ -176,7 +176,7 @@ def weighted_regularised_triplet(
     Example:
         >>> features = jnp.array([[0.0], [1.0], [3.0]])
         >>> identity = jnp.array([0, 0, 1])
-        >>> print(f"{weighted_regularised_triplet(features, identity):.4f}")
+        >>> print(f"{weighted_regularized_triplet(features, identity):.4f}")
         0.2201
     """
     features, identity = _checked(features, identity)
@@ -192,7 +192,7 @@ def weighted_regularised_triplet(
 
 
 @_takes_explicit_axes
-def hetero_centre(
+def hetero_center(
     features: jax.Array,
     identity: jax.Array,
     modality: jax.Array,
@@ -214,7 +214,7 @@ def hetero_centre(
     independent of their number.
 
     Args:
-        features: :math:`f`, (B, D) floating; not normalised here.
+        features: :math:`f`, (B, D) floating; not normalized here.
         identity: :math:`y`, (B,) integers.
         modality: (B,) integers.
         axis_name: mapped axis under pmap and shard_map, over which the batch is cut.
@@ -229,7 +229,7 @@ def hetero_centre(
     Example:
         >>> features = jnp.array([[0.0], [2.0], [4.0], [9.0]])
         >>> identity, modality = jnp.array([0, 0, 0, 1]), jnp.array([0, 0, 1, 1])
-        >>> print(f"{hetero_centre(features, identity, modality):.4f}")
+        >>> print(f"{hetero_center(features, identity, modality):.4f}")
         9.0000
     """
     features, identity, modality = _checked(features, identity, modality)
@@ -238,19 +238,19 @@ def hetero_centre(
     # others, and c* the mean of all. The sum over pairs is n times the sum of
     # |c - c*|^2 over centers, and c - c* = (n - 1) / n (c - c'). So the mean over pairs
     # is the mean of 2 (n - 1) / n |c - c'|^2 over centers.
-    distance = jnp.sum((groups.own_centre - groups.mean_of_others) ** 2, axis=1)
-    num_centres = groups.num_others + 1.0
+    distance = jnp.sum((groups.own_center - groups.mean_of_others) ** 2, axis=1)
+    num_centers = groups.num_others + 1.0
     return _mean_over_anchors(
         features,
-        2.0 * (groups.num_others / num_centres) * distance,
+        2.0 * (groups.num_others / num_centers) * distance,
         groups.num_others > 0,
         axis_name,
-        1.0 / (groups.size_of_own * num_centres),
+        1.0 / (groups.size_of_own * num_centers),
     )
 
 
 @_takes_explicit_axes
-def hetero_centre_triplet(
+def hetero_center_triplet(
     features: jax.Array,
     identity: jax.Array,
     modality: jax.Array,
@@ -265,14 +265,14 @@ def hetero_centre_triplet(
           + \max_{m' \ne m} \lVert c_{ym} - c_{ym'} \rVert_2
           - \min_{y' \ne y,\, m'} \lVert c_{ym} - c_{y'm'} \rVert_2\Big)
 
-    with the centers of `hetero_centre`, and :math:`A` the centers whose identity has
+    with the centers of `hetero_center`, and :math:`A` the centers whose identity has
     another modality and is not the only identity. The positive is the farthest center
     of the same identity; with two modalities it is that of the other modality, as in
     the authors' definition. The authors sum over the centers; the mean keeps the loss
     independent of their number.
 
     Args:
-        features: :math:`f`, (B, D) floating; not normalised here.
+        features: :math:`f`, (B, D) floating; not normalized here.
         identity: :math:`y`, (B,) integers.
         modality: (B,) integers.
         margin: :math:`\rho`.
@@ -289,19 +289,19 @@ def hetero_centre_triplet(
     Example:
         >>> features = jnp.array([[0.0], [1.0], [1.5], [1.5]])
         >>> identity, modality = jnp.array([0, 0, 1, 1]), jnp.array([0, 1, 0, 1])
-        >>> print(f"{hetero_centre_triplet(features, identity, modality):.4f}")
+        >>> print(f"{hetero_center_triplet(features, identity, modality):.4f}")
         0.2000
     """
     features, identity, modality = _checked(features, identity, modality)
     groups = _Groups.of(features, identity, modality, axis_name)
     # Every sample stands for its center: largest and smallest distances are the same.
-    centres = _everyone(groups.own_centre, axis_name)
-    distance = _distances(groups.own_centre, centres)
+    centers = _everyone(groups.own_center, axis_name)
+    distance = _distances(groups.own_center, centers)
     negative = identity[:, None] != _everyone(identity, axis_name)[None, :]
     nearest_negative = jnp.min(distance, axis=1, where=negative, initial=jnp.inf)
     farthest = jnp.argmax(jnp.where(groups.positive, distance, -1.0), axis=1)
     # By subtraction, which loses no digits where the centers of an identity are close.
-    hardest_positive = _lengths(groups.own_centre - centres[farthest])
+    hardest_positive = _lengths(groups.own_center - centers[farthest])
     loss = jax.nn.relu(margin + hardest_positive - nearest_negative)
     valid = (groups.num_others > 0) & jnp.any(negative, axis=1)
     return _mean_over_anchors(
@@ -371,15 +371,15 @@ class _Groups(NamedTuple):
     """The centers of each sample's identity, in its own modality and in the others.
 
     Attributes:
-        own_centre: (b, D) float32, minus the mean of the batch.
-        size_of_own: (b,) float32, samples that `own_centre` is the mean of.
+        own_center: (b, D) float32, minus the mean of the batch.
+        size_of_own: (b,) float32, samples that `own_center` is the mean of.
         mean_of_others: (b, D), the mean of the centers of the identity's other
             modalities; without such a sample, the mean of the batch.
         num_others: (b,) float32, centers that `mean_of_others` is the mean of.
         positive: (b, B) bool, which samples are of the identity in another modality.
     """
 
-    own_centre: jax.Array
+    own_center: jax.Array
     size_of_own: jax.Array
     mean_of_others: jax.Array
     num_others: jax.Array
@@ -431,8 +431,8 @@ def _distances(features: jax.Array, others: jax.Array) -> jax.Array:
         others: (B, D).
     """
     features, others = features.astype(jnp.float32), others.astype(jnp.float32)
-    centre = jax.lax.stop_gradient(jnp.mean(others, axis=0, keepdims=True))
-    features, others = features - centre, others - centre
+    center = jax.lax.stop_gradient(jnp.mean(others, axis=0, keepdims=True))
+    features, others = features - center, others - center
     product = jnp.matmul(features, others.T, precision=jax.lax.Precision.HIGHEST)
     scale = jnp.sum(features**2, axis=1)[:, None] + jnp.sum(others**2, axis=1)[None, :]
     squared = scale - 2.0 * product

@@ -9,7 +9,7 @@ DEFAULT = ("visible", "infrared")
 # Modalities of these names (in any case) have color; augmentation treats images of all
 # others as gray, even where their files have three different channels: `augment` says
 # which of its parts ask for color.
-COLOR = ("color", "colour", "rgb", "vis", "visible")
+COLOR = ("color", "color", "rgb", "vis", "visible")
 
 
 def has_color(name: str) -> bool:

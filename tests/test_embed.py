@@ -15,7 +15,7 @@ from mbn_jax.analysis.own_pictures import (
     embed_pictures,
     load_networks,
 )
-from mbn_jax.data.augment import normalise
+from mbn_jax.data.augment import normalize
 from mbn_jax.data.sixteen_bits import Scale
 from mbn_jax.deploy.artefact import Artefact
 from mbn_jax.errors import InputError
@@ -26,7 +26,7 @@ from .models.test_variants import filled, small
 
 ROOT = Path(__file__).parents[1]
 
-# The script with a model whose feature is the mean colour, in place of a trained one;
+# The script with a model whose feature is the mean color, in place of a trained one;
 # that of a .zip was exported for infrared pictures.
 SCRIPT = """
 import runpy, sys
@@ -64,7 +64,7 @@ def run(*flags):
     )
 
 
-class MeanColour:
+class MeanColor:
     def call(self, images):
         return images.mean(axis=(1, 2))
 
@@ -186,7 +186,7 @@ def test_images_of_sixteen_bits_are_read_by_the_scale_that_is_given(
     ]
     images = read_images(pictures, names, (24, 12), fixed)
     assert [images[0].min(), images[0].max()] == [42, 212]
-    model = Artefact((16, 8), 0, Network.modalities, "", exported=MeanColour())
+    model = Artefact((16, 8), 0, Network.modalities, "", exported=MeanColor())
     for reading, expected in ((wide, 1), (fixed, 0)):
         embed_pictures(model, {}, pictures, "visible", tmp_path / "f.npz", reading)
         told = capsys.readouterr().err
@@ -228,7 +228,7 @@ def test_images_of_sixteen_bits_have_the_scale_of_the_training(flags, level, tmp
     )
     assert done.returncode == 0, done.stderr
     assert ("as in training: infrared=0,4095 (" in done.stderr) == (not flags)
-    expected = normalise(np.array([[0, level, level]], np.uint8))
+    expected = normalize(np.array([[0, level, level]], np.uint8))
     expected /= np.linalg.norm(expected)
     with np.load(tmp_path / "f.npz") as archive:
         np.testing.assert_allclose(archive["features"], expected, atol=1e-5)
@@ -241,7 +241,7 @@ def test_a_full_disk_is_one_sentence(pictures, tmp_path, monkeypatch):
     def full(*_):
         raise FULL
 
-    model = Artefact((16, 8), 0, Network.modalities, "", exported=MeanColour())
+    model = Artefact((16, 8), 0, Network.modalities, "", exported=MeanColor())
     monkeypatch.setattr(own_pictures, "write_atomically", full)
     with pytest.raises(InputError, match=r"f\.npz cannot be written \(No space left"):
         embed_pictures(model, {}, pictures, "visible", tmp_path / "f.npz")
@@ -258,7 +258,7 @@ def test_names_that_are_too_long_are_refused_before_the_work(pictures, tmp_path)
             own_pictures.check_places([], [tmp_path / name])
     with pytest.raises(InputError, match="is not a folder"):
         own_pictures.check_places([tmp_path / ("x" * 300)], [])
-    model = Artefact((16, 8), 0, Network.modalities, "", exported=MeanColour())
+    model = Artefact((16, 8), 0, Network.modalities, "", exported=MeanColor())
     longest = tmp_path / f"{'ü' * 125}.npz"  # 254 bytes
     embed_pictures(model, {}, pictures, "visible", longest)
     assert longest.is_file()
@@ -381,7 +381,7 @@ def test_a_folder_is_embedded_by_the_name_of_its_modality(pictures, tmp_path):
 
 def test_features_of_another_length_are_refused(pictures, tmp_path):
     query = (pictures, np.eye(3, 4, dtype=np.float32), find_images(pictures))
-    shorter = Artefact((16, 8), 0, Network.modalities, "", exported=MeanColour())
+    shorter = Artefact((16, 8), 0, Network.modalities, "", exported=MeanColor())
     with pytest.raises(InputError, match=r"queries have 4 numbers .* the gallery 3"):
         draw_gallery_search(
             shorter, {}, query, pictures, "visible", tmp_path / "list.png"

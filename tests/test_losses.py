@@ -13,38 +13,38 @@ from mbn_jax import losses
 from mbn_jax.losses import (
     batch_hard_triplet,
     circle,
-    hetero_centre,
-    hetero_centre_triplet,
+    hetero_center,
+    hetero_center_triplet,
     identity_loss,
-    weighted_regularised_triplet,
+    weighted_regularized_triplet,
 )
 
 MODALITY = np.array([0, 1, 1, 0] * 4)
 
 
 def squared_wrt(features, identity):
-    return weighted_regularised_triplet(features, identity, squared=True)
+    return weighted_regularized_triplet(features, identity, squared=True)
 
 
-def hetero_centre_of(features, identity):
+def hetero_center_of(features, identity):
     """With modalities in a fixed order, for the tests that hold for all losses."""
-    return hetero_centre(features, identity, jnp.asarray(MODALITY[: len(identity)]))
+    return hetero_center(features, identity, jnp.asarray(MODALITY[: len(identity)]))
 
 
-def hetero_centre_triplet_of(features, identity):
+def hetero_center_triplet_of(features, identity):
     modality = jnp.asarray(MODALITY[: len(identity)])
-    return hetero_centre_triplet(features, identity, modality)
+    return hetero_center_triplet(features, identity, modality)
 
 
 OF_DISTANCES = [
     batch_hard_triplet,
-    weighted_regularised_triplet,
+    weighted_regularized_triplet,
     squared_wrt,
-    hetero_centre_of,
-    hetero_centre_triplet_of,
+    hetero_center_of,
+    hetero_center_triplet_of,
 ]
 PAIRWISE = [*OF_DISTANCES, circle]
-OF_ANCHORS = [batch_hard_triplet, weighted_regularised_triplet, squared_wrt, circle]
+OF_ANCHORS = [batch_hard_triplet, weighted_regularized_triplet, squared_wrt, circle]
 
 
 def batch(num_identities=4, num_images=4, dimension=6, seed=0):
@@ -94,7 +94,7 @@ def batch_hard_triplet_by_loops(features, identity, margin=0.3):
     return mean_over_anchors_by_loops(of_anchor, features, identity)
 
 
-def weighted_regularised_triplet_by_loops(features, identity, squared=False):
+def weighted_regularized_triplet_by_loops(features, identity, squared=False):
     def of_anchor(positives, negatives):
         positive_weights = np.exp(positives) / np.sum(np.exp(positives))
         negative_weights = np.exp(-negatives) / np.sum(np.exp(-negatives))
@@ -106,8 +106,8 @@ def weighted_regularised_triplet_by_loops(features, identity, squared=False):
     return mean_over_anchors_by_loops(of_anchor, features, identity)
 
 
-def centres_by_loops(features, identity, modality):
-    """The centre of every identity in every modality that it has."""
+def centers_by_loops(features, identity, modality):
+    """The center of every identity in every modality that it has."""
     features = np.asarray(features, np.float64)
     members = {}
     for feature, y, m in zip(features, np.asarray(identity), modality, strict=True):
@@ -115,26 +115,26 @@ def centres_by_loops(features, identity, modality):
     return {key: np.mean(rows, axis=0) for key, rows in members.items()}
 
 
-def hetero_centre_by_loops(features, identity, modality=None):
+def hetero_center_by_loops(features, identity, modality=None):
     modality = MODALITY[: len(identity)] if modality is None else modality
-    centres = centres_by_loops(features, identity, modality)
+    centers = centers_by_loops(features, identity, modality)
     values = []
-    for identity in {y for y, _ in centres}:
-        of_identity = [centre for (y, _), centre in centres.items() if y == identity]
+    for identity in {y for y, _ in centers}:
+        of_identity = [center for (y, _), center in centers.items() if y == identity]
         pairs = list(itertools.combinations(of_identity, 2))
         if pairs:
             values.append(np.mean([np.sum((a - b) ** 2) for a, b in pairs]))
     return np.mean(values) if values else 0.0
 
 
-def hetero_centre_triplet_by_loops(features, identity, modality=None, margin=0.3):
+def hetero_center_triplet_by_loops(features, identity, modality=None, margin=0.3):
     modality = MODALITY[: len(identity)] if modality is None else modality
-    centres = centres_by_loops(features, identity, modality)
+    centers = centers_by_loops(features, identity, modality)
     values = []
-    for (y, m), centre in centres.items():
+    for (y, m), center in centers.items():
         distances = {
-            key: np.sqrt(np.sum((centre - other) ** 2))
-            for key, other in centres.items()
+            key: np.sqrt(np.sum((center - other) ** 2))
+            for key, other in centers.items()
         }
         positives = [d for (z, n), d in distances.items() if z == y and n != m]
         negatives = [d for (z, _), d in distances.items() if z != y]
@@ -165,11 +165,11 @@ def circle_by_loops(features, identity, margin=0.25, scale=64.0):
 
 BY_LOOPS = {
     batch_hard_triplet: batch_hard_triplet_by_loops,
-    weighted_regularised_triplet: weighted_regularised_triplet_by_loops,
-    squared_wrt: partial(weighted_regularised_triplet_by_loops, squared=True),
+    weighted_regularized_triplet: weighted_regularized_triplet_by_loops,
+    squared_wrt: partial(weighted_regularized_triplet_by_loops, squared=True),
     circle: circle_by_loops,
-    hetero_centre_of: hetero_centre_by_loops,
-    hetero_centre_triplet_of: hetero_centre_triplet_by_loops,
+    hetero_center_of: hetero_center_by_loops,
+    hetero_center_triplet_of: hetero_center_triplet_by_loops,
 }
 
 
@@ -203,11 +203,11 @@ def test_margin_of_the_triplet(margin):
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.3, 5.0])
-def test_margin_of_the_hetero_centre_triplet(margin):
+def test_margin_of_the_hetero_center_triplet(margin):
     features, identity = batch()
     np.testing.assert_allclose(
-        hetero_centre_triplet(features, identity, jnp.asarray(MODALITY), margin),
-        hetero_centre_triplet_by_loops(features, identity, margin=margin),
+        hetero_center_triplet(features, identity, jnp.asarray(MODALITY), margin),
+        hetero_center_triplet_by_loops(features, identity, margin=margin),
         rtol=1e-5,
     )
 
@@ -237,9 +237,9 @@ def test_the_weights_of_the_circle_loss_are_constant_to_the_gradient():
     np.testing.assert_allclose(jax.grad(loss)(angle), expected, rtol=1e-5)
 
 
-OF_CENTRES = {
-    hetero_centre: hetero_centre_by_loops,
-    hetero_centre_triplet: hetero_centre_triplet_by_loops,
+OF_CENTERS = {
+    hetero_center: hetero_center_by_loops,
+    hetero_center_triplet: hetero_center_triplet_by_loops,
 }
 
 
@@ -254,41 +254,41 @@ def uneven_batch(num_modalities, size=16, seed=0):
     return jnp.asarray(features), jnp.asarray(identity), jnp.asarray(modality)
 
 
-@pytest.mark.parametrize("loss", OF_CENTRES)
+@pytest.mark.parametrize("loss", OF_CENTERS)
 @pytest.mark.parametrize("num_modalities", [1, 2, 3, 5])
 @pytest.mark.parametrize("seed", range(3))
-def test_centres_of_unequal_groups_weigh_alike(loss, num_modalities, seed):
+def test_centers_of_unequal_groups_weigh_alike(loss, num_modalities, seed):
     labeled = uneven_batch(num_modalities, seed=seed)
-    expected = OF_CENTRES[loss](*labeled)
+    expected = OF_CENTERS[loss](*labeled)
     assert (expected > 0) == (num_modalities > 1)
     np.testing.assert_allclose(loss(*labeled), expected, rtol=1e-5)
 
 
-def test_two_centres_are_compared_by_their_squared_distance():
+def test_two_centers_are_compared_by_their_squared_distance():
     features = jnp.array([[0.0, 1.0], [2.0, 1.0], [4.0, 5.0]])
     identity, modality = jnp.array([7, 7, 7]), jnp.array([0, 0, 1])
-    loss, gradient = jax.value_and_grad(hetero_centre)(features, identity, modality)
+    loss, gradient = jax.value_and_grad(hetero_center)(features, identity, modality)
     assert loss == (4 - 1) ** 2 + (5 - 1) ** 2
     np.testing.assert_array_equal(gradient, [[-3.0, -4.0], [-3.0, -4.0], [6.0, 8.0]])
 
 
-def test_three_centres_are_compared_by_their_mean_squared_distance():
+def test_three_centers_are_compared_by_their_mean_squared_distance():
     features = jnp.array([[0.0], [1.0], [3.0]])
     identity = jnp.zeros(3, int)
-    loss = hetero_centre(features, identity, jnp.arange(3))
+    loss = hetero_center(features, identity, jnp.arange(3))
     np.testing.assert_allclose(loss, (1 + 4 + 9) / 3, rtol=1e-6)
 
 
-def test_the_farthest_centre_of_the_identity_is_the_positive():
+def test_the_farthest_center_of_the_identity_is_the_positive():
     """Centers 0, 1, 3 of one identity; the nearest negative is at -4."""
     features = jnp.array([[0.0], [1.0], [3.0], [-4.0]])
     identity, modality = jnp.array([0, 0, 0, 1]), jnp.array([0, 1, 2, 0])
-    loss = hetero_centre_triplet(features, identity, modality, 2.0)
+    loss = hetero_center_triplet(features, identity, modality, 2.0)
     expected = [2 + 3 - 4, max(0, 2 + 2 - 5), max(0, 2 + 3 - 7)]
     np.testing.assert_allclose(loss, np.mean(expected), rtol=1e-6)
 
 
-@pytest.mark.parametrize("loss", OF_CENTRES)
+@pytest.mark.parametrize("loss", OF_CENTERS)
 def test_gradient_of_three_modalities_agrees_with_finite_differences(loss):
     features, identity, modality = uneven_batch(3)
     check_grads(
@@ -300,7 +300,7 @@ def test_gradient_of_three_modalities_agrees_with_finite_differences(loss):
     )
 
 
-@pytest.mark.parametrize("loss", OF_CENTRES)
+@pytest.mark.parametrize("loss", OF_CENTERS)
 def test_the_order_of_the_modalities_makes_no_difference(loss):
     features, identity, modality = uneven_batch(3)
     renamed = jnp.array([2, 0, 1])[modality]
@@ -311,20 +311,20 @@ def test_the_order_of_the_modalities_makes_no_difference(loss):
     )
 
 
-def test_an_identity_of_one_modality_has_no_hetero_centre_loss():
+def test_an_identity_of_one_modality_has_no_hetero_center_loss():
     features, identity, modality = uneven_batch(3)
     others = identity != 3
     assert not np.all(others)
     np.testing.assert_allclose(
-        hetero_centre(features, identity, modality),
-        hetero_centre(features[others], identity[others], modality[others]),
+        hetero_center(features, identity, modality),
+        hetero_center(features[others], identity[others], modality[others]),
         rtol=1e-6,
     )
-    gradient = jax.grad(hetero_centre)(features, identity, modality)
+    gradient = jax.grad(hetero_center)(features, identity, modality)
     np.testing.assert_array_equal(gradient[~others], 0.0)
 
 
-@pytest.mark.parametrize("loss", [hetero_centre, hetero_centre_triplet])
+@pytest.mark.parametrize("loss", [hetero_center, hetero_center_triplet])
 def test_a_modality_for_every_sample_is_asked_for(loss):
     features, identity = batch()
     with pytest.raises(ValueError, match=r"\(15,\) where there are 16 samples"):
@@ -526,13 +526,13 @@ def test_what_does_not_fit_is_refused_in_one_sentence(loss, rows):
 OF_SAMPLES = {
     "identity": lambda x, y, m, **a: identity_loss(x, y, 0.1, **a),
     "triplet": lambda x, y, m, **a: batch_hard_triplet(x, y, 0.3, **a),
-    "wrt": lambda x, y, m, **a: weighted_regularised_triplet(x, y, **a),
-    "squared wrt": lambda x, y, m, **a: weighted_regularised_triplet(
+    "wrt": lambda x, y, m, **a: weighted_regularized_triplet(x, y, **a),
+    "squared wrt": lambda x, y, m, **a: weighted_regularized_triplet(
         x, y, squared=True, **a
     ),
     "circle": lambda x, y, m, **a: circle(x, y, **a),
-    "hetero-centre": hetero_centre,
-    "hetero-centre triplet": hetero_centre_triplet,
+    "hetero-center": hetero_center,
+    "hetero-center triplet": hetero_center_triplet,
 }
 
 
@@ -542,7 +542,7 @@ def test_on_a_mapped_axis_every_device_has_the_loss_of_the_global_batch(loss):
     assert_same_on_a_mapped_axis(loss, (features, identity, jnp.asarray(MODALITY)))
 
 
-@pytest.mark.parametrize("loss", OF_CENTRES)
+@pytest.mark.parametrize("loss", OF_CENTERS)
 def test_on_a_mapped_axis_three_modalities_are_those_of_the_global_batch(loss):
     assert_same_on_a_mapped_axis(loss, uneven_batch(3))
 

@@ -146,7 +146,7 @@ def test_three_modalities_lead_to_six_searches(tmp_path):
     )
     trained = run_well(
         "python -m mbn_jax train --workdir=runs/mine --config.data.dataset=mine"
-        " --config.model.stem=separate --config.loss.hetero_centre=0.1",
+        " --config.model.stem=separate --config.loss.hetero_center=0.1",
         tmp_path,
     )
     assert "1 identities lack a modality" in trained.stderr

@@ -22,11 +22,11 @@ from flax import linen as nn
 from mbn_jax import ModalityBatchNorm
 
 BATCH, POSITIONS, BATCHES = 64, 32, 12
-COLOURS = {"visible": "#0072b2", "infrared": "#d55e00"}
+COLORS = {"visible": "#0072b2", "infrared": "#d55e00"}
 
 
-def normalise(x: np.ndarray, modality: np.ndarray) -> dict[str, np.ndarray]:
-    """Values (B, POSITIONS) after each of the two normalisations."""
+def normalize(x: np.ndarray, modality: np.ndarray) -> dict[str, np.ndarray]:
+    """Values (B, POSITIONS) after each of the two normalizations."""
     x = jnp.asarray(x)[:, :, None]
     layers = {"BN": nn.BatchNorm(False), "MBN": ModalityBatchNorm(False)}
     arguments = {"BN": (x,), "MBN": (x, modality)}
@@ -46,7 +46,7 @@ def draw() -> plt.Figure:
         modality = (np.arange(BATCH) < number).astype(np.int32)
         mean, deviation = 3 * modality[:, None], 1 - 0.5 * modality[:, None]
         x = rng.normal(mean, deviation, (BATCH, POSITIONS))
-        after.append((normalise(x.astype(np.float32), modality), modality))
+        after.append((normalize(x.astype(np.float32), modality), modality))
 
     figure, axes = plt.subplots(
         2, 2, figsize=(9, 4.2), width_ratios=(1, 1.4), layout="constrained"
@@ -54,11 +54,11 @@ def draw() -> plt.Figure:
     left, right = axes.T
     for row, name in enumerate(("BN", "MBN")):
         values, modality = after[int(np.argmin(np.abs(number_infrared - BATCH / 2)))]
-        for m, (label, colour) in enumerate(COLOURS.items()):
+        for m, (label, color) in enumerate(COLORS.items()):
             left[row].hist(
                 values[name][modality == m].ravel(),
                 bins=np.linspace(-3, 3, 31),
-                color=colour,
+                color=color,
                 alpha=0.6,
                 label=label,
             )
@@ -70,7 +70,7 @@ def draw() -> plt.Figure:
                 means,
                 deviations,
                 fmt="o",
-                color=colour,
+                color=color,
                 capsize=2,
                 label=label,
             )

@@ -1,4 +1,4 @@
-"""Charts as inline SVG that takes the text colour of the page around it."""
+"""Charts as inline SVG that takes the text color of the page around it."""
 
 import io
 import itertools
@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from mbn_jax.text import printable
 
 # Told apart in light and in dark pages, and by those who see no red or no green.
-BLUE, ORANGE, PURPLE, GREY = "#3b82d6", "#e08214", "#a63f84", "#8c8c8c"
+BLUE, ORANGE, PURPLE, GRAY = "#3b82d6", "#e08214", "#a63f84", "#8c8c8c"
 GREEN, RED = "#2a9d6f", "#c84a5b"
 # For any number of series; with the line styles, thirty can be told apart.
 SERIES = (
@@ -22,7 +22,7 @@ SERIES = (
     *("#5a35f0", "#62b81e", "#f05cf0", "#7a5a2e", "#2fbcd6"),
 )
 LINES = ("-", "--", ":")
-# Drawn in a colour that nothing else has, and then replaced by CSS's currentColor.
+# Drawn in a color that nothing else has, and then replaced by CSS's currentColor.
 INK = "#010203"
 _TITLE_WIDTH = 36  # letters that fit above a chart
 _LABEL_WIDTH = 40  # letters that fit into a legend
@@ -41,9 +41,9 @@ def chart(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     axes.set_ylabel(y, color=INK)
     axes.tick_params(colors=INK)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.grid(color=GREY, alpha=0.3, lw=0.6)
+    axes.grid(color=GRAY, alpha=0.3, lw=0.6)
     for side, spine in axes.spines.items():
-        spine.set(color=GREY, visible=side in ("left", "bottom"))
+        spine.set(color=GRAY, visible=side in ("left", "bottom"))
     return figure, axes
 
 

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from mbn_jax.analysis.charts import GREY, INK, chart, legend_label, svg
+from mbn_jax.analysis.charts import GRAY, INK, chart, legend_label, svg
 from mbn_jax.analysis.curves import noisy_line, read_metrics, series
 from mbn_jax.analysis.gap import Gap
 from mbn_jax.analysis.gap_charts import (
-    COLOURS,
+    COLORS,
     WAYS,
     Measured,
     gap_sections,
@@ -25,9 +25,9 @@ from mbn_jax.evaluation.results import read_results
 from mbn_jax.evaluation.table import COLUMNS, cells
 from mbn_jax.files import check_named, read_json, write_atomically
 
-# Colour and marker of each run: those of its gaps, and what needs no eye for colours.
+# Color and marker of each run: those of its gaps, and what needs no eye for colors.
 _Style = tuple[str, str]
-_STYLES: tuple[_Style, ...] = tuple(zip(COLOURS, "os^D", strict=True))
+_STYLES: tuple[_Style, ...] = tuple(zip(COLORS, "os^D", strict=True))
 _NUM_MARKERS = 8
 _ONE_RUN_EACH = (
     "One run each. How much such figures move from seed to seed, only runs of other "
@@ -156,7 +156,7 @@ def _figures(runs: Mapping[str, _Run]) -> Iterator[str]:
     yield heading("Figures of the last steps")
     first = next(iter(runs.values())).results
     for protocol, words in first["protocols"].items():
-        yield f"<h3>{html.escape(words['title'])}, in per cent</h3>"
+        yield f"<h3>{html.escape(words['title'])}, in percent</h3>"
         last = {name: run.results["figures"]["last"] for name, run in runs.items()}
         rows = [
             (f"{name} ({figures['step']})", figures[protocol])
@@ -234,7 +234,7 @@ def _cmc(runs: Mapping[str, _Run]) -> Section:
             _draw_percent(axes, np.arange(1, len(cmc) + 1), cmc, name, style)
         chance = np.asarray(first["figures"]["chance"][protocol]["cmc"])
         ranks = np.arange(1, len(chance) + 1)
-        axes.plot(ranks, 100 * chance, "--", color=GREY, label="chance")
+        axes.plot(ranks, 100 * chance, "--", color=GRAY, label="chance")
         axes.set_ylim(0, 101)
         _legend(axes)
         charts.append(svg(figure))
@@ -266,10 +266,10 @@ def _gaps(runs: Mapping[str, _Run]) -> Iterator[str]:
 
 def _line(name: str, style: _Style, num_points: int) -> dict[str, Any]:
     """How the line of a run looks, as arguments of `Axes.plot`."""
-    colour, marker = style
+    color, marker = style
     every = max(1, num_points // _NUM_MARKERS)
     look = {"marker": marker, "markersize": 4, "markevery": every}
-    return {"color": colour, "label": legend_label(name), **look}
+    return {"color": color, "label": legend_label(name), **look}
 
 
 def _legend(axes: Axes) -> None:

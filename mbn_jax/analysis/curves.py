@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 
 from mbn_jax.analysis.charts import (
     BLUE,
+    GRAY,
     GREEN,
-    GREY,
     INK,
     ORANGE,
     PURPLE,
@@ -73,7 +73,7 @@ def _parse(text: bytes) -> dict[str, Any]:
     return line
 
 
-_OF_LOSSES = (ORANGE, PURPLE, GREEN, RED, GREY, "#5b6bc8", "#a08214")
+_OF_LOSSES = (ORANGE, PURPLE, GREEN, RED, GRAY, "#5b6bc8", "#a08214")
 _MOST_INSIDE = 3  # protocols whose legend leaves room for their curves
 _MOST_POINTS = 800
 
@@ -86,14 +86,14 @@ def training_curves(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     names = {key for line in lines for key in line if key.endswith("_loss")}
     losses = {"loss": ("total", BLUE)}
-    for name, colour in zip(sorted(names), _OF_LOSSES, strict=False):
-        losses[name] = (name.removesuffix("_loss").replace("_", " "), colour)
+    for name, color in zip(sorted(names), _OF_LOSSES, strict=False):
+        losses[name] = (name.removesuffix("_loss").replace("_", " "), color)
     charts = []
     drawn = [(*series(lines, key), *style) for key, style in losses.items()]
     if any(len(steps) for steps, *_ in drawn):
         figure, axes = chart("Training loss", "step", "loss")
-        for steps, values, label, colour in drawn:
-            noisy_line(axes, steps, values, label, colour)
+        for steps, values, label, color in drawn:
+            noisy_line(axes, steps, values, label, color)
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False, labelcolor=INK)
         charts.append(svg(figure))
@@ -128,7 +128,7 @@ def validation_curve(
     if not found:
         return []
     if best_step is not None:
-        axes.axvline(best_step, color=GREY, ls=":", label=f"best: step {best_step}")
+        axes.axvline(best_step, color=GRAY, ls=":", label=f"best: step {best_step}")
     axes.set_ylim(bottom=0)
     if len(titles) <= _MOST_INSIDE:
         axes.legend(frameon=False, labelcolor=INK)
@@ -156,8 +156,8 @@ def cmc_curves(
     styles: dict[str, dict[str, Any]] = {
         "last": {"color": BLUE, "label": "last step", "lw": 2},
         "best": {"color": ORANGE, "label": "best on validation", "ls": "-."},
-        "untrained": {"color": GREY, "label": "untrained"},
-        "chance": {"color": GREY, "label": "chance", "ls": "--"},
+        "untrained": {"color": GRAY, "label": "untrained"},
+        "chance": {"color": GRAY, "label": "chance", "ls": "--"},
     }
     charts = []
     for name, title in titles.items():
@@ -187,7 +187,7 @@ def noisy_line(
     steps: np.ndarray,
     values: np.ndarray,
     label: str | None,
-    colour: str,
+    color: str,
     **style: Any,
 ) -> None:
     """A faint line of all the values, and a clear one of their moving average.
@@ -197,21 +197,21 @@ def noisy_line(
         steps: (n,); nothing is drawn of none.
         values: (n,).
         label: of the clear line.
-        colour: of both.
+        color: of both.
         **style: of the clear line.
     """
     if len(steps) == 0:
         return
-    # A long run would make a page of many megabytes: neighbours are averaged.
+    # A long run would make a page of many megabytes: neighbors are averaged.
     groups = min(_MOST_POINTS, len(steps))
     edges = np.linspace(0, len(steps), groups, endpoint=False).astype(int)
     sizes = np.diff(np.append(edges, len(steps)))
     steps = np.add.reduceat(steps, edges) / sizes
     values = np.add.reduceat(values, edges) / sizes
-    axes.plot(steps, values, color=colour, alpha=0.3, lw=1)
+    axes.plot(steps, values, color=color, alpha=0.3, lw=1)
     width = max(1, len(values) // 40)
     window = np.ones(2 * width + 1)
     # Divided by the number of values that a window holds, so that the ends are right.
     weight = np.convolve(np.ones(len(values)), window, "full")[width:-width]
     smooth = np.convolve(values, window, "full")[width:-width] / weight
-    axes.plot(steps, smooth, color=colour, lw=2, label=label, **style)
+    axes.plot(steps, smooth, color=color, lw=2, label=label, **style)

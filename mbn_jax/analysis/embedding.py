@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mbn_jax.analysis.charts import (
-    GREY,
+    GRAY,
     INK,
     SERIES,
     chart,
@@ -128,15 +128,15 @@ def principal_components(features: np.ndarray) -> np.ndarray:
     Args:
         features: (N, D) floating, 2 ≤ N and 2 ≤ D.
     """
-    centred = features - features.mean(0)
-    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    centered = features - features.mean(0)
+    _, _, axes = np.linalg.svd(centered, full_matrices=False)
     axes = axes[:2]
     axes *= np.sign(axes[np.arange(2), np.abs(axes).argmax(1)])[:, None]
-    return centred @ axes.T
+    return centered @ axes.T
 
 
 def t_sne(features: np.ndarray, start: np.ndarray) -> np.ndarray | None:
-    """Neighbours as neighbours (van der Maaten and Hinton, JMLR 2008).
+    """Neighbors as neighbors (van der Maaten and Hinton, JMLR 2008).
 
     By the exact gradient, so that nothing is drawn by chance.
 
@@ -187,7 +187,7 @@ def _map(
         axes.plot(*np.transpose([*centers, centers[0]]), color=color, lw=1.2)
         axes.annotate(verbatim(name), centers[0], color=INK, fontsize=8, weight="bold")
     for name, marker in markers.items():
-        axes.scatter([], [], marker=marker, color=GREY, label=legend_label(name))
+        axes.scatter([], [], marker=marker, color=GRAY, label=legend_label(name))
     # Below, where it hides no image.
     axes.legend(
         frameon=False, labelcolor=INK, ncols=3, loc="upper left", bbox_to_anchor=(0, 0)

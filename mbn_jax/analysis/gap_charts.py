@@ -37,7 +37,7 @@ WAYS = {
     "training": "as in training: statistics of the batch",
     "evaluation": "as in evaluation: running statistics",
 }
-COLOURS = (BLUE, ORANGE, PURPLE, GREEN)
+COLORS = (BLUE, ORANGE, PURPLE, GREEN)
 _DEPTH, _UNIT = "normalization, from the image on", "gap, standard deviations"
 _MOST_IN_A_ROW = 4  # panels; of more, each gap has a row of its own
 _EXPLANATIONS = {
@@ -308,7 +308,7 @@ def _mean(profiles: np.ndarray) -> str:
 def _plot(
     axes: Axes, networks: Mapping[str, Sequence[Sequence[Gap]]], kind: Kind
 ) -> None:
-    for (network, runs), colour in zip(networks.items(), COLOURS, strict=False):
+    for (network, runs), color in zip(networks.items(), COLORS, strict=False):
         if not runs[0] or np.isnan(kind.value(runs[0][0])):
             continue
         for side, style, width in zip(SIDES, ("--", "-"), (1.2, 2.0), strict=True):
@@ -316,10 +316,10 @@ def _plot(
             depth = np.arange(1, profiles.shape[1] + 1)
             label = legend_label(f"{network}, {side}".removeprefix(", "))
             mean = profiles.mean(0)
-            axes.plot(depth, mean, style, color=colour, lw=width, label=label)
+            axes.plot(depth, mean, style, color=color, lw=width, label=label)
             if len(runs) > 1:
                 low, high = profiles.min(0), profiles.max(0)
-                axes.fill_between(depth, low, high, color=colour, alpha=0.15, lw=0)
+                axes.fill_between(depth, low, high, color=color, alpha=0.15, lw=0)
     _name_stages(axes, next(runs[0] for runs in networks.values() if runs[0]))
 
 

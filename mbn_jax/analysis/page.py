@@ -144,7 +144,7 @@ def table(
     Args:
         header: the first line.
         rows: the first cell of each, and the others.
-        main: first cell of a row that is emphasised.
+        main: first cell of a row that is emphasized.
         text: whether the cells are words, which may be broken, and not figures.
     """
     kind = ' class="text"' if text else ""

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from mbn_jax.analysis.charts import drawable, verbatim
 from mbn_jax.evaluation.ranking import Ranking
 
-# Frame colour and mark; the mark is for those who cannot tell the colours apart.
+# Frame color and mark; the mark is for those who cannot tell the colors apart.
 RIGHT, WRONG, UNKNOWN = ("#1a9850", "✓"), ("#d73027", "✗"), ("#8a8a8a", "")
 
 
@@ -35,7 +35,7 @@ class RankedList:
 
 
 def verdict(correct: bool | None) -> tuple[str, str]:
-    """The frame colour and the mark of a gallery image."""
+    """The frame color and the mark of a gallery image."""
     if correct is None:
         return UNKNOWN
     return RIGHT if correct else WRONG
@@ -79,7 +79,7 @@ def draw_ranked_lists(lists: Sequence[RankedList], title: str) -> Figure:
     """One row per query: the query, a gap, then its gallery, best first.
 
     Right images are framed green and marked ✓, wrong ones red and marked ✗; with
-    identities unknown the frame is grey.
+    identities unknown the frame is gray.
 
     Args:
         lists: at least one.
@@ -119,21 +119,21 @@ def draw_ranked_lists(lists: Sequence[RankedList], title: str) -> Figure:
         _draw(axes, ranked.query, ranked.query_caption, "#333333", "query")
         shown = zip(ranked.gallery, ranked.captions, ranked.correct, strict=True)
         for rank, (image, caption, correct) in enumerate(shown, start=1):
-            colour, mark = verdict(correct)
+            color, mark = verdict(correct)
             axes = figure.add_subplot(grid[row, rank + 1])
-            _draw(axes, image, caption, colour, f"{rank} {mark}".strip())
+            _draw(axes, image, caption, color, f"{rank} {mark}".strip())
     return figure
 
 
 def _draw(
-    axes: Axes, image: np.ndarray, caption: str, colour: str, heading: str
+    axes: Axes, image: np.ndarray, caption: str, color: str, heading: str
 ) -> None:
     axes.imshow(image, aspect="auto")
     axes.set(xticks=[], yticks=[])
-    axes.set_title(heading, fontsize=8, color=colour, pad=2, weight="bold")
+    axes.set_title(heading, fontsize=8, color=color, pad=2, weight="bold")
     # A file name keeps its end, which tells more than its beginning.
     short = caption if len(caption) <= 18 else "…" + caption[-17:]
     # Two dollar signs in a file name are not mathematics.
     axes.set_xlabel(drawable(short), fontsize=6, labelpad=2, parse_math=False)
     for spine in axes.spines.values():
-        spine.set(color=colour, linewidth=3)
+        spine.set(color=color, linewidth=3)

@@ -124,7 +124,7 @@ def _figures(results: Mapping[str, Any]) -> Iterator[str]:
     yield heading("Figures")
     yield f"<p>{html.escape(_which_step(results))}</p>"
     for protocol, words in results["protocols"].items():
-        yield f"<h3>{html.escape(words['title'])}, in per cent</h3>"
+        yield f"<h3>{html.escape(words['title'])}, in percent</h3>"
         rows = ((name, cells(figures[row][protocol])) for row, name in names.items())
         yield table(["", *COLUMNS.values()], rows, main=names["last"])
         yield (

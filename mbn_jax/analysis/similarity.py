@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mbn_jax.analysis.charts import BLUE, INK, ORANGE, chart, svg
 from mbn_jax.analysis.page import Section
-from mbn_jax.evaluation.distances import l2_normalise
+from mbn_jax.evaluation.distances import l2_normalize
 from mbn_jax.evaluation.records import Records
 
 # All pairs of more images would fill the memory: SYSU-MM01 has fifty million.
@@ -58,7 +58,7 @@ def similarities(features: np.ndarray, records: Records) -> list[Pairs]:
     if len(rows) > MOST_IMAGES:
         rng = np.random.default_rng(0)
         rows = np.sort(rng.choice(rows, MOST_IMAGES, replace=False))
-    directions = l2_normalise(features[rows])
+    directions = l2_normalize(features[rows])
     cosines = np.clip(directions @ directions.T, -1, 1)
     each_once = np.triu(np.ones(cosines.shape, bool), 1)
 
@@ -139,7 +139,7 @@ def bin_edges(found: list[Pairs]) -> np.ndarray:
 
 
 def shares(cosines: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """The share of the pairs in each bin, in per cent, (bins,); of none, zeros."""
+    """The share of the pairs in each bin, in percent, (bins,); of none, zeros."""
     counts, _ = np.histogram(cosines, edges)
     return 100 * counts / max(1, len(cosines))
 

@@ -1,4 +1,4 @@
-"""Augmentation and normalisation of uint8 images, on the device, inside the train step.
+"""Augmentation and normalization of uint8 images, on the device, inside the train step.
 
 The key of the step gives every image its own random numbers, and an image is treated by
 itself. So the result does not depend on how the batch is laid over devices, and a step
@@ -28,8 +28,8 @@ _ERASED_ASPECT = (0.3, 1.0 / 0.3)
 # does (in a 2:1 image a single one misses about once in five).
 _ERASE_ATTEMPTS = 10
 
-# What CAJ's public code fills the channels of an erased rectangle with, in a normalised
-# image: CIFAR-10's mean colour.
+# What CAJ's public code fills the channels of an erased rectangle with, in a normalized
+# image: CIFAR-10's mean color.
 _CHANNEL_FILL = (0.4914, 0.4822, 0.4465)
 # Of red, green, blue in the luminance (ITU-R BT.601), in thousandths.
 _LUMINANCE = (299, 587, 114)
@@ -43,12 +43,12 @@ class Augmentation:
         pad: pixels of black added on each side before a crop of the original size is
             taken at random: a shift by up to ``pad`` pixels, after AGW.
         flip: probability of a left-right flip.
-        erase: probability that a rectangle is replaced by the mean colour (zero after
-            normalisation). Its area is 2 to 40 % of the image and its height/width
+        erase: probability that a rectangle is replaced by the mean color (zero after
+            normalization). Its area is 2 to 40 % of the image and its height/width
             0.3 to 3.3 (Zhong et al., `Random Erasing Data Augmentation
             <https://arxiv.org/abs/1708.04896>`_, 2020, who prefer random pixels by a
             small margin, which would cost a random number for every pixel).
-        jitter: strength s of the colour jitter: s is the largest change of brightness,
+        jitter: strength s of the color jitter: s is the largest change of brightness,
             in units of the full range, and of the factors of contrast and saturation
             from 1. A gray image stays gray, and the saturation changes for modalities
             with color only.
@@ -60,7 +60,7 @@ class Augmentation:
         infrared_gray: probability that an image of a modality without color, such as
             infrared, has one of its channels, or half as often their weighted sum, in
             all three (CAJ's channel-adaptive gray). As the exchange, and as in CAJ's
-            code, it is of the normalised image, in which the channels of a gray picture
+            code, it is of the normalized image, in which the channels of a gray picture
             are three different ones.
         channel_erase: as ``erase``, but every channel of the rectangle is filled with a
             value of its own (CAJ's channel random erasing); as in CAJ, in images of
@@ -102,7 +102,7 @@ def augment(
     color: tuple[bool, ...] = (True, False),
     axis_name: str | None = None,
 ) -> jax.Array:
-    """Augments and normalises a batch of training images.
+    """Augments and normalizes a batch of training images.
 
     Args:
         key: the key of the step.
@@ -117,7 +117,7 @@ def augment(
         axis_name: mapped axis under pmap and shard_map, over which the batch is cut.
 
     Returns:
-        (B, H, W, 3) float32, normalised as by `normalise`. Image i of the global batch
+        (B, H, W, 3) float32, normalized as by `normalize`. Image i of the global batch
         is a function of ``key``, i, ``images[i]`` and ``modality[i]`` alone.
     """
     batch = images.shape[0]
@@ -138,7 +138,7 @@ def augment(
     return jax.vmap(partial(_augment_image, augmentation))(draws, images, in_color)
 
 
-def normalise(images: jax.Array) -> jax.Array:
+def normalize(images: jax.Array) -> jax.Array:
     """Returns ``(images / 255 - mean) / std`` with ImageNet's mean and deviation.
 
     Args:
@@ -147,7 +147,7 @@ def normalise(images: jax.Array) -> jax.Array:
     Returns:
         The same shape, float32.
     """
-    return _standardise(_to_unit_range(images))
+    return _standardize(_to_unit_range(images))
 
 
 class _Draws(NamedTuple):
@@ -193,10 +193,10 @@ def _augment_image(
         gray = in_color & (draws.gray[0] < augmentation.gray)
         image = jnp.where(gray, _luminance(image), image)
     if augmentation.jitter:
-        colours = _jitter(draws, image, augmentation.jitter, in_color)
+        colors = _jitter(draws, image, augmentation.jitter, in_color)
     else:
-        colours = _to_unit_range(image)
-    result = _standardise(colours)
+        colors = _to_unit_range(image)
+    result = _standardize(colors)
     # Both erase the same rectangle; where both fall, it is the second that is seen.
     for fill, draw, probability in (
         ((0.0, 0.0, 0.0), draws.erase, augmentation.erase),
@@ -204,8 +204,8 @@ def _augment_image(
     ):
         if probability:
             erased = _erased(draws, image.shape[:2]) & (draw[0] < probability)
-            colour = jnp.array(fill, jnp.float32).reshape(1, 1, 3)
-            result = jnp.where(erased[:, :, None], colour, result)
+            color = jnp.array(fill, jnp.float32).reshape(1, 1, 3)
+            result = jnp.where(erased[:, :, None], color, result)
     if augmentation.exchange or augmentation.infrared_gray:
         result = _exchanged(augmentation, draws, result, in_color)
     return result
@@ -245,13 +245,13 @@ def _jitter(
     # images a device holds, and so does the last digit. The sum of integers is exact.
     total = jnp.sum(image, axis=(0, 1), keepdims=True, dtype=jnp.int32)
     mean = total.astype(jnp.float32) / (255.0 * image.shape[0] * image.shape[1])
-    colours = (1.0 + contrast) * (_to_unit_range(image) - mean) + mean
-    colours = pix.adjust_brightness(colours, brightness)
+    colors = (1.0 + contrast) * (_to_unit_range(image) - mean) + mean
+    colors = pix.adjust_brightness(colors, brightness)
     # Hue and saturation mean nothing outside of the RGB cube.
-    colours = jnp.clip(colours, 0.0, 1.0)
+    colors = jnp.clip(colors, 0.0, 1.0)
     saturation = jnp.where(in_color, saturation, 0.0)
     with jax.numpy_dtype_promotion("standard"):  # of what happens in dm-pix
-        return pix.adjust_saturation(colours, 1.0 + saturation)
+        return pix.adjust_saturation(colors, 1.0 + saturation)
 
 
 def _erased(draws: _Draws, shape: tuple[int, ...]) -> jax.Array:
@@ -288,7 +288,7 @@ def _to_unit_range(image: jax.Array) -> jax.Array:
     return image.astype(jnp.float32) / 255.0
 
 
-def _standardise(image: jax.Array) -> jax.Array:
+def _standardize(image: jax.Array) -> jax.Array:
     shape = (1,) * (image.ndim - 1) + (3,)
     mean, std = (
         jnp.reshape(jnp.array(values, jnp.float32), shape)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from mbn_jax import convert
-from mbn_jax.data.augment import normalise
+from mbn_jax.data.augment import normalize
 from mbn_jax.data.progress import progress
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.folder import (
@@ -82,7 +82,7 @@ def adapt(
     modality = np.repeat(np.array(indices, np.int32), share)
 
     def apply(variables: Any, images: jax.Array, *rest: Any, **options: Any) -> Any:
-        return model.apply(variables, normalise(images), *rest, train=True, **options)
+        return model.apply(variables, normalize(images), *rest, train=True, **options)
 
     title = " and ".join(map(str, folders.values()))
     total = len(names) * num_batches * share

@@ -1,7 +1,7 @@
 """A trained network of one modality in a file that needs JAX and flatbuffers alone.
 
 The file is a zip archive, so that every byte has a checksum and Python's standard
-library opens it: `network.stablehlo` is the program as `jax.export` serialises it,
+library opens it: `network.stablehlo` is the program as `jax.export` serializes it,
 weights included, and `artefact.json` says what the program takes. A program is code:
 what a check can refuse is refused here, but run only those of people that you trust.
 """

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mbn_jax import convert
-from mbn_jax.data.augment import normalise
+from mbn_jax.data.augment import normalize
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.features import numbered
 from mbn_jax.models.reid import ReID
@@ -66,7 +66,7 @@ def inference_function(
 
     def features(images: jax.Array) -> jax.Array:
         # No layer of it asks for the modality any more.
-        output: Any = inference.apply(folded, normalise(images), None, train=False)
+        output: Any = inference.apply(folded, normalize(images), None, train=False)
         # Plain operators, which converters to other formats know.
         squares = jnp.sum(output.embedding**2, axis=1, keepdims=True)
         return output.embedding / jnp.sqrt(jnp.maximum(squares, _SMALLEST))

@@ -4,7 +4,7 @@ from mbn_jax.evaluation.chance import chance_level
 from mbn_jax.evaluation.distances import (
     cosine_distances,
     euclidean_distances,
-    l2_normalise,
+    l2_normalize,
 )
 from mbn_jax.evaluation.features import batch_rows, embed, extract
 from mbn_jax.evaluation.metrics import feature_metrics, retrieval_metrics
@@ -35,7 +35,7 @@ __all__ = [
     "extract",
     "feature_metrics",
     "format_table",
-    "l2_normalise",
+    "l2_normalize",
     "make_results",
     "mean_over_trials",
     "ranked_list",

@@ -68,8 +68,8 @@ def euclidean_distances(query: ArrayLike, gallery: ArrayLike) -> jax.Array:
     query, gallery = _matrices(query, gallery)
     # What all features have in common does not enter the distances, but would cost
     # digits: the square of a length is the small difference of large numbers.
-    centre = jnp.mean(gallery, axis=0, keepdims=True)
-    query, gallery = query - centre, gallery - centre
+    center = jnp.mean(gallery, axis=0, keepdims=True)
+    query, gallery = query - center, gallery - center
     # In a power of two as the unit, which changes no digit: the squares of very large
     # or very small numbers would leave float32.
     largest = (jnp.max(jnp.abs(side), initial=0) for side in (query, gallery))
@@ -100,7 +100,7 @@ def distance_function(
     return functions[name]
 
 
-def l2_normalise(features: ArrayLike) -> np.ndarray:
+def l2_normalize(features: ArrayLike) -> np.ndarray:
     """Divides (N, D) rows by their length, in float32; a zero row stays zero.
 
     Raises:
@@ -208,11 +208,11 @@ def k_reciprocal_distances(
     weight: float = WEIGHT,
     max_bytes: int | None = None,
 ) -> np.ndarray:
-    r"""Distances between sets of mutual neighbours, mixed with those of the features.
+    r"""Distances between sets of mutual neighbors, mixed with those of the features.
 
     Two images are alike if the same images are near both. Every image i gets the vector
     :math:`v_i` over all images, :math:`v_{ij} \propto e^{-d_{ij}}` for j among those of
-    its nearest ``k1`` that have it among theirs (and among the mutual neighbours of
+    its nearest ``k1`` that have it among theirs (and among the mutual neighbors of
     such j that share two thirds with them), 0 elsewhere, averaged over its nearest
     ``k2``;
 
@@ -227,8 +227,8 @@ def k_reciprocal_distances(
     Args:
         query: (Q, D) floating.
         gallery: (G, D) floating.
-        k1: neighbours that may be mutual.
-        k2: neighbours whose vectors are averaged.
+        k1: neighbors that may be mutual.
+        k2: neighbors whose vectors are averaged.
         weight: w, of the distances of the features.
         max_bytes: memory that may be needed; None means three quarters of what the
             machine has.
@@ -262,14 +262,14 @@ def k_reciprocal_distances(
     distance = distance / np.maximum(distance.max(axis=1, keepdims=True), 1e-12)
     nearest = np.argsort(distance, axis=1, kind="stable")[:, : max(k1, k2) + 1]
 
-    mutual = _mutual_neighbours(nearest[:, : k1 + 1])
-    closer = _mutual_neighbours(nearest[:, : round(k1 / 2) + 1])
+    mutual = _mutual_neighbors(nearest[:, : k1 + 1])
+    closer = _mutual_neighbors(nearest[:, : round(k1 / 2) + 1])
     size = closer.sum(1)
     vectors = np.zeros_like(distance)
     for i, row in enumerate(mutual):
-        neighbours = np.flatnonzero(row)
-        shared = closer[neighbours] @ row.astype(np.float32)
-        widened = row | closer[neighbours[shared > 2 / 3 * size[neighbours]]].any(0)
+        neighbors = np.flatnonzero(row)
+        shared = closer[neighbors] @ row.astype(np.float32)
+        widened = row | closer[neighbors[shared > 2 / 3 * size[neighbors]]].any(0)
         similarity = np.exp(-distance[i, widened])
         vectors[i, widened] = similarity / similarity.sum()
     if k2 > 1:
@@ -296,7 +296,7 @@ def _matrix(features: ArrayLike) -> np.ndarray:
     return matrix
 
 
-def _mutual_neighbours(nearest: np.ndarray) -> np.ndarray:
+def _mutual_neighbors(nearest: np.ndarray) -> np.ndarray:
     """(N, N) bool: who is among whose nearest (N, k), both ways."""
     among = np.zeros((len(nearest), len(nearest)), bool)
     np.put_along_axis(among, nearest, True, axis=1)

@@ -101,7 +101,7 @@ def format_evaluation(result: Mapping[str, Any], *, as_json: bool = False) -> st
         [
             f"{result['source']}: {result['title']}, "
             f"{DISTANCE_TITLES[result['distance']]}",
-            f"{counts(result)}; in per cent",
+            f"{counts(result)}; in percent",
             "",
             *format_block({"": result}),
             "",

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.distances import l2_normalise
+from mbn_jax.evaluation.distances import l2_normalize
 from mbn_jax.mesh import process_rows, replicated, shard
 from mbn_jax.modalities import index
 
@@ -180,7 +180,7 @@ def embed(
             " finite, which no trained network does; look at where its weights come "
             "from."
         )
-    return l2_normalise(features)
+    return l2_normalize(features)
 
 
 def check_modality(model: Any, modality: str | ArrayLike) -> None:
@@ -218,9 +218,9 @@ def _embedding(
     # once per model and batch shape, not at each call of `embed`.
     if isinstance(model, SingleModality):
         return model.features(images)
-    from mbn_jax.data.augment import normalise
+    from mbn_jax.data.augment import normalize
 
-    output = model.apply(variables, normalise(images), modality, train=False)
+    output = model.apply(variables, normalize(images), modality, train=False)
     return output.embedding.astype(jnp.float32)
 
 

@@ -37,7 +37,7 @@ def evaluate(
         records: N of them.
         protocols: who is query, who is gallery.
         distance: "cosine" or "euclidean"; or "k_reciprocal", which re-ranks by the
-            neighbours of all queries and gallery images, see `k_reciprocal_distances`.
+            neighbors of all queries and gallery images, see `k_reciprocal_distances`.
 
     Returns:
         For each protocol's name the dictionary of `retrieval_metrics`, its figures the

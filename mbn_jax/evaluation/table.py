@@ -29,7 +29,7 @@ def row_title(row: str, figures: Mapping[str, Any]) -> str:
 
 
 def cells(figures: Mapping[str, Any]) -> list[str]:
-    """The columns of one row in per cent: "47.5", or "47.5 ± 1.2" over trials.
+    """The columns of one row in percent: "47.5", or "47.5 ± 1.2" over trials.
 
     The second number is the standard deviation over the trials, with n - 1.
 
@@ -71,7 +71,7 @@ def format_block(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def format_table(results: Mapping[str, Any]) -> str:
-    """All the figures of ``results.json`` in per cent, with the rules they follow.
+    """All the figures of ``results.json`` in percent, with the rules they follow.
 
     Args:
         results: as `mbn_jax.evaluation.make_results` returns it.
@@ -80,7 +80,7 @@ def format_table(results: Mapping[str, Any]) -> str:
         Lines of at most 88 characters, except for the sentences on the rules.
     """
     figures = results["figures"]
-    lines = [f"{results['dataset']}, {results['split']} split; figures in per cent"]
+    lines = [f"{results['dataset']}, {results['split']} split; figures in percent"]
     for name, protocol in results["protocols"].items():
         some = next(iter(figures.values()))[name]
         rows = {row_title(row, figures): figures[row][name] for row in figures}

@@ -101,7 +101,7 @@ def find_in_keras(
 ) -> tuple[list[str], Callable[[], np.ndarray]]:
     """Names of the arrays that a leaf is made of by Keras's rules, and how.
 
-    Keras's convolutions have biases, which the means of the normalisations take up
+    Keras's convolutions have biases, which the means of the normalizations take up
     here; its epsilon is larger, which the variances take up; its images are BGR in
     0..255 minus a mean, which the first kernel takes up. (A difference of half a pixel
     value between the means at the border of the image remains.)

@@ -1,4 +1,4 @@
-"""What the networks are put together from, beside their normalisations."""
+"""What the networks are put together from, beside their normalizations."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -127,12 +127,12 @@ class NonLocal(nn.Module):
 
     Reference: Wang et al., "Non-local Neural Networks", CVPR 2018, in its dot-product
     form: y_i = x_i + norm(W · mean_j θ(x_i)·φ(x_j) g(x_j)), with half the channels
-    inside. The last normalisation has scale 0 at the start, so that a new block passes
+    inside. The last normalization has scale 0 at the start, so that a new block passes
     on its input. AGW puts such blocks into a ResNet.
 
     Attributes:
       convolution: makes the convolutions.
-      norm: makes the normalisation.
+      norm: makes the normalization.
     """
 
     convolution: ConvolutionFactory
@@ -159,26 +159,26 @@ class NonLocal(nn.Module):
 
 
 class GeneralisedMean(nn.Module):
-    """Pools positions by a generalised mean, (mean xᵖ)^(1/p), of values above zero.
+    """Pools positions by a generalized mean, (mean xᵖ)^(1/p), of values above zero.
 
     Reference: Radenović et al., "Fine-tuning CNN Image Retrieval with No Human
     Annotation", TPAMI 2019.
 
     Attributes:
-      power: p; 1 is the mean, and towards infinity it is the maximum.
-      learnt: whether p is a parameter, which starts there.
+      power: p; 1 is the mean, and toward infinity it is the maximum.
+      learned: whether p is a parameter, which starts there.
       epsilon: values below are taken for it.
     """
 
     power: float = 3.0
-    learnt: bool = False
+    learned: bool = False
     epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (B, H, W, C) to (B, C), float32."""
         power: float | jax.Array = self.power
-        if self.learnt:
+        if self.learned:
             power = self.param("power", nn.initializers.constant(self.power), ())
         x = jnp.maximum(x.astype(jnp.float32), self.epsilon)
         # Relative to the largest, so that no power overflows.

@@ -1,4 +1,4 @@
-"""The normalisations of the networks: by modality, over the mixed batch, or none."""
+"""The normalizations of the networks: by modality, over the mixed batch, or none."""
 
 from collections.abc import Callable
 from functools import partial
@@ -27,16 +27,16 @@ class MixedBatchNorm(nn.BatchNorm):
         use_running_average: bool | None = None,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        """Normalises `x` (B, …, C) by the statistics of the whole batch."""
+        """Normalizes `x` (B, …, C) by the statistics of the whole batch."""
         del modality
         return super().__call__(x, use_running_average, mask=mask)
 
 
-class Unnormalised(nn.Module):
-    """The place of a normalisation that its convolution has taken over.
+class Unnormalized(nn.Module):
+    """The place of a normalization that its convolution has taken over.
 
     Attributes:
-      scale_init: of the normalisation that was there.
+      scale_init: of the normalization that was there.
     """
 
     scale_init: Callable[..., jax.Array] = nn.initializers.ones
@@ -54,13 +54,13 @@ class Unnormalised(nn.Module):
 
 
 class HalfInstanceNorm(nn.Module):
-    """Instance normalisation of the first half of the channels, another of the rest.
+    """Instance normalization of the first half of the channels, another of the rest.
 
     Reference: Pan et al., "Two at Once: Enhancing Learning and Generalization
     Capacities via IBN-Net", ECCV 2018, IBN-a.
 
     Attributes:
-      norm: makes the normalisation of the second half.
+      norm: makes the normalization of the second half.
       dtype: of the result.
     """
 
@@ -75,7 +75,7 @@ class HalfInstanceNorm(nn.Module):
         use_running_average: bool | None = None,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        """Normalises `x` (B, H, W, C)."""
+        """Normalizes `x` (B, H, W, C)."""
         first, second = jnp.split(x, [x.shape[-1] // 2], axis=-1)
         instance = nn.InstanceNorm(epsilon=1e-5, dtype=self.dtype, name="instance")
         batch = self.norm(name="batch")
@@ -93,11 +93,11 @@ def norm_factory(
     axis_name: str | None = None,
     num_modalities: int = 2,
 ) -> NormFactory:
-    """What makes a network's normalisations, by name.
+    """What makes a network's normalizations, by name.
 
     Args:
       norm: "mbn" for `ModalityBatchNorm`, "bn" for `flax.linen.BatchNorm`, "none" for
-        no normalisation.
+        no normalization.
       share_affine: of `ModalityBatchNorm`.
       momentum: decay of the running statistics; 0.9 is PyTorch's 0.1.
       dtype: of the results.
@@ -120,17 +120,17 @@ def norm_factory(
     if norm == "bn":
         return partial(MixedBatchNorm, **arguments)
     if norm == "none":
-        return Unnormalised
+        return Unnormalized
     raise ValueError(f"norm is {norm!r}, expected one of {', '.join(NORMS)}, none.")
 
 
 def norm_at(module: Any, place: str, *, keep: bool = False) -> NormFactory:
-    """What makes the normalisations at a place of a network.
+    """What makes the normalizations at a place of a network.
 
     Args:
       module: a network with the attributes of `mbn_jax.models.resnet.ResNet`.
       place: one of `PLACES`.
-      keep: of a network without normalisations: give a plain batch normalisation, since
+      keep: of a network without normalizations: give a plain batch normalization, since
         no convolution can take this one over.
     """
     norm = module.norm

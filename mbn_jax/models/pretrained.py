@@ -54,7 +54,7 @@ class ImageNetClassifier(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, modality: jax.Array) -> jax.Array:
-        """Maps normalised images (B, H, W, 3) to logits (B, num_classes), float32."""
+        """Maps normalized images (B, H, W, 3) to logits (B, num_classes), float32."""
         feature_map = self.backbone(images, modality, train=False)
         pooled = feature_map.astype(jnp.float32).mean((1, 2))
         return nn.Dense(self.num_classes, name="fc")(pooled)
@@ -132,7 +132,7 @@ def load_backbone(
                 fit = False
                 misfits.append(f"{' + '.join(names)} ({error})")
                 continue
-            # Of a normalisation by modality the source has one row.
+            # Of a normalization by modality the source has one row.
             expected = flat[path].shape
             if path[-1] != "kernel":
                 expected = expected[-1:]
@@ -218,7 +218,7 @@ def _load_shared(
 
 
 def _groups(flat: Mapping[Path_, Any]) -> list[list[Path_]]:
-    """Paths of all leaves, those of a normalisation or a layer side by side."""
+    """Paths of all leaves, those of a normalization or a layer side by side."""
     groups: dict[Path_, list[Path_]] = {}
     for path in flat:
         groups.setdefault(path[1:-1], []).append(path)
@@ -232,7 +232,7 @@ def _is_new(path: Path_) -> bool:
 def _by_modality(
     found: dict[Path_, np.ndarray], flat: Mapping[Path_, Any]
 ) -> dict[Path_, Any]:
-    """A batch normalisation in the form that the network has it in; else as it is."""
+    """A batch normalization in the form that the network has it in; else as it is."""
     means = [path for path in found if path[-1] == "mean"]
     scales = [path for path in found if path[-1] == "scale"]
     if not (means and scales) or len(flat[means[0]].shape) == 1:

@@ -19,7 +19,7 @@ from mbn_jax.models.layers import GeneralisedMean
 from mbn_jax.models.norms import PLACES, norm_at
 from mbn_jax.models.resnet import ResNet
 
-POOLINGS = ("average", "gem", "learnt_gem")
+POOLINGS = ("average", "gem", "learned_gem")
 
 
 class ReIDOutput(NamedTuple):
@@ -27,7 +27,7 @@ class ReIDOutput(NamedTuple):
 
     Attributes:
       pooled: `(B, D)`, before the neck.
-      embedding: `(B, D)`, after the neck, not normalised to unit length.
+      embedding: `(B, D)`, after the neck, not normalized to unit length.
       logits: `(B, num_identities)`.
     """
 
@@ -42,12 +42,12 @@ class ReID(nn.Module):
     Attributes:
       num_identities: training identities, the classifier's classes.
       image_size: (height, width) in pixels that the network is trained at.
-      pooling: "average"; "gem", a generalised mean of the third power; "learnt_gem",
-        where the power is learnt from there.
+      pooling: "average"; "gem", a generalized mean of the third power; "learned_gem",
+        where the power is learned from there.
       neck_bias: whether the neck has a bias.
       norm: "mbn" or "bn"; "none" is for inference with what `mbn_jax.convert.fold`
         makes of the variables: what convolutions cannot take over, such as the neck, is
-        a plain batch normalisation.
+        a plain batch normalization.
       sixteen_bits: how images of 16 bits were scaled in training, a text for each
         modality as `mbn_jax.data.sixteen_bits` has them; none where that is not known.
       depth, variant, stem, non_local, mbn_at, width, last_stride, share_affine,
@@ -82,7 +82,7 @@ class ReID(nn.Module):
         """Computes features and logits.
 
         Args:
-          images: `(B, H, W, 3)`, floating point, normalised by the ImageNet moments.
+          images: `(B, H, W, 3)`, floating point, normalized by the ImageNet moments.
           modality: `(B,)`, integer, indices into `modalities`.
           train: use and update the statistics of the batch.
 
@@ -100,8 +100,8 @@ class ReID(nn.Module):
         if self.pooling == "average":
             pooled = feature_map.astype(jnp.float32).mean((1, 2))
         else:
-            learnt = self.pooling == "learnt_gem"
-            pooled = GeneralisedMean(learnt=learnt, name="pooling")(feature_map)
+            learned = self.pooling == "learned_gem"
+            pooled = GeneralisedMean(learned=learned, name="pooling")(feature_map)
         # The pooling lies between, so no convolution can take the neck over.
         neck = norm_at(self, "neck", keep=True)(
             use_bias=self.neck_bias, dtype=jnp.float32, name="neck"

@@ -1,4 +1,4 @@
-"""ResNets of torchvision's topology whose normalisations take the modality.
+"""ResNets of torchvision's topology whose normalizations take the modality.
 
 Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; the
 stride of a bottleneck sits in its 3×3 convolution, as in torchvision, or in its first.
@@ -52,9 +52,9 @@ class BasicBlock(nn.Module):
       features: inside.
       stride: of the first 3×3 convolution.
       convolution: makes the convolutions.
-      norm: makes the normalisations.
-      instance_norm: makes the first normalisation of half the channels, where the
-        other half is normalised by image; None: all are normalised alike.
+      norm: makes the normalizations.
+      instance_norm: makes the first normalization of half the channels, where the
+        other half is normalized by image; None: all are normalized alike.
       squeeze_excitation: whether the branch ends in one.
       stride_in_1x1: of a bottleneck, see `ResNet`.
     """
@@ -88,7 +88,7 @@ class BasicBlock(nn.Module):
     def first(
         self, x: jax.Array, size: int, stride: int, modality: jax.Array, train: bool
     ) -> jax.Array:
-        """The first convolution of the branch, normalised and rectified."""
+        """The first convolution of the branch, normalized and rectified."""
         if self.instance_norm is None:
             x = self.convolution(self.features, size, stride, name="conv1")(x)
             return nn.relu(self.norm(name="norm1")(x, modality, not train))
@@ -130,7 +130,7 @@ class ResNet(nn.Module):
       depth: 18, 34, 50, 101 or 152.
       variant: "resnet"; "se_resnet", whose blocks end in squeeze and excitation (Hu et
         al., CVPR 2018); "resnet_ibn_a", where half the channels of the first
-        normalisation of a block are normalised by image in stages 1 to 3 (Pan et al.,
+        normalization of a block are normalized by image in stages 1 to 3 (Pan et al.,
         ECCV 2018).
       stem: "shared", or "separate": a first convolution and normalization for each
         modality, as in AGW's two-stream form. All of them are computed for all images,
@@ -138,7 +138,7 @@ class ResNet(nn.Module):
       non_local: number of non-local blocks in each stage, after the last blocks of it;
         AGW has (0, 2, 3, 0).
       norm: "mbn" or "bn"; "none" is for inference: the convolutions have biases and no
-        normalisation follows, which is what `mbn_jax.convert.fold` makes.
+        normalization follows, which is what `mbn_jax.convert.fold` makes.
       mbn_at: the `PLACES` where norm "mbn" is by modality; elsewhere it is "bn". (That
         of separate stems is by modality in any case.)
       width: multiplies every number of features; 1 is the original.
@@ -147,7 +147,7 @@ class ResNet(nn.Module):
       share_affine: of `ModalityBatchNorm`.
       momentum: decay of the running statistics.
       dtype: of the computation; parameters and statistics are float32.
-      axis_name: mapped axis to normalise over, under pmap and shard_map.
+      axis_name: mapped axis to normalize over, under pmap and shard_map.
       remat: keep the input of every block only and compute its inside again in the
         backward pass: less memory, more time, the same result.
       stride_in_1x1: puts the stride of a bottleneck into its first convolution, where
@@ -180,9 +180,9 @@ class ResNet(nn.Module):
         """Computes the feature map.
 
         Args:
-          images: `(B, H, W, 3)`, floating point, normalised.
+          images: `(B, H, W, 3)`, floating point, normalized.
           modality: `(B,)`, integer, indices into `modalities`.
-          train: normalise by the statistics of the batch and update the running ones.
+          train: normalize by the statistics of the batch and update the running ones.
 
         Returns:
           `(B, ⌈H/s⌉, ⌈W/s⌉, features)` of `dtype`, s being 32, or 16 with `last_stride`
@@ -253,7 +253,7 @@ class ResNet(nn.Module):
         features: int,
         convolve: ConvolutionFactory,
     ) -> jax.Array:
-        """The first convolution, normalised and rectified."""
+        """The first convolution, normalized and rectified."""
         if self.stem == "shared":
             x = convolve(features, 7, 2, name="conv1")(x)
             return nn.relu(norm_at(self, "stem")(name="norm1")(x, modality, not train))

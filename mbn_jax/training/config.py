@@ -21,8 +21,8 @@ from mbn_jax.models.norms import NORMS, PLACES
 from mbn_jax.models.reid import POOLINGS
 from mbn_jax.models.resnet import STAGES, STEMS, VARIANTS
 
-_OF_PAIRS = ("wrt", "squared_wrt", "triplet", "circle", "hetero_centre_triplet")
-LOSSES = ("identity", "hetero_centre", *_OF_PAIRS)
+_OF_PAIRS = ("wrt", "squared_wrt", "triplet", "circle", "hetero_center_triplet")
+LOSSES = ("identity", "hetero_center", *_OF_PAIRS)
 
 # What may differ when a run is resumed: where and how fast, not what is computed.
 MACHINE_KEYS = (
@@ -162,7 +162,7 @@ def default_config() -> ConfigDict:
     config.model.variant = "resnet"  # or "se_resnet", "resnet_ibn_a"
     config.model.stem = "shared"  # or "separate": one for each modality
     config.model.non_local = (0, 0, 0, 0)  # blocks at the end of each stage
-    config.model.pooling = "average"  # or "gem", "learnt_gem": generalised mean
+    config.model.pooling = "average"  # or "gem", "learned_gem": generalized mean
     config.model.neck_bias = False
     config.model.width = 0.25
     config.model.norm = "mbn"  # or "bn"
@@ -177,14 +177,14 @@ def default_config() -> ConfigDict:
     config.loss = ConfigDict()
     # Weights; a loss of weight 0 is not computed.
     config.loss.identity = 1.0  # cross-entropy
-    config.loss.wrt = 1.0  # weighted regularised triplet, of AGW
+    config.loss.wrt = 1.0  # weighted regularized triplet, of AGW
     config.loss.squared_wrt = 0.0  # the same of squared differences, of CAJ
     config.loss.triplet = 0.0  # batch hard
     config.loss.circle = 0.0
-    config.loss.hetero_centre = 0.0
-    config.loss.hetero_centre_triplet = 0.0
+    config.loss.hetero_center = 0.0
+    config.loss.hetero_center_triplet = 0.0
     config.loss.label_smoothing = 0.1  # of "identity"
-    config.loss.margin = 0.3  # of "triplet" and "hetero_centre_triplet"
+    config.loss.margin = 0.3  # of "triplet" and "hetero_center_triplet"
     config.loss.circle_margin = 0.25
     config.loss.circle_scale = 64.0
 

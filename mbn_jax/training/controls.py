@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mbn_jax import convert
 from mbn_jax.analysis.ablation import AS_TRAINED
-from mbn_jax.data.augment import normalise
+from mbn_jax.data.augment import normalize
 from mbn_jax.data.dataset import Split
 from mbn_jax.data.pipeline import load_images
 from mbn_jax.evaluation import evaluate
@@ -125,7 +125,7 @@ def _batches(
         rows = np.concatenate(
             [rng.choice(kind, _BATCH_SIZE // len(kinds)) for kind in kinds]
         )
-        yield normalise(jnp.asarray(images[rows])), modality[rows] * by_modality
+        yield normalize(jnp.asarray(images[rows])), modality[rows] * by_modality
 
 
 def _with_rows(variables: Mapping[str, Any], change: Any) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mbn_jax.analysis.gap import Gap, measure_gaps
-from mbn_jax.analysis.gap_charts import COLOURS, WAYS
-from mbn_jax.data.augment import Augmentation, augment, normalise
+from mbn_jax.analysis.gap_charts import COLORS, WAYS
+from mbn_jax.data.augment import Augmentation, augment, normalize
 from mbn_jax.data.catalog import check_prepared
 from mbn_jax.data.dataset import Split, load_split, training_split
 from mbn_jax.data.pipeline import train_batches
@@ -139,10 +139,10 @@ def name_networks(workdirs: Sequence[str | Path]) -> list[str]:
         ", ".join(f"{key.rpartition('.')[2]}={config[key]}" for key in differing)
         for config in configs
     ]
-    if len(set(names)) > len(COLOURS):
+    if len(set(names)) > len(COLORS):
         raise InputError(
             f"The runs are of {len(set(names))} networks, but one figure shows up to "
-            f"{len(COLOURS)}: give fewer at a time."
+            f"{len(COLORS)}: give fewer at a time."
         )
     return names
 
@@ -179,7 +179,7 @@ def draw_batches(
     prepare = jax.jit(
         functools.partial(augment, augmentation=augmentation, color=color)
         if augmented
-        else lambda key, images, modality: normalise(images)
+        else lambda key, images, modality: normalize(images)
     )
     key = jax.random.key(config.seed + 2)  # not the streams of weights and training
     batches = train_batches(

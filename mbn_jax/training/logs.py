@@ -247,10 +247,10 @@ class StepLog:
             self._check(step, metrics)
         step, last = finished[-1]
         scalars: dict[str, float] = {"skipped": int(last["skipped"])}
-        learnt = [m for _, m in finished if not m["skipped_in_a_row"]]
-        if learnt:
+        learned = [m for _, m in finished if not m["skipped_in_a_row"]]
+        if learned:
             scalars |= {
-                name: float(np.mean([metrics[name] for metrics in learnt]))
+                name: float(np.mean([metrics[name] for metrics in learned]))
                 for name in last
                 if not name.startswith("skipped")
             }

@@ -1,4 +1,4 @@
-"""Learning-rate schedules and optimisers, by configuration."""
+"""Learning-rate schedules and optimizers, by configuration."""
 
 from typing import Any
 

@@ -19,7 +19,7 @@ Update = Callable[..., tuple[Any, Any]]
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
-def parallelise(update: Update, parallelism: str, mesh: Mesh) -> Step:
+def parallelize(update: Update, parallelism: str, mesh: Mesh) -> Step:
     """Compiles an update for the devices of a mesh; all but pmap donate the state.
 
     Args:

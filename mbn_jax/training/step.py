@@ -18,14 +18,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mbn_jax import losses
-from mbn_jax.data.augment import Augmentation, augment, normalise
+from mbn_jax.data.augment import Augmentation, augment, normalize
 from mbn_jax.evaluation.distances import unit_rows
 from mbn_jax.mesh import replicated
 from mbn_jax.modalities import DEFAULT, has_color
 from mbn_jax.models.pretrained import load_backbone
 from mbn_jax.models.reid import ReID, ReIDOutput
 from mbn_jax.training.optimizer import learning_rate
-from mbn_jax.training.parallelism import Step, parallelise
+from mbn_jax.training.parallelism import Step, parallelize
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -38,8 +38,8 @@ class ModelState:
     Attributes:
       step: int32 scalar, the number of steps done.
       params: trained weights.
-      batch_stats: running statistics of the normalisations.
-      opt_state: of the optimiser.
+      batch_stats: running statistics of the normalizations.
+      opt_state: of the optimizer.
       skipped: int32 scalar, the number of steps that changed nothing, because their
         loss or gradient was not finite.
       skipped_in_a_row: int32 scalar, how many of these the last steps were.
@@ -141,7 +141,7 @@ def loss_terms(
     """
     pairs = output.pooled, identity
     groups = *pairs, modality
-    wrt = losses.weighted_regularised_triplet
+    wrt = losses.weighted_regularized_triplet
     terms: dict[str, Callable[..., jax.Array]] = {
         "identity": partial(
             losses.identity_loss, output.logits, identity, config.label_smoothing
@@ -152,9 +152,9 @@ def loss_terms(
         "circle": partial(
             losses.circle, *pairs, config.circle_margin, config.circle_scale
         ),
-        "hetero_centre": partial(losses.hetero_centre, *groups),
-        "hetero_centre_triplet": partial(
-            losses.hetero_centre_triplet, *groups, config.margin
+        "hetero_center": partial(losses.hetero_center, *groups),
+        "hetero_center_triplet": partial(
+            losses.hetero_center_triplet, *groups, config.margin
         ),
     }
     values = {
@@ -223,7 +223,7 @@ def make_train_step(
         return state, metrics
 
     schedule = learning_rate(config.optimizer, config.num_steps)
-    return parallelise(update, config.parallelism, mesh)
+    return parallelize(update, config.parallelism, mesh)
 
 
 def _gradients(
@@ -326,7 +326,7 @@ def make_feature_fn(
             output: Any = model.apply(variables, images, modality, train=False)
             return output.embedding
 
-        images = normalise(images)
+        images = normalize(images)
         if flip_average:
             mirrored = embedding(jnp.flip(images, axis=2))
             return (unit_rows(embedding(images)) + unit_rows(mirrored)) / 2

@@ -79,8 +79,8 @@ def test_a_person_with_many_images_does_not_fill_the_map():
 def clusters():
     """Three people, far apart, and their labels."""
     of = people(3, images=15)
-    centres = 5 * np.eye(4)[of.identity - 100]
-    return centres + RNG.normal(scale=0.1, size=centres.shape), of
+    centers = 5 * np.eye(4)[of.identity - 100]
+    return centers + RNG.normal(scale=0.1, size=centers.shape), of
 
 
 def test_t_sne_keeps_the_images_of_a_person_together(clusters):
@@ -173,7 +173,7 @@ def test_ten_modalities_have_ten_markers():
     assert len(shapes) == len(set(shapes)) == 10
 
 
-def test_of_too_few_images_to_have_neighbours_there_is_one_map():
+def test_of_too_few_images_to_have_neighbors_there_is_one_map():
     of = people(4, images=4)
     section = map_section(RNG.normal(size=(len(of), 5)), of)
     assert len(section.charts) == 1

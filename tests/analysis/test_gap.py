@@ -16,7 +16,7 @@ MODALITY = np.array([0, 1, 0, 1, 1, 0])
 
 
 class Net(nn.Module):
-    """A normalisation of each kind, one after the other."""
+    """A normalization of each kind, one after the other."""
 
     @nn.compact
     def __call__(self, images, modality, *, train):
@@ -53,7 +53,7 @@ def numbers(gap):
     }
 
 
-def test_a_layer_that_normalises_by_modality_closes_both_gaps():
+def test_a_layer_that_normalizes_by_modality_closes_both_gaps():
     found = by_name(measure_gaps(Net(), variables(), batches(), train=True))
     assert list(found) == [
         (layer, side)
@@ -127,7 +127,7 @@ class Unusual(nn.Module):
         return ModalityBatchNorm(name="front", axis=1)(x, modality, not train)
 
 
-def test_every_call_of_a_normalisation_is_measured_once_and_along_its_axis():
+def test_every_call_of_a_normalization_is_measured_once_and_along_its_axis():
     init = jax.jit(
         lambda: Unusual().init(jax.random.key(0), *next(batches()), train=False)
     )
@@ -311,7 +311,7 @@ def test_a_network_of_three_modalities_is_measured_by_their_names():
         measure()
 
 
-def test_a_network_without_normalisation_has_no_gaps():
+def test_a_network_without_normalization_has_no_gaps():
     class Plain(nn.Module):
         @nn.compact
         def __call__(self, images, modality, *, train):

@@ -100,14 +100,14 @@ def test_the_legend_names_the_networks_of_all_rows_once_and_hides_no_curve(measu
     names = [text.get_text().strip() for text in legend.get_texts()]
     networks = ("bn", "mbn", "_late", "later")
     assert names == [f"{network}, {side}" for network in networks for side in SIDES]
-    colours = {
+    colors = {
         n: h.get_color() for n, h in zip(names, legend.legend_handles, strict=True)
     }
     for axes in figure.axes:
         assert axes.get_legend() is None
         assert axes.get_tightbbox().y0 > legend.get_window_extent().y1
         for line in axes.lines:
-            assert line.get_color() == colours[line.get_label().strip()]
+            assert line.get_color() == colors[line.get_label().strip()]
 
 
 def test_the_last_row_says_what_the_depth_is(measured):
@@ -143,7 +143,7 @@ def test_a_page_has_a_section_for_each_way_with_a_chart_for_each_gap(measured):
         assert all("mbn, after" in chart for chart in section.charts)
 
 
-def test_a_network_that_was_not_measured_keeps_its_colour_for_itself(measured):
+def test_a_network_that_was_not_measured_keeps_its_color_for_itself(measured):
     unmeasured = Measured("new", "new", "training", ())
     (section,) = gap_sections([unmeasured, measured[0]])
     assert ORANGE in section.charts[0]

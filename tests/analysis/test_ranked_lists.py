@@ -6,27 +6,27 @@ from mbn_jax.analysis.ranked_lists import RankedList, draw_ranked_lists, illustr
 from mbn_jax.evaluation import Ranking
 
 
-def grey(value):
+def gray(value):
     return np.full((16, 8, 3), value, np.uint8)
 
 
 def ranked_list(correct):
     count = len(correct)
     return RankedList(
-        grey(0), "query.png", [grey(90)] * count, ["image.png"] * count, correct
+        gray(0), "query.png", [gray(90)] * count, ["image.png"] * count, correct
     )
 
 
 @pytest.mark.parametrize(
-    ("correct", "heading", "colour"),
+    ("correct", "heading", "color"),
     [(True, "1 ✓", "#1a9850"), (False, "1 ✗", "#d73027"), (None, "1", "#8a8a8a")],
 )
-def test_a_frame_tells_right_from_wrong_by_colour_and_by_mark(correct, heading, colour):
+def test_a_frame_tells_right_from_wrong_by_color_and_by_mark(correct, heading, color):
     figure = draw_ranked_lists([ranked_list([correct])], "title")
     query, first = figure.axes
     assert query.get_title() == "query"
     assert first.get_title() == heading
-    assert {to_hex(s.get_edgecolor()) for s in first.spines.values()} == {colour}
+    assert {to_hex(s.get_edgecolor()) for s in first.spines.values()} == {color}
 
 
 def test_lists_of_different_lengths_fit_one_figure():
@@ -36,7 +36,7 @@ def test_lists_of_different_lengths_fit_one_figure():
 
 
 def test_a_caption_is_shown_as_it_is_but_for_the_beginning_of_a_long_one():
-    image = grey(0)
+    image = gray(0)
     ranked = RankedList(
         image, "$x_{$.png", [image], ["a/very/long/folder/name.png"], [None]
     )
@@ -53,7 +53,7 @@ def test_illustrate_takes_pictures_and_captions_of_the_right_images():
     )
     (ranked,) = illustrate(
         [ranking],
-        lambda indices: np.stack([grey(index) for index in indices]),
+        lambda indices: np.stack([gray(index) for index in indices]),
         identity,
         camera,
     )

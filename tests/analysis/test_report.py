@@ -88,7 +88,7 @@ def test_three_modalities_have_six_protocols_each_with_its_parts(make_workdir, r
     reader, text = read(write_report(workdir, lists, modalities=names))
     for query, gallery in itertools.permutations(names, 2):
         title = f"{query} → {gallery}"
-        assert f"{title}, in per cent" in text
+        assert f"{title}, in percent" in text
         assert f"CMC, {title}" in text
         # A tile, figures, the legend of the validation, CMC, and ranked lists.
         assert text.count(title) == 5

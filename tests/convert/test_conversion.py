@@ -73,7 +73,7 @@ def assert_same_trees(actual, expected):
 
 
 class Net(nn.Module):
-    """Convolutions with and without normalisation, a neck and a head."""
+    """Convolutions with and without normalization, a neck and a head."""
 
     kind: str = "mbn"  # "bn", "none"
     num_modalities: int = 2
@@ -141,7 +141,7 @@ def test_one_modality_is_a_batch_norm_network_of_the_same_outputs(share_affine):
 
 
 @pytest.mark.parametrize("share_affine", [True, False])
-def test_any_network_of_named_normalisations_is_converted_and_back(share_affine):
+def test_any_network_of_named_normalizations_is_converted_and_back(share_affine):
     variables, plain = small(kind="bn")
     _, mbn = small(num_modalities=3, share_affine=share_affine)
     converted = convert.from_batch_norm(variables, 3, share_affine=share_affine)
@@ -160,7 +160,7 @@ def every_conversion(variables):
     )
 
 
-def test_what_is_no_normalisation_stays_as_it_is():
+def test_what_is_no_normalization_stays_as_it_is():
     """Frozen or not; other collections, types and the input itself."""
     variables = changed(
         small()[0], "params/head/kernel", jnp.ones((6, 3), jnp.bfloat16)
@@ -338,7 +338,7 @@ def test_folding_keeps_the_type_of_kernels():
 
 
 class Automatic(nn.Module):
-    """Automatic names, by which Conv_1 and the second normalisation seem to belong."""
+    """Automatic names, by which Conv_1 and the second normalization seem to belong."""
 
     folded: bool = False
 
@@ -391,7 +391,7 @@ class Tempting(nn.Module):
         class Scaled(nn.Conv):
             pass
 
-        x = nn.Conv(3, (1, 1), name="conv1")(norm(x, "norm1"))  # normalised before
+        x = nn.Conv(3, (1, 1), name="conv1")(norm(x, "norm1"))  # normalized before
         shared = nn.Conv(3, (1, 1), name="conv2")
         x = norm(shared(x), "norm2") + shared(x + 1.0)
         x = norm(Scaled(3, (1, 1), name="conv3")(x), "norm3")

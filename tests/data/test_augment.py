@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from mbn_jax.data.augment import Augmentation, augment, normalise
+from mbn_jax.data.augment import Augmentation, augment, normalize
 from mbn_jax.errors import InputError
 
 NOTHING = Augmentation(pad=0, flip=0.0, erase=0.0, jitter=0.0)
@@ -23,7 +23,7 @@ HEIGHT, WIDTH = 24, 12
 ROUNDING = 1e-6
 
 compiled_augment = jax.jit(augment, static_argnames=("augmentation", "color"))
-normalise_jit = jax.jit(normalise)
+normalize_jit = jax.jit(normalize)
 
 
 def augment_jit(key, images, *, augmentation):
@@ -36,19 +36,19 @@ def noise(batch, size=(HEIGHT, WIDTH), channels=3, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def test_normalise_is_imagenets_mean_and_deviation():
+def test_normalize_is_imagenets_mean_and_deviation():
     images = noise(2)
     expected = (images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    normalised = normalise(jnp.asarray(images))
-    assert normalised.dtype == jnp.float32
-    np.testing.assert_allclose(normalised, expected, atol=2e-6)
-    np.testing.assert_array_equal(normalise(jnp.asarray(images[0])), normalised[0])
+    normalized = normalize(jnp.asarray(images))
+    assert normalized.dtype == jnp.float32
+    np.testing.assert_allclose(normalized, expected, atol=2e-6)
+    np.testing.assert_array_equal(normalize(jnp.asarray(images[0])), normalized[0])
 
 
-def test_with_everything_off_only_normalisation_is_left():
+def test_with_everything_off_only_normalization_is_left():
     images = noise(4)
     augmented = augment_jit(jax.random.key(0), images, augmentation=NOTHING)
-    np.testing.assert_allclose(augmented, normalise_jit(images), atol=ROUNDING)
+    np.testing.assert_allclose(augmented, normalize_jit(images), atol=ROUNDING)
 
 
 def test_a_part_that_is_off_compiles_to_nothing():
@@ -69,7 +69,7 @@ def test_pad_and_crop_shifts_the_image_over_black():
         augment_jit(jax.random.key(0), images, augmentation=augmentation)
     )
     padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    padded = np.asarray(normalise_jit(padded))
+    padded = np.asarray(normalize_jit(padded))
     seen = set()
     for i in range(batch):
         matches = [
@@ -85,7 +85,7 @@ def test_pad_and_crop_shifts_the_image_over_black():
 
 def test_flip_mirrors_left_and_right_at_its_probability():
     images = noise(300)
-    straight = np.asarray(normalise_jit(images))
+    straight = np.asarray(normalize_jit(images))
     augmentation = Augmentation(pad=0, flip=0.25, erase=0.0)
     result = np.asarray(
         augment_jit(jax.random.key(1), images, augmentation=augmentation)
@@ -97,13 +97,13 @@ def test_flip_mirrors_left_and_right_at_its_probability():
 
 
 @pytest.mark.parametrize("probability", [0.5, 1.0])
-def test_erasing_puts_one_rectangle_to_the_mean_colour(probability):
+def test_erasing_puts_one_rectangle_to_the_mean_color(probability):
     images = noise(200, size=(128, 64))
     augmentation = Augmentation(pad=0, flip=0.0, erase=probability)
     result = np.asarray(
         augment_jit(jax.random.key(2), images, augmentation=augmentation)
     )
-    straight = np.asarray(normalise_jit(images))
+    straight = np.asarray(normalize_jit(images))
     erased = np.all(result == 0, axis=-1)
     np.testing.assert_allclose(result[~erased], straight[~erased], atol=ROUNDING)
     assert abs(np.mean(erased.any((1, 2))) - probability) < 0.1
@@ -128,16 +128,16 @@ def test_erasing_puts_one_rectangle_to_the_mean_colour(probability):
     assert max(lefts) > 35
 
 
-def test_jitter_changes_colours_and_leaves_grey_images_grey():
+def test_jitter_changes_colors_and_leaves_gray_images_gray():
     augmentation = Augmentation(pad=0, flip=0.0, erase=0.0, jitter=0.3)
-    grey = np.tile(noise(8, channels=1), (1, 1, 1, 3))
+    gray = np.tile(noise(8, channels=1), (1, 1, 1, 3))
     mean = np.array([0.485, 0.456, 0.406])
     std = np.array([0.229, 0.224, 0.225])
-    result = augment_jit(jax.random.key(3), grey, augmentation=augmentation)
-    colours = np.asarray(result) * std + mean
-    np.testing.assert_allclose(colours, np.tile(colours[..., :1], 3), atol=1e-5)
-    assert np.all(np.abs(colours - grey / 255).max((1, 2, 3)) > 0.01)
-    assert np.all((colours > -1e-5) & (colours < 1 + 1e-5))
+    result = augment_jit(jax.random.key(3), gray, augmentation=augmentation)
+    colors = np.asarray(result) * std + mean
+    np.testing.assert_allclose(colors, np.tile(colors[..., :1], 3), atol=1e-5)
+    assert np.all(np.abs(colors - gray / 255).max((1, 2, 3)) > 0.01)
+    assert np.all((colors > -1e-5) & (colors < 1 + 1e-5))
 
 
 def test_saturation_is_left_alone_where_a_modality_has_no_color():
@@ -166,7 +166,7 @@ def test_color_or_not_a_gray_image_is_jittered_to_the_same_bits():
 
 
 def shares(result, choices):
-    """How often an image is each of the normalised choices; it is exactly one."""
+    """How often an image is each of the normalized choices; it is exactly one."""
     is_choice = np.array([np.abs(result - c).max((1, 2, 3)) < 1e-5 for c in choices])
     assert np.all(is_choice.sum(0) == 1)
     return is_choice.mean(1)
@@ -180,7 +180,7 @@ def test_exchange_shows_one_channel_of_visible_images_in_all_three():
     images = noise(400)
     augmentation = Augmentation(pad=0, flip=0.0, erase=0.0, exchange=0.6)
     result = augment_jit(jax.random.key(8), images, augmentation=augmentation)
-    straight = np.asarray(normalise_jit(images))
+    straight = np.asarray(normalize_jit(images))
     choices = [straight, *(one_channel(straight, c) for c in range(3))]
     visible, infrared = (
         shares(np.asarray(result)[m::2], [c[m::2] for c in choices]) for m in (0, 1)
@@ -195,7 +195,7 @@ def test_gray_is_the_luminance_of_visible_images():
     result = augment_jit(jax.random.key(9), images, augmentation=augmentation)
     thousandths = images.astype(int) @ np.array([[299], [587], [114]])
     luminance = np.repeat((thousandths + 500) // 1000, 3, axis=-1).astype(np.uint8)
-    choices = [np.asarray(normalise_jit(choice)) for choice in (images, luminance)]
+    choices = [np.asarray(normalize_jit(choice)) for choice in (images, luminance)]
     visible, infrared = (
         shares(np.asarray(result)[m::2], [c[m::2] for c in choices]) for m in (0, 1)
     )
@@ -203,12 +203,12 @@ def test_gray_is_the_luminance_of_visible_images():
     np.testing.assert_array_equal(infrared, [1, 0])
 
 
-def test_infrared_gray_shows_a_channel_or_their_sum_of_the_normalised_image():
+def test_infrared_gray_shows_a_channel_or_their_sum_of_the_normalized_image():
     # As a camera in infrared gives them, with three equal channels.
     images = np.repeat(noise(400)[..., :1], 3, axis=-1)
     augmentation = Augmentation(pad=0, flip=0.0, erase=0.0, infrared_gray=0.7)
     result = augment_jit(jax.random.key(9), images, augmentation=augmentation)
-    straight = np.asarray(normalise_jit(images))
+    straight = np.asarray(normalize_jit(images))
     luminance = straight @ np.array([[0.299], [0.587], [0.114]])
     choices = [
         straight,
@@ -225,7 +225,7 @@ def test_infrared_gray_shows_a_channel_or_their_sum_of_the_normalised_image():
 def test_which_rules_apply_is_a_matter_of_color_and_not_of_the_index():
     images = noise(12)
     key = jax.random.key(8)
-    straight = np.asarray(normalise_jit(images))
+    straight = np.asarray(normalize_jit(images))
     nothing = dict(pad=0, flip=0.0, erase=0.0)
     of_color = Augmentation(exchange=1.0, **nothing)
     of_others = Augmentation(infrared_gray=1.0, **nothing)
@@ -258,7 +258,7 @@ def test_channel_erasing_fills_a_rectangle_with_a_value_for_each_channel():
     )
     fill = np.array([0.4914, 0.4822, 0.4465], np.float32)
     erased = np.all(result == fill, axis=-1)
-    straight = np.asarray(normalise_jit(images))
+    straight = np.asarray(normalize_jit(images))
     np.testing.assert_allclose(result[~erased], straight[~erased], atol=ROUNDING)
     assert abs(np.mean(erased.any((1, 2))) - 0.5) < 0.15
     for mask in erased[erased.any((1, 2))]:
@@ -339,7 +339,7 @@ def test_images_are_float32_under_x64_and_strict_promotion(x64):
     expected = augment(key, images, modality, everything)
     with jax.enable_x64(x64), jax.numpy_dtype_promotion("strict"):
         result = augment(key, images, modality, everything)
-        assert result.dtype == normalise(images).dtype == jnp.float32
+        assert result.dtype == normalize(images).dtype == jnp.float32
         np.testing.assert_allclose(result, expected, atol=1e-6)
 
 

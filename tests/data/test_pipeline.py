@@ -33,12 +33,12 @@ def png(image):
 
 @pytest.fixture
 def split():
-    """Four identities with three images in each modality; image i has the colour i."""
+    """Four identities with three images in each modality; image i has the color i."""
     n = 24
     images = [np.full((20, 10, 3), i, np.uint8) for i in range(n)]
     index = np.arange(n, dtype=np.int32)
     return Split(
-        dataset="colours",
+        dataset="colors",
         split="train",
         source=RecordingSource({"image": png(image)} for image in images),
         identity=100 + index // 6,
@@ -125,7 +125,7 @@ def test_undecodable_image_is_named_by_the_batch_that_needs_it(
     )
     for _ in range(first):
         next(reader)
-    with pytest.raises(InputError, match=rf"{damaged:04d}\.png of colours/train"):
+    with pytest.raises(InputError, match=rf"{damaged:04d}\.png of colors/train"):
         next(reader)
     assert_reading_threads_end()
 
@@ -167,8 +167,8 @@ def test_image_batches_are_those_asked_for(split, count, num_threads):
     )
     assert all(batch.shape[1:] == (*SIZE, 3) for batch in got)
     assert all(batch.dtype == np.uint8 for batch in got)
-    colours = [image[3, 3, 1] for batch in got for image in batch]
-    np.testing.assert_array_equal(colours, indices)
+    colors = [image[3, 3, 1] for batch in got for image in batch]
+    np.testing.assert_array_equal(colors, indices)
 
 
 def test_image_batches_read_ahead_is_bounded(split):
@@ -189,7 +189,7 @@ def test_image_batches_name_the_undecodable_image_where_it_is(split, num_threads
     )
     for first in (0, 4, 8):
         assert next(reader)[0, 0, 0, 0] == first
-    with pytest.raises(InputError, match=r"0013\.png of colours/train"):
+    with pytest.raises(InputError, match=r"0013\.png of colors/train"):
         next(reader)
     assert_reading_threads_end()
 

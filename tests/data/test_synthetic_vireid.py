@@ -95,13 +95,13 @@ def test_the_images_of_a_data_version_never_change(kind):
         np.testing.assert_allclose([*image.shape[:2], *thirds], expected, atol=0.15)
 
 
-def test_near_infrared_and_insulation_do_not_follow_from_the_colour():
+def test_near_infrared_and_insulation_do_not_follow_from_the_color():
     seen = []
     for identity in range(1, 601):
         who = person(0, identity)
         ground = (who.upper.fabric.ground, who.lower.fabric.ground)
         for material in (*ground, who.shoes.material):
-            luminance = float(np.mean(np.sqrt(material.colour)))
+            luminance = float(np.mean(np.sqrt(material.color)))
             seen.append([luminance, material.near_infrared, material.insulation])
     correlation = np.corrcoef(np.array(seen).T)
     assert np.abs(correlation - np.eye(3)).max() < 0.1
@@ -112,7 +112,7 @@ def test_a_print_shows_in_the_infrared_by_its_own_reflectance_only():
     contrast = np.array(
         [
             [
-                abs(np.mean(f.ground.colour) - np.mean(f.print.colour)),
+                abs(np.mean(f.ground.color) - np.mean(f.print.color)),
                 abs(f.ground.near_infrared - f.print.near_infrared),
             ]
             for f in fabrics
@@ -125,7 +125,7 @@ def test_a_print_shows_in_the_infrared_by_its_own_reflectance_only():
 @pytest.mark.parametrize("camera", THREE_CAMERAS)
 def test_each_sensor_shows_its_own_property_of_the_same_garment(camera):
     calm = dataclasses.replace(
-        DEFAULT, occlusion=0.0, exposure=0.0, colour_cast=0.0, light=0.0
+        DEFAULT, occlusion=0.0, exposure=0.0, color_cast=0.0, light=0.0
     )
     levels, properties = [], []
     for identity in range(1, 41):
@@ -137,7 +137,7 @@ def test_each_sensor_shows_its_own_property_of_the_same_garment(camera):
         cloth = who.upper.fabric.ground
         properties.append(
             {
-                "visible": np.mean(np.sqrt(cloth.colour)),
+                "visible": np.mean(np.sqrt(cloth.color)),
                 "near_infrared": np.sqrt(cloth.near_infrared),
                 "thermal": -cloth.insulation,
             }[camera.sensor]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mbn_jax import convert
-from mbn_jax.data.augment import normalise
+from mbn_jax.data.augment import normalize
 from mbn_jax.data.sixteen_bits import Scale
 from mbn_jax.deploy.adaptation import _check_numbers, adapt
 from mbn_jax.errors import InputError
@@ -44,7 +44,7 @@ def estimated(network, batches):
 
     def apply(variables, images, modality, mutable):
         return model.apply(
-            variables, normalise(images), modality, train=True, mutable=mutable
+            variables, normalize(images), modality, train=True, mutable=mutable
         )
 
     return convert.estimate_statistics(apply, variables, batches)

@@ -13,7 +13,7 @@ from mbn_jax.evaluation import (
     euclidean_distances,
     every_pair,
     feature_metrics,
-    l2_normalise,
+    l2_normalize,
     retrieval_metrics,
 )
 from mbn_jax.evaluation.distances import distance_function, k_reciprocal_distances
@@ -36,7 +36,7 @@ def test_cosine_distances_of_unit_vectors():
 def test_a_cosine_does_not_depend_on_lengths():
     query, gallery = features(0, 5, 8), features(1, 7, 8)
     lengths = np.array([1e-30, 1e-3, 1.0, 1e3, 1e30], np.float32)[:, None]
-    expected = cosine_distances(l2_normalise(query), l2_normalise(gallery))
+    expected = cosine_distances(l2_normalize(query), l2_normalize(gallery))
     np.testing.assert_allclose(
         cosine_distances(query * lengths, gallery), expected, atol=1e-6
     )
@@ -45,7 +45,7 @@ def test_a_cosine_does_not_depend_on_lengths():
 def test_a_feature_of_zeros_is_at_cosine_distance_one():
     distances = cosine_distances(np.zeros((1, 4)), features(0, 3, 4))
     np.testing.assert_array_equal(distances, [[1, 1, 1]])
-    np.testing.assert_array_equal(l2_normalise(np.zeros((2, 3))), np.zeros((2, 3)))
+    np.testing.assert_array_equal(l2_normalize(np.zeros((2, 3))), np.zeros((2, 3)))
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0])
@@ -145,12 +145,12 @@ def test_what_are_no_two_matrices_is_refused_in_one_sentence(
         assert "\n" not in str(error.value)
     if "network" not in message:
         with pytest.raises(InputError):
-            l2_normalise(features)
+            l2_normalize(features)
 
 
 @pytest.mark.parametrize("number", [0, -1, 1.5, True])
 @pytest.mark.parametrize("name", ["k1", "k2"])
-def test_a_number_of_neighbours_is_a_positive_integer(name, number):
+def test_a_number_of_neighbors_is_a_positive_integer(name, number):
     with pytest.raises(ValueError, match=f"{name} is {number}, expected an integer"):
         k_reciprocal_distances(np.eye(3), np.eye(3), **{name: number})
 
@@ -164,7 +164,7 @@ def test_features_may_be_numbers_of_any_type(dtype):
     for function in (cosine_distances, euclidean_distances, k_reciprocal_distances):
         of_plain = function(plain, plain[:1])
         assert np.array_equal(function(features, features[:1]), of_plain)
-    assert np.array_equal(l2_normalise(features), l2_normalise(plain))
+    assert np.array_equal(l2_normalize(features), l2_normalize(plain))
 
 
 def test_there_may_be_no_features():

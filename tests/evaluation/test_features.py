@@ -15,7 +15,7 @@ class Output(NamedTuple):
 
 
 class Model:
-    """Mean colours plus the modality; counts how often it is traced."""
+    """Mean colors plus the modality; counts how often it is traced."""
 
     image_size = (8, 4)
     modalities = ("visible", "infrared")
@@ -40,7 +40,7 @@ def random_images(count, height=8, width=4):
 
 
 @jax.jit
-def mean_colour_and_modality(images, modality):
+def mean_color_and_modality(images, modality):
     means = images.astype(jnp.float32).mean(axis=(1, 2))
     return jnp.concatenate([means, modality[:, None].astype(jnp.float32)], axis=1)
 
@@ -53,7 +53,7 @@ def batches(images, size, mesh=None):
 def test_batches_and_padding_leave_no_trace(count):
     images, modality = random_images(count), np.arange(count) % 2
     features = extract(
-        mean_colour_and_modality, batches(images, 3), modality, batch_size=3
+        mean_color_and_modality, batches(images, 3), modality, batch_size=3
     )
     expected = np.column_stack([images.mean(axis=(1, 2)), modality])
     assert features.dtype == np.float32
@@ -63,12 +63,10 @@ def test_batches_and_padding_leave_no_trace(count):
 def test_a_mesh_gives_the_same_features():
     images, modality = random_images(21), np.arange(21) % 2
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    alone = extract(
-        mean_colour_and_modality, batches(images, 8), modality, batch_size=8
-    )
+    alone = extract(mean_color_and_modality, batches(images, 8), modality, batch_size=8)
     for batch_size in (8, 5):
         sharded = extract(
-            mean_colour_and_modality,
+            mean_color_and_modality,
             batches(images, batch_size, mesh),
             modality,
             batch_size=batch_size,
@@ -106,28 +104,28 @@ def test_images_are_asked_for_batch_by_batch():
 
 def test_no_image_is_refused():
     with pytest.raises(InputError, match="no image to embed"):
-        extract(mean_colour_and_modality, iter(()), np.zeros(0, int), batch_size=2)
+        extract(mean_color_and_modality, iter(()), np.zeros(0, int), batch_size=2)
 
 
 @pytest.mark.parametrize("modality", [[0.5, 1.0], ["a", "b"], [[0], [1]], None, 1])
 def test_extract_takes_one_integer_for_each_image(modality):
     images = batches(random_images(2), 2)
     with pytest.raises(InputError, match="one integer for each image"):
-        extract(mean_colour_and_modality, images, modality, batch_size=2)
+        extract(mean_color_and_modality, images, modality, batch_size=2)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int64, np.uint64, jnp.int4, list])
 def test_modalities_may_be_of_any_integer_type(kind):
     modality = [0, 1] if kind is list else np.array([0, 1]).astype(kind)
     images = batches(random_images(2), 2)
-    features = extract(mean_colour_and_modality, images, modality, batch_size=2)
+    features = extract(mean_color_and_modality, images, modality, batch_size=2)
     assert features[:, 3].tolist() == [0, 1]
 
 
 def test_an_index_beyond_32_bits_is_none_of_the_modalities():
     images = batches(random_images(2), 2)
     features = extract(
-        mean_colour_and_modality, images, np.array([2**32, 1]), batch_size=2
+        mean_color_and_modality, images, np.array([2**32, 1]), batch_size=2
     )
     assert features[:, 3].tolist() == [-1, 1]
 

@@ -52,9 +52,9 @@ def by_sets(query, gallery, k1, k2, weight):
 )
 def test_distances_are_those_of_the_definition(k1, k2, weight):
     rng = np.random.default_rng(k1)
-    centres = rng.normal(size=(4, 6))
+    centers = rng.normal(size=(4, 6))
     query, gallery = (
-        centres[rng.integers(0, 4, n)] + 0.7 * rng.normal(size=(n, 6)) for n in (9, 25)
+        centers[rng.integers(0, 4, n)] + 0.7 * rng.normal(size=(n, 6)) for n in (9, 25)
     )
     np.testing.assert_allclose(
         k_reciprocal_distances(query, gallery, k1=k1, k2=k2, weight=weight),

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbn_jax.data.augment import normalise
+from mbn_jax.data.augment import normalize
 from mbn_jax.models.pretrained import ImageNetClassifier, load_backbone
 from mbn_jax.models.resnet import ResNet
 
@@ -42,10 +42,10 @@ def classify(request):
     abstract = jax.eval_shape(model.init, jax.random.key(0), shape, modality)
     variables, _ = load_backbone(FOLDER, model, abstract)
     apply = jax.jit(model.apply)
-    return lambda image: apply(variables, normalise(np.stack([image] * 2)), modality)
+    return lambda image: apply(variables, normalize(np.stack([image] * 2)), modality)
 
 
-def centre(image):
+def center(image):
     """As ImageNet is evaluated: the shorter side 256, of that the middle 224."""
     height, width = image.shape[:2]
     scale = 256 / min(height, width)
@@ -63,7 +63,7 @@ def test_a_picture_is_classified_as_its_subject(subject, classify):
         pytest.skip(f"{package} is not installed")
     path = Path(spec.submodule_search_locations[0]) / name
     image = cv2.imread(str(path))[:, :, ::-1]
-    logits = np.asarray(classify(centre(image)))
+    logits = np.asarray(classify(center(image)))
     for of_modality in logits:
         best = np.argsort(-of_modality)[:5]
         assert best[0] in classes, best

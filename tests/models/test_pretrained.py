@@ -81,7 +81,7 @@ def test_what_imagenet_does_not_know_stays_and_is_named(weights):
         last_stride=2,
         stem="separate",
         non_local=(0, 1, 0, 0),
-        pooling="learnt_gem",
+        pooling="learned_gem",
         share_affine=False,
         modalities=("visible", "nir", "cam/1"),
     )
@@ -373,12 +373,12 @@ def keras_logits(arrays, pixels):
         )
         return y + arrays[f"{name}/bias"]
 
-    def normalise(x, name):
+    def normalize(x, name):
         mean, var = arrays[f"{name}/moving_mean"], arrays[f"{name}/moving_variance"]
         y = (x - mean) / jnp.sqrt(var + 1e-3)
         return y * arrays[f"{name}/gamma"] + arrays[f"{name}/beta"]
 
-    x = jax.nn.relu(normalise(convolve(pixels, "conv1", 2), "bn_conv1"))
+    x = jax.nn.relu(normalize(convolve(pixels, "conv1", 2), "bn_conv1"))
     x = jax.lax.reduce_window(
         jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))),
         -jnp.inf,
@@ -393,11 +393,11 @@ def keras_logits(arrays, pixels):
             y = x
             for part, step in (("2a", stride), ("2b", 1), ("2c", 1)):
                 name = f"{stage}{letter}_branch{part}"
-                y = normalise(convolve(y, f"res{name}", step), f"bn{name}")
+                y = normalize(convolve(y, f"res{name}", step), f"bn{name}")
                 y = y if part == "2c" else jax.nn.relu(y)
             if letter == "a":
                 name = f"{stage}{letter}_branch1"
-                x = normalise(convolve(x, f"res{name}", stride), f"bn{name}")
+                x = normalize(convolve(x, f"res{name}", stride), f"bn{name}")
             x = jax.nn.relu(x + y)
     return x.mean((1, 2)) @ arrays["fc1000/kernel"] + arrays["fc1000/bias"]
 

@@ -1,4 +1,4 @@
-"""The backbones: torchvision's topology, and the modality in every normalisation."""
+"""The backbones: torchvision's topology, and the modality in every normalization."""
 
 from functools import partial
 
@@ -117,7 +117,7 @@ def test_modalities_that_are_not_distinct_names_are_refused(modalities):
         shapes(ResNet(depth=18, modalities=modalities))
 
 
-def test_without_normalisations_every_convolution_has_a_bias_and_the_neck_stays():
+def test_without_normalizations_every_convolution_has_a_bias_and_the_neck_stays():
     """The trees that `convert.fold` makes."""
     for depth in (18, 50):
         none, bn = (shapes(ReID(10, depth=depth, norm=n))[1] for n in ("none", "bn"))
@@ -131,7 +131,7 @@ def test_without_normalisations_every_convolution_has_a_bias_and_the_neck_stays(
         assert all(folded[path] == plain[path] for path in kernels)
 
 
-def test_a_network_without_normalisations_is_not_to_be_trained():
+def test_a_network_without_normalizations_is_not_to_be_trained():
     config = default_config()
     for norm in NORMS:
         config.model.norm = norm
@@ -171,7 +171,7 @@ def test_outputs_have_names_shapes_and_float32(small):
         assert {leaf.dtype for leaf in output} == {np.dtype(np.float32)}
 
 
-def test_the_modality_reaches_every_normalisation(small):
+def test_the_modality_reaches_every_normalization(small):
     model, variables, images, modality = small
     step = jax.jit(
         lambda v, m: model.apply(v, images, m, train=True, mutable=["batch_stats"])

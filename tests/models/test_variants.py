@@ -25,7 +25,7 @@ EVERYTHING = dict(
     variant="se_resnet",
     stem="separate",
     non_local=(0, 1, 2, 0),
-    pooling="learnt_gem",
+    pooling="learned_gem",
     neck_bias=True,
     mbn_at=("stage2", "neck"),
 )
@@ -100,7 +100,7 @@ def test_a_step_of_every_form_is_finite_and_reaches_every_parameter(form):
         assert np.any(after != before[path]), path
 
 
-def test_rematerialisation_knows_every_form():
+def test_rematerialization_knows_every_form():
     plain, remat = (small(**EVERYTHING, remat=remat) for remat in (False, True))
     variables = filled(plain)
     for a, b in zip(
@@ -160,7 +160,7 @@ def test_a_separate_stem_is_the_stem_of_the_image_s_modality(modalities):
         )
 
 
-def test_half_the_channels_are_normalised_by_image():
+def test_half_the_channels_are_normalized_by_image():
     norm = partial(ModalityBatchNorm, epsilon=1e-5)
     layer = HalfInstanceNorm(norm)
     x = 3 * IMAGES[..., [0, 1, 2, 0]] + 2
@@ -177,7 +177,7 @@ def test_half_the_channels_are_normalised_by_image():
     np.testing.assert_allclose(y[..., 2:], rest, atol=1e-6)
 
 
-def test_the_generalised_mean_lies_between_mean_and_maximum():
+def test_the_generalized_mean_lies_between_mean_and_maximum():
     x = jnp.asarray(np.abs(IMAGES))
 
     def pool(power):
@@ -189,10 +189,10 @@ def test_the_generalised_mean_lies_between_mean_and_maximum():
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-8, 1e30])
-def test_the_generalised_mean_has_a_gradient_at_every_scale(scale):
+def test_the_generalized_mean_has_a_gradient_at_every_scale(scale):
     def loss(x, power):
         variables = {"params": {"power": power}}
-        return GeneralisedMean(learnt=True).apply(variables, x).sum() / (scale or 1)
+        return GeneralisedMean(learned=True).apply(variables, x).sum() / (scale or 1)
 
     gradients = jax.grad(loss, argnums=(0, 1))(scale * jnp.asarray(IMAGES), 3.0)
     assert all(np.all(np.isfinite(g)) for g in gradients)

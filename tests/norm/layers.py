@@ -23,7 +23,7 @@ from mbn_jax.norm import ModalityBatchNorm
 class Layer:
     """A configured layer; `attributes` are sorted pairs of name and value.
 
-    Each kind has `initialise(x, modality)`, giving variables, `train(variables, x,
+    Each kind has `initialize(x, modality)`, giving variables, `train(variables, x,
     modality, mask)`, giving the output and the variables afterwards, and `evaluate`,
     giving the output by the running statistics.
     """
@@ -49,7 +49,7 @@ class Linen(Layer):
     def evaluate(self, variables, x, modality, mask=None):
         return self.module().apply(variables, x, modality, True, mask)
 
-    def initialise(self, x, modality):
+    def initialize(self, x, modality):
         init = partial(self.module().init, use_running_average=False)
         return jax.jit(init)(jax.random.key(0), x, modality)
 
@@ -85,7 +85,7 @@ class Nnx(Layer):
     def evaluate(self, variables, x, modality, mask=None):
         return self.module(variables)(x, modality, use_running_average=True, mask=mask)
 
-    def initialise(self, x, modality):
+    def initialize(self, x, modality):
         return self.variables(self.module())
 
 

@@ -1,4 +1,4 @@
-"""Modality batch normalisation in float64 NumPy, one loop per modality."""
+"""Modality batch normalization in float64 NumPy, one loop per modality."""
 
 from typing import NamedTuple
 
@@ -37,8 +37,8 @@ def reference(
                 for name, new in (("mean", mean), ("var", var)):
                     old = running[name][m, c]
                     stats[name][m, c] = momentum * old + (1 - momentum) * new
-            normalised = (values - mean) / np.sqrt(var + epsilon)
-            y[here, ..., c] = scale[m, c] * normalised + bias[m, c]
+            normalized = (values - mean) / np.sqrt(var + epsilon)
+            y[here, ..., c] = scale[m, c] * normalized + bias[m, c]
     return Reference(np.moveaxis(y, -1, axis), stats)
 
 
@@ -61,14 +61,14 @@ def reference_gradient(x, modality, variables, g, mask=None, *, axis=-1, epsilon
             if n > 0:
                 mean, var = values[counted].mean(), values[counted].var()
             sigma = np.sqrt(var + epsilon)
-            normalised = (values - mean) / sigma
+            normalized = (values - mean) / sigma
             # What is masked does not move the mean and the variance.
             through_stats = np.zeros_like(values)
             if n > 0:
-                by_mean, by_deviation = gs.sum() / n, (gs * normalised).sum() / n
-                through_stats = counted * (by_mean + normalised * by_deviation)
+                by_mean, by_deviation = gs.sum() / n, (gs * normalized).sum() / n
+                through_stats = counted * (by_mean + normalized * by_deviation)
             by_x[here, ..., c] = scale[m, c] / sigma * (gs - through_stats)
-            by_scale[m, c] = (gs * normalised).sum()
+            by_scale[m, c] = (gs * normalized).sum()
             by_bias[m, c] = gs.sum()
     if variables["params"]["scale"].ndim == 1:
         by_scale, by_bias = by_scale.sum(0), by_bias.sum(0)

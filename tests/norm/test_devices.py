@@ -103,8 +103,8 @@ class MaskedBatchNorms:
         for m in (0, 1):
             here = (modality == m)[:, None, None, None]
             one = jax.tree.map(lambda table, m=m: table[m], variables)
-            normalised, after = norm.apply(one, x, mask=here, mutable=["batch_stats"])
-            y = jnp.where(here, normalised, y)
+            normalized, after = norm.apply(one, x, mask=here, mutable=["batch_stats"])
+            y = jnp.where(here, normalized, y)
             stats.append(after["batch_stats"])
         stats = jax.tree.map(lambda *tables: jnp.stack(tables), *stats)
         return y, {**variables, "batch_stats": stats}

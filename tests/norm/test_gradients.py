@@ -59,19 +59,19 @@ def test_gradients_are_right_for_channels_on_another_axis(kind):
     assert_closed_form(layer, x, MODALITY, axis=1)
 
 
-def test_masked_samples_get_the_gradient_of_a_fixed_normalisation(kind):
+def test_masked_samples_get_the_gradient_of_a_fixed_normalization(kind):
     layer = make(kind, share_affine=False)
     mask = np.array([1, 1, 0, 1, 1, 0], bool)
     assert_closed_form(layer, random_input(SHAPE), MODALITY, mask)
 
 
-def test_masked_positions_get_the_gradient_of_a_fixed_normalisation(kind):
+def test_masked_positions_get_the_gradient_of_a_fixed_normalization(kind):
     layer = make(kind, share_affine=False)
     mask = np.random.default_rng(1).random((6, 5, 4, 1)) < 0.3
     assert_closed_form(layer, random_input(SHAPE), MODALITY, mask)
 
 
-def test_fully_masked_modality_gets_the_gradient_of_a_fixed_normalisation(kind):
+def test_fully_masked_modality_gets_the_gradient_of_a_fixed_normalization(kind):
     layer = make(kind, share_affine=False)
     assert_closed_form(layer, random_input(SHAPE), MODALITY, MODALITY == 0)
 

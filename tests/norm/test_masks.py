@@ -19,7 +19,7 @@ SHAPE = (6, 5, 4, 3)
 MASK = np.array([1, 1, 0, 1, 1, 0], bool)
 
 
-def test_masked_samples_stay_out_of_the_statistics_and_are_normalised(kind):
+def test_masked_samples_stay_out_of_the_statistics_and_are_normalized(kind):
     layer = make(kind)
     variables, x = random_variables(layer), random_input(SHAPE)
     y, after = train(layer, variables, x, MODALITY, MASK)
@@ -46,7 +46,7 @@ def test_a_mask_of_samples_may_have_the_rank_of_the_input(kind, ndim):
     assert_close(y, reference(x, MODALITY, variables, MASK).y, atol=1e-5)
 
 
-def test_fully_masked_modality_is_normalised_by_its_running_statistics(kind):
+def test_fully_masked_modality_is_normalized_by_its_running_statistics(kind):
     layer = make(kind)
     variables, x = random_variables(layer), random_input(SHAPE)
     y, after = train(layer, variables, x, MODALITY, MODALITY == 0)
@@ -109,7 +109,7 @@ def test_masked_nan_leaks_neither_into_values_nor_into_gradients(kind, bad):
     assert_close(polluted, clean, rtol=1e-6)
 
 
-def test_masked_nan_does_not_leak_where_running_statistics_normalise(kind):
+def test_masked_nan_does_not_leak_where_running_statistics_normalize(kind):
     layer = make(kind)
     variables, x = random_variables(layer), random_input(SHAPE)
     expected = evaluate(layer, variables, x, MODALITY, MASK)

@@ -54,7 +54,7 @@ def test_layers_refuse_the_same(kind, shape, modality, arguments, message):
         layer.evaluate(variables, np.ones(shape, np.float32), modality, mask)
 
 
-def test_integers_are_not_normalised(kind):
+def test_integers_are_not_normalized(kind):
     layer = make(kind)
     with pytest.raises(ValueError, match="expected a floating-point type"):
         layer.train(random_variables(layer), np.ones((4, 3), int), np.zeros(4, int))

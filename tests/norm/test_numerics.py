@@ -75,10 +75,10 @@ def test_evaluating_changes_nothing(kind):
     assert_close(after, variables)
 
 
-def test_initialising_leaves_the_running_statistics_and_needs_no_axis(kind):
+def test_initializing_leaves_the_running_statistics_and_needs_no_axis(kind):
     layer = make(kind, axis_name="nowhere")
     assert layer.module().axis_name == "nowhere"
-    variables = layer.initialise(random_input((6, 5, 4, 3)), MODALITY)
+    variables = layer.initialize(random_input((6, 5, 4, 3)), MODALITY)
     np.testing.assert_array_equal(variables["batch_stats"]["mean"], np.zeros((2, 3)))
     np.testing.assert_array_equal(variables["batch_stats"]["var"], np.ones((2, 3)))
     np.testing.assert_array_equal(variables["params"]["scale"], np.ones(3))
@@ -95,7 +95,7 @@ def test_scale_and_bias_are_shared_or_one_per_modality(kind, share_affine):
         param_dtype=jnp.bfloat16,
     )
     x = random_input((6, 5, 4, 3))
-    variables = layer.initialise(x, MODALITY)
+    variables = layer.initialize(x, MODALITY)
     scale, bias = variables["params"]["scale"], variables["params"]["bias"]
     assert scale.shape == bias.shape == ((3,) if share_affine else (2, 3))
     assert scale.dtype == bias.dtype == jnp.bfloat16
@@ -108,7 +108,7 @@ def test_scale_and_bias_are_shared_or_one_per_modality(kind, share_affine):
 def test_scale_and_bias_can_be_left_out(kind, left_out):
     layer = make(kind, **{f"use_{name}": False for name in left_out})
     x = random_input((6, 5, 4, 3))
-    fresh = layer.initialise(x, MODALITY)
+    fresh = layer.initialize(x, MODALITY)
     assert set(fresh.get("params", {})) == {"scale", "bias"} - set(left_out)
     assert ("params" in fresh) == (len(left_out) < 2)
     variables = random_variables(layer)
@@ -142,7 +142,7 @@ def test_absent_modality_keeps_its_running_statistics_to_the_bit(kind, absent):
         assert np.all(after["batch_stats"][name][1 - absent] != old[1 - absent])
 
 
-def test_single_pixel_of_a_modality_normalises_to_the_bias(kind):
+def test_single_pixel_of_a_modality_normalizes_to_the_bias(kind):
     layer = make(kind, share_affine=False)
     variables, modality = random_variables(layer), np.array([0, 1])
     x = 1e4 + random_input((2, 1, 1, 3))

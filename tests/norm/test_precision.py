@@ -34,7 +34,7 @@ def far_from_zero(shape, seed=0):
 def test_variance_is_right_where_the_mean_is_ten_thousand_deviations(kind, shape):
     modality = np.arange(shape[0]) % 2
     layer = make(kind, momentum=0.0)
-    variables = layer.initialise(far_from_zero(shape), modality)
+    variables = layer.initialize(far_from_zero(shape), modality)
     for seed, tolerance in enumerate([1e-2, 1e-3, 1e-3]):
         x = far_from_zero(shape, seed)
         y, variables = train(layer, variables, x, modality)
@@ -131,7 +131,7 @@ def test_variance_of_a_constant_is_never_negative():
 def test_running_statistics_stay_float32_under_every_type(kind):
     layer = make(kind, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
     x = jnp.asarray(random_input((8, 3)), jnp.bfloat16)
-    variables = layer.initialise(x, MODALITY)
+    variables = layer.initialize(x, MODALITY)
     y, after = train(layer, variables, x, MODALITY)
     for stats in (variables["batch_stats"], after["batch_stats"]):
         assert {a.dtype for a in jax.tree.leaves(stats)} == {np.dtype(np.float32)}

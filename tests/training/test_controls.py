@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from mbn_jax.data.augment import normalise
+from mbn_jax.data.augment import normalize
 from mbn_jax.data.dataset import load_split
 from mbn_jax.data.pipeline import load_images
 from mbn_jax.training import controls
@@ -99,7 +99,7 @@ def first_convolution(network):
     images = load_images(split, np.arange(len(split)), model.image_size)
     kernel = variables["params"]["backbone"]["conv1"]["kernel"]
     return jax.lax.conv_general_dilated(
-        normalise(jnp.asarray(images)),
+        normalize(jnp.asarray(images)),
         kernel,
         (2, 2),
         [(3, 3), (3, 3)],

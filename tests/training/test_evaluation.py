@@ -14,7 +14,7 @@ from mbn_jax.evaluation import (
     evaluate_chance,
     every_pair,
     format_table,
-    l2_normalise,
+    l2_normalize,
     make_results,
 )
 from mbn_jax.evaluation.evaluation import evaluate_file, format_evaluation
@@ -65,7 +65,7 @@ def test_flip_averaged_features_are_means_with_the_mirror_image(finished, data_d
     plain, _ = trained_network.test_features(workdir, Network(), split)
     mirrored = mbn_jax.embed(model, variables, images[:, :, ::-1], split.modality)
     # Each of them has unit length first.
-    alone = l2_normalise(plain)
+    alone = l2_normalize(plain)
     np.testing.assert_allclose(2 * features - alone, mirrored, rtol=0, atol=1e-4)
     assert np.abs(mirrored - alone).max() > 1e-3
 

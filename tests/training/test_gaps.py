@@ -74,7 +74,7 @@ def test_runs_are_called_by_what_tells_them_apart_but_not_by_their_seed(
     assert name_networks([a, b]) == ["a", "a"]
 
 
-def test_more_networks_than_colours_are_refused(finished, tmp_path):
+def test_more_networks_than_colors_are_refused(finished, tmp_path):
     changes = {
         f"run{i}": lambda config, i=i: {**config, "num_steps": 6 + i} for i in range(5)
     }

@@ -60,7 +60,7 @@ def logged(workdir):
 
 
 def assert_same_outcome(one, other):
-    """Bit for bit: parameters, statistics, optimiser state, and figures."""
+    """Bit for bit: parameters, statistics, optimizer state, and figures."""
     jax.tree.map(np.testing.assert_array_equal, final_state(one), final_state(other))
     assert (one / "results.json").read_text() == (other / "results.json").read_text()
 

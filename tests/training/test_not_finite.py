@@ -16,14 +16,14 @@ def mislabel(monkeypatch, *steps):
     """In these steps every image has a modality that does not exist: all is NaN."""
     train_batches = loop.train_batches
 
-    def mislabelled(*arguments, start, **options):
+    def mislabeled(*arguments, start, **options):
         batches = train_batches(*arguments, start=start, **options)
         for step, batch in enumerate(batches, start + 1):
             if step in steps:
                 batch["modality"] = np.full_like(batch["modality"], 7)
             yield batch
 
-    monkeypatch.setattr(loop, "train_batches", mislabelled)
+    monkeypatch.setattr(loop, "train_batches", mislabeled)
 
 
 def logged(workdir):

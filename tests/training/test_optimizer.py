@@ -1,4 +1,4 @@
-"""Schedules and optimisers against the formulas."""
+"""Schedules and optimizers against the formulas."""
 
 import jax
 import jax.numpy as jnp

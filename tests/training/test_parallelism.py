@@ -47,7 +47,7 @@ def trained(norm, mesh, parallelism="jit", parts=1, **changes):
     config = small_config("")
     config.model.norm, config.parallelism = norm, parallelism
     config.batch.accumulation_steps = parts
-    # Larger than elsewhere: normalising eight values by themselves multiplies rounding.
+    # Larger than elsewhere: normalizing eight values by themselves multiplies rounding.
     config.data.image_size, config.model.last_stride = (64, 32), 1
     for key, value in changes.items():
         config.model[key] = value
@@ -134,7 +134,7 @@ def test_parts_have_statistics_of_their_own(in_two_parts):
 
 
 @pytest.mark.slow
-def test_rematerialisation_changes_no_figure(on_one_device, norm):
+def test_rematerialization_changes_no_figure(on_one_device, norm):
     assert_agree(trained(norm, make_mesh(1), remat=True), on_one_device)
 
 

@@ -20,12 +20,12 @@ OUTPUT = ReIDOutput(
 PAIRS = OUTPUT.pooled, IDENTITY
 EXPECTED = {
     "identity": lambda: losses.identity_loss(OUTPUT.logits, IDENTITY, 0.2),
-    "wrt": lambda: losses.weighted_regularised_triplet(*PAIRS),
-    "squared_wrt": lambda: losses.weighted_regularised_triplet(*PAIRS, squared=True),
+    "wrt": lambda: losses.weighted_regularized_triplet(*PAIRS),
+    "squared_wrt": lambda: losses.weighted_regularized_triplet(*PAIRS, squared=True),
     "triplet": lambda: losses.batch_hard_triplet(*PAIRS, 0.7),
     "circle": lambda: losses.circle(*PAIRS, 0.4, 8.0),
-    "hetero_centre": lambda: losses.hetero_centre(*PAIRS, MODALITY),
-    "hetero_centre_triplet": lambda: losses.hetero_centre_triplet(
+    "hetero_center": lambda: losses.hetero_center(*PAIRS, MODALITY),
+    "hetero_center_triplet": lambda: losses.hetero_center_triplet(
         *PAIRS, MODALITY, 0.7
     ),
 }

@@ -71,7 +71,7 @@ def config():
     config.num_steps, config.num_devices = NUM_STEPS, 1
     config.data.image_size = (16, 16)
     config.model.stem = "separate"
-    config.loss.hetero_centre = 0.5
+    config.loss.hetero_center = 0.5
     config.augmentation.exchange = config.augmentation.gray = 0.2
     config.augmentation.infrared_gray = 0.2
     return config
@@ -132,7 +132,7 @@ def test_the_loss_is_finite_and_falls(run):
     loss = [float(of_step["loss"]) for of_step in metrics]
     assert np.all(np.isfinite(loss))
     assert np.mean(loss[-3:]) < np.mean(loss[:3])
-    assert all(of_step["hetero_centre_loss"] > 0 for of_step in metrics)
+    assert all(of_step["hetero_center_loss"] > 0 for of_step in metrics)
     assert metrics[-1]["skipped"] == 0
 
 

@@ -24,7 +24,7 @@ def config(data_dir):
     config.batch.sampler = "natural"
     config.gap_batches = 2
     config.model.mbn_at = ("stem", "neck")
-    config.loss.wrt, config.loss.circle, config.loss.hetero_centre = 0.0, 0.1, 0.5
+    config.loss.wrt, config.loss.circle, config.loss.hetero_center = 0.0, 0.1, 0.5
     config.augmentation.exchange = config.augmentation.infrared_gray = 0.5
     return config
 
@@ -62,7 +62,7 @@ def test_a_run_starts_from_the_weights_and_says_so(config, tmp_path, capsys):
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     first = json.loads(lines[0])
     assert np.isfinite(first["loss"])
-    assert {"identity_loss", "circle_loss", "hetero_centre_loss"} <= first.keys()
+    assert {"identity_loss", "circle_loss", "hetero_center_loss"} <= first.keys()
     assert "wrt_loss" not in first
     report = (tmp_path / "run" / "report" / "index.html").read_text()
     for words in ("gaps in training", "gaps in evaluation", "Map of the embedding"):

@@ -96,7 +96,7 @@ THREE_CAMERAS = (
 class Difficulty:
     """The strength of each nuisance; 0 switches it off.
 
-    None of them knows of a normalisation method: they were chosen so that a small
+    None of them knows of a normalization method: they were chosen so that a small
     network can learn the task in minutes and still has something left to learn.
 
     Attributes:
@@ -110,7 +110,7 @@ class Difficulty:
         lost, 0 if it is scaled for an average person at that place.
       occlusion: fraction of images with an object in front of the person.
       exposure: standard deviation of the logarithm of the exposure.
-      colour_cast: standard deviation of the logarithm of each colour gain.
+      color_cast: standard deviation of the logarithm of each color gain.
       clutter: contrast of the background, 1 as the place was drawn.
       light: strength of the directed light, from image to image.
       noise: factor on the noise of the cameras.
@@ -126,7 +126,7 @@ class Difficulty:
     crop_follows_person: float = 0.3
     occlusion: float = 0.06
     exposure: float = 0.1
-    colour_cast: float = 0.03
+    color_cast: float = 0.03
     clutter: float = 0.5
     light: float = 0.6
     noise: float = 0.5

@@ -14,7 +14,7 @@ from mbn_jax.data.synthetic_vireid.identity import Body, Identity
 from mbn_jax.data.synthetic_vireid.parts import Label, Order, Part
 from mbn_jax.data.synthetic_vireid.pose import Point, Pose, Skeleton, skeleton
 
-Level = tuple[Point, float, float]  # centre, lateral and sagittal half axis
+Level = tuple[Point, float, float]  # center, lateral and sagittal half axis
 
 
 def figure(identity: Identity, pose: Pose, view: View) -> list[Part]:
@@ -86,17 +86,17 @@ def _trunk(identity: Identity, joints: Skeleton, pose: Pose, view: View) -> list
 
 
 def _level(identity: Identity, joints: Skeleton, height: float, ease: float) -> Level:
-    """A cross-section of the trunk, `ease` metres off the body."""
+    """A cross-section of the trunk, `ease` meters off the body."""
     lateral, sagittal = half_axes(identity.body, height)
     return joints.spine(height), lateral + ease, sagittal + ease
 
 
 def _hem(level: Level, joints: Skeleton, pose: Pose, flare: float) -> Level:
     """A cross-section below the hip: the legs within it spread it while walking."""
-    centre, lateral, sagittal = level
-    drop = max(joints.pelvis[1] - centre[1], 0.0)
+    center, lateral, sagittal = level
+    drop = max(joints.pelvis[1] - center[1], 0.0)
     return (
-        centre,
+        center,
         lateral + flare,
         sagittal + flare + 0.8 * drop * math.sin(pose.stride),
     )
@@ -107,17 +107,17 @@ def _front_panel(
 ) -> Part:
     """A band `share` as wide as the trunk on its front (1) or back (-1)."""
     left, right = [], []
-    for centre, lateral, sagittal in levels:
+    for center, lateral, sagittal in levels:
         forward = np.array([0.0, 0.0, 0.9 * front * sagittal])
         half = np.array([share * lateral, 0.0, 0.0])
-        left.append(centre - half + forward)
-        right.append(centre + half + forward)
+        left.append(center - half + forward)
+        right.append(center + half + forward)
     outline = view.project(np.array(left + right[::-1]))[:, :2]
     return Part(outline, label, Order.PANEL, 0.03)
 
 
 def half_axes(body: Body, height: float) -> tuple[float, float]:
-    """Half axes (lateral, sagittal) of the bare trunk `height` metres over ground."""
+    """Half axes (lateral, sagittal) of the bare trunk `height` meters over ground."""
     depth = 0.062 * body.height * body.girth
     levels = np.array([0.40, 0.50, 0.60, 0.72, 0.79, 0.82, 0.85]) * body.height
     waist = 0.85 * min(body.hip, body.shoulder) * body.girth**0.7
@@ -232,16 +232,16 @@ def head_parts(identity: Identity, joints: Skeleton, view: View) -> list[Part]:
     def at(x: float, up: float, back: float) -> Point:
         return head + r * np.array([x, up, -back])
 
-    def add(outline: np.ndarray, centre: Point) -> None:
+    def add(outline: np.ndarray, center: Point) -> None:
         # Seen from the front the back of the head lies behind the face and only its
         # rim shows; seen from behind it covers the face.
-        depth = float(view.project(centre - head)[2])
+        depth = float(view.project(center - head)[2])
         order = Order.HEAD + depth + 0.25 * r
         parts.append(Part(outline, Label.HAIR, order, 0.05 + depth))
 
     def ball(up: float, back: float, across: float, high: float) -> None:
-        centre = at(0.0, up, back)
-        add(ellipse(view, centre, (across * r, high * r)), centre)
+        center = at(0.0, up, back)
+        add(ellipse(view, center, (across * r, high * r)), center)
 
     def crown(
         up: float, across: float, high: float, label: Label, order: float
@@ -300,31 +300,31 @@ def bag_parts(identity: Identity, joints: Skeleton, view: View) -> list[Part]:
     straps: list[tuple[Point, Point]] = []
     if bag.kind == "handbag":
         half = bag.size * np.array([0.06, 0.11, 0.16])
-        centre = hand - np.array([0.0, half[1] + 0.13, 0.0]) + 0.02 * outward
+        center = hand - np.array([0.0, half[1] + 0.13, 0.0]) + 0.02 * outward
         for z in (-0.08, 0.08):
-            straps.append((hand, centre + np.array([0.0, half[1], z])))
+            straps.append((hand, center + np.array([0.0, half[1], z])))
     elif bag.kind == "tote":
         half = bag.size * np.array([0.055, 0.17, 0.17])
-        centre = np.array([0.0, 0.52 * body.height, -0.04]) + (hips + 0.09) * outward
+        center = np.array([0.0, 0.52 * body.height, -0.04]) + (hips + 0.09) * outward
         for z in (-0.07, 0.07):
-            straps.append((shoulder, centre + np.array([0.0, half[1], z])))
+            straps.append((shoulder, center + np.array([0.0, half[1], z])))
     elif bag.kind == "messenger":
         # Across the body: the strap starts at the other shoulder.
         half = bag.size * np.array([0.05, 0.12, 0.16])
-        centre = np.array([0.0, 0.47 * body.height, -0.03]) + (hips + 0.05) * outward
+        center = np.array([0.0, 0.47 * body.height, -0.03]) + (hips + 0.05) * outward
         depth = 0.08 * body.height * body.girth + identity.upper.looseness
         other = joints.shoulders[1 - left] + np.array([0.0, 0.03, 0.0])
         for face in (-depth, depth):
             crossing = joints.spine(0.66 * body.height) + np.array([0.0, 0.0, face])
-            straps += [(other, crossing), (crossing, centre)]
+            straps += [(other, crossing), (crossing, center)]
     else:  # a trolley, pulled behind
         half = bag.size * np.array([0.15, 0.23, 0.10])
-        centre = np.array([hand[0] + 0.03 * bag.side, half[1] + 0.03, hand[2] - 0.25])
-        straps = [(hand, centre + np.array([0.0, half[1], 0.0]))]
+        center = np.array([hand[0] + 0.03 * bag.side, half[1] + 0.03, hand[2] - 0.25])
+        straps = [(hand, center + np.array([0.0, half[1], 0.0]))]
 
-    depth = float(view.project(centre)[2])
+    depth = float(view.project(center)[2])
     order = depth + (Order.NEAR if depth > -0.08 else Order.FAR)
-    parts = [Part(box(view, centre, half), Label.BAG, order, depth)]
+    parts = [Part(box(view, center, half), Label.BAG, order, depth)]
     for start, end in straps:
         nearness = float(view.project(0.5 * (start + end))[2])
         order = Order.STRAP if nearness > -0.02 else Order.FAR
@@ -338,15 +338,15 @@ def _backpack(identity: Identity, joints: Skeleton, view: View) -> list[Part]:
     height = 0.70 * body.height
     surface = half_axes(body, height)[1] + identity.upper.looseness
     half = bag.size * np.array([0.145, 0.21, 0.085])
-    centre = joints.spine(height) - np.array([0.0, 0.0, surface + half[2]])
-    depth = float(view.project(centre)[2])
+    center = joints.spine(height) - np.array([0.0, 0.0, surface + half[2]])
+    depth = float(view.project(center)[2])
     if depth > 0.1:
         order = Order.NEAR + depth
     else:
         order = Order.STRAP + 1e-3 if depth > -0.1 else Order.FAR
-    parts = [Part(box(view, centre, half), Label.BAG, order, depth)]
+    parts = [Part(box(view, center, half), Label.BAG, order, depth)]
     if depth > 0.1:  # a pocket tells the back from the front
-        pocket = centre + np.array([0.0, -0.4 * half[1], -half[2]])
+        pocket = center + np.array([0.0, -0.4 * half[1], -half[2]])
         outline = box(view, pocket, (0.7 * half[0], 0.4 * half[1], 0.01))
         parts.append(Part(outline, Label.STRAP, order + 1e-3, depth))
         return parts

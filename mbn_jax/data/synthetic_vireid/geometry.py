@@ -22,7 +22,7 @@ class View:
     Attributes:
       yaw: turn of the body about the vertical axis, radians; 0 faces the camera.
       elevation: how far the camera looks down, radians.
-      scale: canvas pixels in a metre.
+      scale: canvas pixels in a meter.
       origin: canvas position (column, row) of the point between the feet.
     """
 
@@ -35,10 +35,10 @@ class View:
     def _matrix(self) -> np.ndarray:
         """The linear part of the projection, (3, 3): from x, y, z by columns."""
         cosine, sine = math.cos(self.yaw), math.sin(self.yaw)
-        across, towards = np.array([cosine, 0.0, sine]), np.array([-sine, 0.0, cosine])
+        across, toward = np.array([cosine, 0.0, sine]), np.array([-sine, 0.0, cosine])
         up = np.array([0.0, math.cos(self.elevation), 0.0])
-        up -= math.sin(self.elevation) * towards  # what is nearer appears lower
-        return np.stack([self.scale * across, -self.scale * up, towards], axis=1)
+        up -= math.sin(self.elevation) * toward  # what is nearer appears lower
+        return np.stack([self.scale * across, -self.scale * up, toward], axis=1)
 
     @functools.cached_property
     def _offset(self) -> np.ndarray:
@@ -48,23 +48,23 @@ class View:
         """Projects points.
 
         Args:
-          points: (…, 3) float, metres.
+          points: (…, 3) float, meters.
 
         Returns:
-          (…, 3) float: column and row on the canvas, and the depth in metres, which
-          grows towards the camera.
+          (…, 3) float: column and row on the canvas, and the depth in meters, which
+          grows toward the camera.
         """
         return points @ self._matrix + self._offset
 
     def half_width(self, lateral: float, sagittal: float) -> float:
-        """Half the width, in metres, at which an elliptic cross-section is seen."""
+        """Half the width, in meters, at which an elliptic cross-section is seen."""
         return math.hypot(lateral * math.cos(self.yaw), sagittal * math.sin(self.yaw))
 
 
 def capsule(
     view: View, start: np.ndarray, end: np.ndarray, radii: tuple[float, float]
 ) -> np.ndarray:
-    """The outline (14, 2) of a limb from `start` to `end`, radii in metres."""
+    """The outline (14, 2) of a limb from `start` to `end`, radii in meters."""
     a, b = view.project(np.array([start, end]))[:, :2]
     along = b - a
     length = math.hypot(along[0], along[1])
@@ -77,10 +77,10 @@ def capsule(
 
 
 def ellipse(
-    view: View, centre: np.ndarray, half_axes: tuple[float, float]
+    view: View, center: np.ndarray, half_axes: tuple[float, float]
 ) -> np.ndarray:
-    """The outline (16, 2) of an upright ellipse about a point, half axes in metres."""
-    return view.project(centre)[:2] + view.scale * _CIRCLE * np.array(half_axes)
+    """The outline (16, 2) of an upright ellipse about a point, half axes in meters."""
+    return view.project(center)[:2] + view.scale * _CIRCLE * np.array(half_axes)
 
 
 def loft(
@@ -90,21 +90,21 @@ def loft(
 
     Args:
       view: the view.
-      levels: (centre, lateral half axis, sagittal half axis) from top to bottom,
-        metres.
-      sag: metres by which the middle of the lowest edge hangs lower than its ends.
+      levels: (center, lateral half axis, sagittal half axis) from top to bottom,
+        meters.
+      sag: meters by which the middle of the lowest edge hangs lower than its ends.
 
     Returns:
       (2 n + 1, 2) float, canvas positions.
     """
-    centres = view.project(np.array([centre for centre, _, _ in levels]))[:, :2]
+    centers = view.project(np.array([center for center, _, _ in levels]))[:, :2]
     widths = view.scale * np.array([view.half_width(a, b) for _, a, b in levels])
     offset = np.stack([widths, np.zeros_like(widths)], axis=1)
-    bottom = centres[-1:] + np.array([[0.0, view.scale * sag]])
-    return np.concatenate([centres - offset, bottom, (centres + offset)[::-1]])
+    bottom = centers[-1:] + np.array([[0.0, view.scale * sag]])
+    return np.concatenate([centers - offset, bottom, (centers + offset)[::-1]])
 
 
-def box(view: View, centre: np.ndarray, half_axes: npt.ArrayLike) -> np.ndarray:
+def box(view: View, center: np.ndarray, half_axes: npt.ArrayLike) -> np.ndarray:
     """The outline (n, 2) of a box whose sides lie along x, y and z of the body."""
-    corners = view.project(centre + _CORNERS * np.asarray(half_axes))[:, :2]
+    corners = view.project(center + _CORNERS * np.asarray(half_axes))[:, :2]
     return cv2.convexHull(corners.astype(np.float32))[:, 0]

@@ -2,7 +2,7 @@
 
 Everything here is drawn once per identity and is the same in every image. What a
 material looks like is drawn separately for each kind of sensor: neither the
-near-infrared reflectance nor the insulation of a garment follows from its colour, so
+near-infrared reflectance nor the insulation of a garment follows from its color, so
 a black coat can be bright in one camera and a striped shirt plain in the other. What
 every sensor sees is the shape: lengths of sleeves and hems, width of the cut, hair,
 bags.
@@ -30,12 +30,12 @@ class Material:
     """What the three kinds of sensor see of a surface.
 
     Attributes:
-      colour: linear RGB reflectance, each in [0, 1].
+      color: linear RGB reflectance, each in [0, 1].
       near_infrared: reflectance under the near-infrared lamp, in [0, 1].
       insulation: 0 for a surface as warm as the skin, 1 for one as cool as the air.
     """
 
-    colour: tuple[float, float, float]
+    color: tuple[float, float, float]
     near_infrared: float
     insulation: float
 
@@ -48,7 +48,7 @@ class Fabric:
       ground: the material of the garment.
       print: the material of the pattern.
       pattern: the kind of pattern.
-      period: its repeat in metres.
+      period: its repeat in meters.
     """
 
     ground: Material
@@ -59,7 +59,7 @@ class Fabric:
 
 @dataclasses.dataclass(frozen=True)
 class Body:
-    """Measures in metres unless said otherwise."""
+    """Measures in meters unless said otherwise."""
 
     height: float
     leg: float  # hip joint over the ground, as a fraction of the height
@@ -87,7 +87,7 @@ class Upper:
       fabric: ground and pattern.
       sleeve: how much of the arm is covered, from 0 (sleeveless) to 1 (to the wrist).
       hem: height of the lower edge, as a fraction of the person's height.
-      looseness: metres that the garment stands off the body.
+      looseness: meters that the garment stands off the body.
       hood: whether a hood lies on the back.
       inner: what shows between the two sides of an open jacket, None if it is closed.
     """
@@ -158,14 +158,14 @@ def draw_identity(rng: Rng) -> Identity:
 
 def dyed(rng: Rng, insulation: tuple[float, float] = (0.2, 0.8)) -> Material:
     """Draws a material whose three appearances are independent of one another."""
-    if rng.random() < 0.35:  # black, grey and white are what people wear most
+    if rng.random() < 0.35:  # black, gray and white are what people wear most
         hue, saturation, value = 0.0, 0.0, rng.uniform(0.08, 0.95)
     else:
         hue = rng.random()
         saturation, value = rng.uniform(0.25, 0.8), rng.uniform(0.2, 0.85)
     red, green, blue = (c**2 for c in colorsys.hsv_to_rgb(hue, saturation, value))
     return Material(
-        colour=(red, green, blue),
+        color=(red, green, blue),
         near_infrared=float(rng.uniform(0.06, 0.85)),
         insulation=float(rng.uniform(*insulation)),
     )
@@ -175,7 +175,7 @@ def _body(rng: Rng) -> Body:
     # Skin is the exception: every tone is bright in the near-infrared, and hot.
     tone = rng.uniform(0.15, 1.0)
     skin = Material(
-        colour=(0.62 * tone + 0.05, 0.4 * tone + 0.02, 0.28 * tone + 0.01),
+        color=(0.62 * tone + 0.05, 0.4 * tone + 0.02, 0.28 * tone + 0.01),
         near_infrared=float(rng.uniform(0.5, 0.65)),
         insulation=0.0,
     )
@@ -208,7 +208,7 @@ def _hair(rng: Rng) -> Hair:
     )
     tone = rng.uniform(0.02, 0.45)
     material = Material(
-        colour=(tone, 0.65 * tone, 0.4 * tone),
+        color=(tone, 0.65 * tone, 0.4 * tone),
         near_infrared=float(rng.uniform(0.08, 0.5)),
         insulation=float(rng.uniform(0.4, 0.65)),
     )
@@ -231,10 +231,10 @@ def _second_dye(rng: Rng, ground: Material) -> Material:
     The two choices are made apart: what looks alike in one light may differ in the
     other, and how a dye looks in one says nothing about the other.
     """
-    colours = [dyed(rng).colour for _ in range(4)]
+    colors = [dyed(rng).color for _ in range(4)]
     reflectances = [dyed(rng).near_infrared for _ in range(2)]
     return Material(
-        colour=max(colours, key=lambda c: abs(sum(c) - sum(ground.colour))),
+        color=max(colors, key=lambda c: abs(sum(c) - sum(ground.color))),
         near_infrared=max(reflectances, key=lambda r: abs(r - ground.near_infrared)),
         # A dye changes the light that a cloth reflects, not how warm it keeps.
         insulation=ground.insulation,

@@ -34,7 +34,7 @@ class Label(enum.IntEnum):
 
 
 class Order:
-    """Painting order of what does not simply follow from the depth, in metres.
+    """Painting order of what does not simply follow from the depth, in meters.
 
     Legs stay below the garments of the trunk, whichever is nearer to the camera. An arm
     that is not far behind the trunk's axis is painted over it.
@@ -61,7 +61,7 @@ class Part:
       outline: (n, 2) float, canvas column and row.
       label: its material.
       order: parts are painted in ascending order.
-      depth: metres towards the camera, for the shading only.
+      depth: meters toward the camera, for the shading only.
     """
 
     outline: np.ndarray
@@ -70,7 +70,7 @@ class Part:
     depth: float
 
 
-_EYE = Material(colour=(0.02, 0.015, 0.01), near_infrared=0.08, insulation=0.05)
+_EYE = Material(color=(0.02, 0.015, 0.01), near_infrared=0.08, insulation=0.05)
 
 
 def materials(identity: Identity, obstacle: Material) -> dict[Label, Material]:
@@ -116,7 +116,7 @@ def print_patterns(labels: np.ndarray, identity: Identity, view: View) -> None:
 def _mask(
     fabric: Fabric, x: np.ndarray, y: np.ndarray, height: float
 ) -> np.ndarray | None:
-    """Where the second dye is; x (1, W) and y (H, 1) in metres, from the feet up."""
+    """Where the second dye is; x (1, W) and y (H, 1) in meters, from the feet up."""
     period = fabric.period
     if fabric.pattern == "hoops":
         return _band(y, period, 0.45)

@@ -1,6 +1,6 @@
 """Where the joints are: a walking skeleton seen from some direction.
 
-Coordinates of the body, in metres: x to its left, y up from the ground, z forward.
+Coordinates of the body, in meters: x to its left, y up from the ground, z forward.
 """
 
 import dataclasses
@@ -68,7 +68,7 @@ class Skeleton:
     toes: tuple[Point, Point]
 
     def spine(self, height: float) -> Point:
-        """The point of the trunk's axis `height` metres over the ground."""
+        """The point of the trunk's axis `height` meters over the ground."""
         along = (height - self.pelvis[1]) / (self.neck[1] - self.pelvis[1])
         return (
             self.pelvis

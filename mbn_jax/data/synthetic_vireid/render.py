@@ -90,7 +90,7 @@ def paint(
     """Paints the figure.
 
     Returns:
-      (H, W) uint8 values of `Label`, and (H, W) uint8 relief, which grows towards the
+      (H, W) uint8 values of `Label`, and (H, W) uint8 relief, which grows toward the
       camera and is 0 where the background shows.
     """
     canvas = np.zeros((*CANVAS, 2), np.uint8)
@@ -145,8 +145,8 @@ def _shadow(view: View, light: sensor.Light) -> np.ndarray:
     """The soft shadow (H, W, 1) on the floor; it falls away from the light."""
     mask = np.full(CANVAS, 255, np.uint8)
     column = round(view.origin[0] - 22 * light.direction[0])
-    centre = (column, round(view.origin[1] - 3))
-    cv2.ellipse(mask, centre, (34, 8), 0, 0, 360, 110, -1)
+    center = (column, round(view.origin[1] - 3))
+    cv2.ellipse(mask, center, (34, 8), 0, 0, 360, 110, -1)
     soft = cv2.GaussianBlur(mask, (15, 15), 4)
     return (soft.astype(np.float32) / 255)[..., None]
 
@@ -170,12 +170,12 @@ def _creases(rng: Rng, seed: int) -> np.ndarray:
 
 
 def _dull(rng: Rng) -> Material:
-    """The material of an obstacle: less colourful than clothes, as cool as the air."""
+    """The material of an obstacle: less colorful than clothes, as cool as the air."""
     material = dyed(rng, insulation=(0.9, 1.0))
     red, green, blue = (
-        0.35 * c + 0.65 * sum(material.colour) / 3 for c in material.colour
+        0.35 * c + 0.65 * sum(material.color) / 3 for c in material.color
     )
-    return dataclasses.replace(material, colour=(red, green, blue))
+    return dataclasses.replace(material, color=(red, green, blue))
 
 
 def _obstacle(rng: Rng, difficulty: Difficulty) -> list[Part]:

@@ -26,7 +26,7 @@ Outline = np.ndarray | Sequence[tuple[float, float]]  # corners: column, row
 class Surface:
     """A thing of the place as the three kinds of sensor see it."""
 
-    colour: np.ndarray  # (3,) linear RGB
+    color: np.ndarray  # (3,) linear RGB
     near_infrared: float
     temperature: float
 
@@ -51,7 +51,7 @@ def draw_place(seed: int, place: str) -> dict[Sensor, np.ndarray]:
 
     def paint(outline: Outline, surface: Surface) -> None:
         polygon = [np.round(np.asarray(outline)).astype(np.int32)]
-        cv2.fillPoly(layers["visible"], polygon, surface.colour.tolist())
+        cv2.fillPoly(layers["visible"], polygon, surface.color.tolist())
         cv2.fillPoly(layers["near_infrared"], polygon, [surface.near_infrared])
         cv2.fillPoly(layers["thermal"], polygon, [surface.temperature])
 
@@ -68,7 +68,7 @@ def draw_place(seed: int, place: str) -> dict[Sensor, np.ndarray]:
             bottom = top + rng.uniform(20, 80)
         paint(_rectangle(left, top, left + wide, bottom), surface)
         if rng.random() < 0.5:
-            frame = dataclasses.replace(surface, colour=0.4 * surface.colour)
+            frame = dataclasses.replace(surface, color=0.4 * surface.color)
             paint(_rectangle(left, top, left + wide, top + 5), frame)
     if outdoors:
         for _ in range(rng.integers(3, 7)):
@@ -90,10 +90,10 @@ def draw_place(seed: int, place: str) -> dict[Sensor, np.ndarray]:
 
 
 def _surface(rng: np.random.Generator, saturation: float) -> Surface:
-    grey = rng.uniform(0.08, 0.75)
+    gray = rng.uniform(0.08, 0.75)
     tint = 1 + saturation * rng.uniform(-0.7, 0.7, 3)
     return Surface(
-        colour=np.clip(grey * tint, 0.02, 0.95) ** 1.5,
+        color=np.clip(gray * tint, 0.02, 0.95) ** 1.5,
         near_infrared=float(rng.uniform(0.05, 0.5)),
         temperature=AIR + float(rng.normal(0.0, 0.1)),
     )
@@ -105,16 +105,16 @@ def _paint_tree(
     """Leaves are dark green to the eye and bright in the near-infrared."""
     shade = rng.uniform(0.4, 1.0)
     leaves = Surface(
-        colour=shade * np.array([0.07, 0.16, 0.04]),
+        color=shade * np.array([0.07, 0.16, 0.04]),
         near_infrared=float(shade * 0.6),
         temperature=AIR - 0.03,
     )
     middle = np.array([rng.uniform(0, COLUMNS), rng.uniform(40, FLOOR_ROW + 20)])
     for _ in range(12):
-        centre = middle + rng.normal(0, 22, 2)
+        center = middle + rng.normal(0, 22, 2)
         turn = np.linspace(0, 2 * np.pi, 9)
         radius = rng.uniform(8, 24) * (1 + 0.2 * rng.standard_normal(9))
-        outline = centre + np.stack([radius * np.cos(turn), radius * np.sin(turn)], 1)
+        outline = center + np.stack([radius * np.cos(turn), radius * np.sin(turn)], 1)
         paint(outline, leaves)
 
 

@@ -1,8 +1,8 @@
 """From the painted figure to the picture that a camera delivers.
 
-Three steps, the same for every sensor: what leaves the scene towards the camera (for
+Three steps, the same for every sensor: what leaves the scene toward the camera (for
 visible and near-infrared light reflectance × light, for the thermal camera a
-temperature), the lens and the pixels, and at last noise, tone curve and colour.
+temperature), the lens and the pixels, and at last noise, tone curve and color.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ def draw_light(rng: np.random.Generator, difficulty: Difficulty) -> Light:
     turn = rng.uniform(0, 2 * math.pi)
     strength = difficulty.light * rng.uniform(0.3, 1.0)
     exposure = math.exp(difficulty.exposure * rng.standard_normal())
-    red, green, blue = np.exp(difficulty.colour_cast * rng.standard_normal(3)).tolist()
+    red, green, blue = np.exp(difficulty.color_cast * rng.standard_normal(3)).tolist()
     return Light(
         direction=(strength * math.cos(turn), strength * (0.4 + 0.6 * math.sin(turn))),
         exposure=exposure,
@@ -56,12 +56,12 @@ def appearance(materials: Mapping[Label, Material], camera: Camera) -> np.ndarra
     """What each label looks like to a sensor.
 
     Returns:
-      (labels, bands) float32: linear colour, reflectance or temperature, by label.
+      (labels, bands) float32: linear color, reflectance or temperature, by label.
     """
     table = np.zeros((len(Label), 3 if camera.sensor == "visible" else 1), np.float32)
     for label, material in materials.items():
         if camera.sensor == "visible":
-            table[label] = material.colour
+            table[label] = material.color
         elif camera.sensor == "near_infrared":
             table[label] = material.near_infrared
         else:
@@ -78,11 +78,11 @@ def expose(
     camera: Camera,
     light: Light,
 ) -> np.ndarray:
-    """What leaves the scene towards the camera.
+    """What leaves the scene toward the camera.
 
     Args:
       labels: (H, W) uint8 materials, 0 where the background shows.
-      relief: (H, W) uint8, grows towards the camera.
+      relief: (H, W) uint8, grows toward the camera.
       folds: (H, W) float32 about 0, the creases of the garments.
       table: (labels, bands) float32 from `appearance`.
       background: (H, W, bands) float32.
@@ -115,10 +115,10 @@ def expose(
     return np.where(person, surface * shade[..., None], background)
 
 
-def _lamp(shape: tuple[int, ...], centre: tuple[float, float]) -> np.ndarray:
+def _lamp(shape: tuple[int, ...], center: tuple[float, float]) -> np.ndarray:
     """The cone (H, W, 1) of the near-infrared lamp."""
-    x = ((np.arange(shape[1], dtype=np.float32) - centre[0]) / 150) ** 2
-    y = ((np.arange(shape[0], dtype=np.float32) - centre[1]) / 190) ** 2
+    x = ((np.arange(shape[1], dtype=np.float32) - center[0]) / 150) ** 2
+    y = ((np.arange(shape[0], dtype=np.float32) - center[1]) / 190) ** 2
     return (1.2 / (1.0 + x[None, :] + y[:, None]))[..., None]
 
 
@@ -156,8 +156,8 @@ def develop(
         gains = np.array([camera.exposure * light.exposure], np.float32)
         if camera.sensor == "visible":
             gains = gains * np.multiply(camera.cast, light.gains).astype(np.float32)
-            grey = image.mean(axis=2, keepdims=True)
-            image = grey + np.float32(camera.saturation) * (image - grey)
+            gray = image.mean(axis=2, keepdims=True)
+            image = gray + np.float32(camera.saturation) * (image - gray)
         image = 255 * np.sqrt(np.maximum(image * gains, 0))
     noise = rng.standard_normal(image.shape, np.float32)
     image = image + np.float32(difficulty.noise * camera.noise) * noise
