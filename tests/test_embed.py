@@ -17,7 +17,7 @@ from mbn_jax.analysis.own_pictures import (
 )
 from mbn_jax.data.augment import normalize
 from mbn_jax.data.sixteen_bits import Scale
-from mbn_jax.deploy.artefact import Artefact
+from mbn_jax.deploy.exported import ExportedModel
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.folder import Reading, find_images, read_images
 from mbn_jax.models.shared import fingerprint
@@ -186,7 +186,7 @@ def test_images_of_sixteen_bits_are_read_by_the_scale_that_is_given(
     ]
     images = read_images(pictures, names, (24, 12), fixed)
     assert [images[0].min(), images[0].max()] == [42, 212]
-    model = Artefact((16, 8), 0, Network.modalities, "", exported=MeanColor())
+    model = ExportedModel((16, 8), 0, Network.modalities, "", exported=MeanColor())
     for reading, expected in ((wide, 1), (fixed, 0)):
         embed_pictures(model, {}, pictures, "visible", tmp_path / "f.npz", reading)
         told = capsys.readouterr().err
@@ -241,7 +241,7 @@ def test_a_full_disk_is_one_sentence(pictures, tmp_path, monkeypatch):
     def full(*_):
         raise FULL
 
-    model = Artefact((16, 8), 0, Network.modalities, "", exported=MeanColor())
+    model = ExportedModel((16, 8), 0, Network.modalities, "", exported=MeanColor())
     monkeypatch.setattr(own_pictures, "write_atomically", full)
     with pytest.raises(InputError, match=r"f\.npz cannot be written \(No space left"):
         embed_pictures(model, {}, pictures, "visible", tmp_path / "f.npz")
@@ -258,7 +258,7 @@ def test_names_that_are_too_long_are_refused_before_the_work(pictures, tmp_path)
             own_pictures.check_places([], [tmp_path / name])
     with pytest.raises(InputError, match="is not a folder"):
         own_pictures.check_places([tmp_path / ("x" * 300)], [])
-    model = Artefact((16, 8), 0, Network.modalities, "", exported=MeanColor())
+    model = ExportedModel((16, 8), 0, Network.modalities, "", exported=MeanColor())
     longest = tmp_path / f"{'ü' * 125}.npz"  # 254 bytes
     embed_pictures(model, {}, pictures, "visible", longest)
     assert longest.is_file()
@@ -321,17 +321,17 @@ class Network:
     modalities = ("visible", "infrared")
 
 
-def artefact(modality, seed, modalities=Network.modalities):
+def exported_model(modality, seed, modalities=Network.modalities):
     network = fingerprint(parameters(seed))
-    return Artefact((16, 8), modality, modalities, network, exported=None)
+    return ExportedModel((16, 8), modality, modalities, network, exported=None)
 
 
 def test_models_of_one_network_are_loaded_once_each_and_others_refused(monkeypatch):
     forms = {
         "run": (Network(), parameters(1)),
-        "visible.zip": (artefact(0, 1), {}),
-        "infrared.zip": (artefact(1, 1), {}),
-        "other.zip": (artefact(0, 2), {}),
+        "visible.zip": (exported_model(0, 1), {}),
+        "infrared.zip": (exported_model(1, 1), {}),
+        "other.zip": (exported_model(0, 2), {}),
         "other run": (Network(), parameters(2)),
     }
     asked = []
@@ -349,7 +349,7 @@ def test_models_of_one_network_are_loaded_once_each_and_others_refused(monkeypat
 
 
 def test_a_modality_is_looked_up_in_the_network_that_was_loaded(monkeypatch):
-    three = artefact(2, 1, ("visible", "nir", "thermal"))
+    three = exported_model(2, 1, ("visible", "nir", "thermal"))
     monkeypatch.setattr(mbn_jax, "load", lambda path: (three, {}))
     assert load_networks([("thermal.zip", "thermal")]) == [(three, {})]
     with pytest.raises(InputError, match=r"thermal\.zip: The images are nir, but"):
@@ -381,7 +381,7 @@ def test_a_folder_is_embedded_by_the_name_of_its_modality(pictures, tmp_path):
 
 def test_features_of_another_length_are_refused(pictures, tmp_path):
     query = (pictures, np.eye(3, 4, dtype=np.float32), find_images(pictures))
-    shorter = Artefact((16, 8), 0, Network.modalities, "", exported=MeanColor())
+    shorter = ExportedModel((16, 8), 0, Network.modalities, "", exported=MeanColor())
     with pytest.raises(InputError, match=r"queries have 4 numbers .* the gallery 3"):
         draw_gallery_search(
             shorter, {}, query, pictures, "visible", tmp_path / "list.png"

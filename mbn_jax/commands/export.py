@@ -20,7 +20,7 @@ import jax
 from absl import flags, logging
 
 import mbn_jax
-from mbn_jax.deploy.exporting import BATCH_SIZES, export_checked
+from mbn_jax.deploy.export import BATCH_SIZES, export_checked
 from mbn_jax.deploy.loading import load_network
 from mbn_jax.errors import InputError
 from mbn_jax.files import check_file
@@ -37,7 +37,7 @@ _CHECKPOINT = flags.DEFINE_string(
 _FORMATS = ["stablehlo", "weights"]
 _FORMAT = flags.DEFINE_enum("format", "stablehlo", _FORMATS, "What to write.")
 _MODALITY = flags.DEFINE_string(
-    "modality", None, "Modality of the images that the artefact will get."
+    "modality", None, "Modality of the images that the exported model will get."
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "File, or folder of weights; by default in --workdir."
@@ -51,7 +51,7 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")
     if (_MODALITY.value is None) == (_FORMAT.value == "stablehlo"):
         raise InputError(
-            "An artefact is for one modality and weights are for all: give "
+            "An exported model is for one modality and weights are for all: give "
             "--modality to --format=stablehlo, and not to --format=weights."
         )
     check = check_folder if _MODALITY.value is None else check_file
@@ -67,9 +67,9 @@ def main() -> None:
         print(f"{output}: model.safetensors and model.json")
         return
     modality = index(_MODALITY.value, model.modalities)
-    artefact, difference = export_checked(model, variables, modality, output)
-    sizes = " × ".join(map(str, artefact.image_size))
-    platforms = " and ".join(artefact.exported.platforms)
+    exported, difference = export_checked(model, variables, modality, output)
+    sizes = " × ".join(map(str, exported.image_size))
+    platforms = " and ".join(exported.exported.platforms)
     print(f"{output}: for {_MODALITY.value} images of {sizes} on {platforms}")
     print(
         f"largest difference from the network on {sum(BATCH_SIZES)} random images, "

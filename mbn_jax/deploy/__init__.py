@@ -1,4 +1,4 @@
-"""Taking a trained network elsewhere: artefacts, shared weights, new cameras."""
+"""Taking a trained network elsewhere: exported models, shared weights, new cameras."""
 
 from mbn_jax.extras import require_system
 

@@ -14,7 +14,7 @@ from mbn_jax.data.sixteen_bits import (
     scale_from_text,
     scales_by_modality,
 )
-from mbn_jax.deploy.artefact import Artefact, load_artefact
+from mbn_jax.deploy.exported import ExportedModel, load_exported
 from mbn_jax.errors import InputError
 from mbn_jax.files import check_named
 from mbn_jax.models.reid import ReID
@@ -24,7 +24,7 @@ from mbn_jax.training.trained_network import load_with_step
 
 def load(
     path: str | Path, checkpoint: str | int | None = None
-) -> tuple[ReID | Artefact, dict[str, Any]]:
+) -> tuple[ReID | ExportedModel, dict[str, Any]]:
     """A trained network, for `mbn_jax.embed(model, variables, images, modality)`.
 
     Args:
@@ -35,7 +35,7 @@ def load(
 
     Returns:
       The model and its variables, for `model.apply(variables, …, train=False)`, too;
-      of a file, the `Artefact`, which is for one modality, and no variables.
+      of a file, the `ExportedModel`, which is for one modality, and no variables.
 
     Raises:
       InputError: if the path is "", or there is no network, or no such checkpoint.
@@ -50,7 +50,7 @@ def load(
             "are for the work directory of a run."
         )
     if os.path.isfile(path):
-        return load_artefact(path), {}
+        return load_exported(path), {}
     if is_shared:
         return load_pretrained(path)
     if not os.path.isdir(path):
@@ -67,7 +67,7 @@ def load_network(
 ) -> tuple[ReID, dict[str, Any]]:
     """As `load`, for what needs the network itself: an exported file is refused."""
     model, variables = load(path, checkpoint)
-    if isinstance(model, Artefact):
+    if isinstance(model, ExportedModel):
         raise InputError(
             f"{path} is an exported network, whose statistics are folded away; give "
             "the work directory or the shared weights that it was made from."
@@ -77,10 +77,10 @@ def load_network(
 
 def identify(model: Any, variables: Any) -> str:
     """Fingerprint of a network that `load` gave, the same for every form of it."""
-    return model.network if isinstance(model, Artefact) else fingerprint(variables)
+    return model.network if isinstance(model, ExportedModel) else fingerprint(variables)
 
 
-def trained_scales(model: ReID | Artefact) -> dict[str, Scale]:
+def trained_scales(model: ReID | ExportedModel) -> dict[str, Scale]:
     """The scales that a network was trained with, by modality; none if not known.
 
     Args:

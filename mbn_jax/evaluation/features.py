@@ -20,7 +20,7 @@ _EMBED_BATCH = 64
 
 @runtime_checkable
 class SingleModality(Protocol):
-    """A network that is complete in itself, such as `mbn_jax.deploy.artefact.Artefact`.
+    """A network of one modality, such as `mbn_jax.deploy.exported.ExportedModel`.
 
     Attributes:
         image_size: (height, width) in pixels that it takes.

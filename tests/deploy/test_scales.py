@@ -6,7 +6,8 @@ import pytest
 
 import mbn_jax
 from mbn_jax.data.sixteen_bits import AUTO, Scale
-from mbn_jax.deploy.artefact import export, save_artefact
+from mbn_jax.deploy.export import export
+from mbn_jax.deploy.exported import save_exported
 from mbn_jax.deploy.loading import choose_scales, trained_scales, with_scales
 from mbn_jax.errors import InputError
 from mbn_jax.models.shared import NETWORK
@@ -25,7 +26,7 @@ def model():
 def test_every_form_of_a_network_has_them(model, tmp_path):
     variables = filled(model)
     mbn_jax.save_pretrained(tmp_path / "shared", model, variables)
-    save_artefact(tmp_path / "a.zip", export(model, variables, 1, platforms=("cpu",)))
+    save_exported(tmp_path / "a.zip", export(model, variables, 1, platforms=("cpu",)))
     for path in ("shared", "a.zip"):
         again, _ = mbn_jax.load(tmp_path / path)
         assert trained_scales(again) == {"visible": AUTO, "infrared": FIXED}

@@ -2,34 +2,105 @@
 
 The file is a zip archive, so that every byte has a checksum and Python's standard
 library opens it: `network.stablehlo` is the program as `jax.export` serializes it,
-weights included, and `artefact.json` says what the program takes. A program is code:
+weights included, and `network.json` says what the program takes. A program is code:
 what a check can refuse is refused here, but run only those of people that you trust.
 """
 
 import dataclasses
 import io
 import json
+import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import export as jax_export
 
 from mbn_jax import archive
-from mbn_jax.deploy.inference import inference_function
-from mbn_jax.deploy.program import check_program, without_source_paths
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.features import embed
 from mbn_jax.files import parse_json, write_atomically
-from mbn_jax.models.reid import ReID
-from mbn_jax.models.shared import fingerprint, is_image_size
+from mbn_jax.models.shared import is_image_size
+
+# JAX's own, which compares the size of a batch with what the program was written for.
+_ALLOWED_CALL = "custom_call @shape_assertion("
+_BATCH_SIZES = (1, 3)
+
+
+@contextmanager
+def without_source_paths() -> Iterator[None]:
+    """Lets JAX trace and lower without the places in source files.
+
+    They would name the folders of this machine to whoever gets the program.
+    """
+    name = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+def check_program(
+    exported: jax_export.Exported, image_size: tuple[int, int], platforms: Any
+) -> None:
+    """Refuses a program that is not a function of images to features.
+
+    Whether it gives the right features, or takes more time and memory than there is, no
+    check can tell.
+
+    Args:
+      exported: the program.
+      image_size: (height, width) in pixels that it should take.
+      platforms: that it should be for.
+
+    Raises:
+      ValueError: it is not from (B, H, W, 3) uint8 to (B, D) float32 for any B, is for
+        other platforms, has a loop, or calls something outside of it.
+      Exception: JAX cannot read it; of many types.
+    """
+    height, width = image_size
+    if list(exported.platforms) != platforms:
+        raise ValueError(f"it is for {', '.join(exported.platforms)}")
+    if exported.nr_devices != 1 or exported.disabled_safety_checks:
+        raise ValueError("it is for several devices, or without JAX's checks")
+    given = set()
+    for count in _BATCH_SIZES:
+        images = jax.ShapeDtypeStruct((count, height, width, 3), jnp.uint8)
+        features: Any = jax.eval_shape(exported.call, images)
+        shape: tuple[int, ...] = getattr(features, "shape", ())
+        if (
+            len(shape) != 2
+            or shape[0] != count
+            or shape[1] == 0
+            or features.dtype != jnp.float32
+        ):
+            raise ValueError(f"of {count} images it gives {features}")
+        given.add(shape[1])
+    if len(given) > 1:
+        raise ValueError("the length of its features depends on the number of images")
+    # Above is what the file says of the program; this is the program itself.
+    text = exported.mlir_module()
+    main = re.search(r"func\.func public @main\((.*)", text)
+    types = re.findall(r"tensor<(\S*?)>", main[1]) if main else []
+    if [of for of in types if of != "i32"] != [
+        f"?x{height}x{width}x3xui8",
+        f"?x{given.pop()}xf32",
+    ]:
+        raise ValueError(f"it is a function of other types, {', '.join(types)}")
+    if "stablehlo.while" in text:
+        raise ValueError("it has a loop, which may never end")
+    if text.count("custom_call") != text.count(_ALLOWED_CALL):
+        raise ValueError("it calls something outside of it")
+
 
 PLATFORMS = ("cpu", "cuda")
-PROGRAM, DESCRIPTION = "network.stablehlo", "artefact.json"
-_FORMAT = "mbn_jax.Artefact/3"
+PROGRAM, DESCRIPTION = "network.stablehlo", "network.json"
+_FORMAT = "mbn_jax.ExportedModel/4"
 # Flatbuffers, in which JAX keeps programs, have no more.
 _MOST_BYTES = {DESCRIPTION: 64 * 2**10, PROGRAM: 2**31}
 _DESCRIBED = (
@@ -44,7 +115,7 @@ _DESCRIBED = (
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Artefact:
+class ExportedModel:
     """A network that is complete in itself: no Flax, no weights beside it.
 
     Attributes:
@@ -52,7 +123,7 @@ class Artefact:
       modality: of the images that it is for, an index into `modalities`.
       modalities: the names of all modalities of the network that it was made of.
       network: `mbn_jax.models.shared.fingerprint` of that network, which is the
-        same in the artefacts of all its modalities.
+        same in the exported models of all its modalities.
       exported: the program, from (B, H, W, 3) uint8 to (B, D) float32, for any B.
       sixteen_bits: see `mbn_jax.models.reid.ReID`.
     """
@@ -69,65 +140,32 @@ class Artefact:
         return self.exported.call(images)
 
 
-def export(
-    model: ReID,
-    variables: Any,
-    modality: int,
-    *,
-    platforms: tuple[str, ...] = PLATFORMS,
-) -> Artefact:
-    """Exports the network for images of one modality, its normalizations folded away.
-
-    Args:
-      model: as `mbn_jax.load` returns it.
-      variables: of it.
-      modality: an index into `model.modalities`.
-      platforms: that the program is lowered for, as `jax.export` names them.
-
-    Raises:
-      InputError: as `inference_function`.
-    """
-    features = jax.jit(inference_function(model, variables, modality))
-    (batch,) = jax_export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, *model.image_size, 3), jnp.uint8)
-    with without_source_paths():
-        exported = jax_export.export(features, platforms=platforms)(images)
-    return Artefact(
-        model.image_size,
-        modality,
-        tuple(model.modalities),
-        fingerprint(variables),
-        exported,
-        tuple(model.sixteen_bits),
-    )
-
-
-def save_artefact(path: str | Path, artefact: Artefact) -> None:
-    """Writes an artefact as one file, whole or not at all."""
+def save_exported(path: str | Path, model: ExportedModel) -> None:
+    """Writes an exported model as one file, whole or not at all."""
     description = {
         "format": _FORMAT,
-        "modality": artefact.modalities[artefact.modality],
-        "modalities": artefact.modalities,
-        "image_size": artefact.image_size,
-        "network": artefact.network,
-        "sixteen_bits": artefact.sixteen_bits,
-        "platforms": artefact.exported.platforms,
+        "modality": model.modalities[model.modality],
+        "modalities": model.modalities,
+        "image_size": model.image_size,
+        "network": model.network,
+        "sixteen_bits": model.sixteen_bits,
+        "platforms": model.exported.platforms,
         "jax": jax.__version__,
     }
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:  # weights hardly compress
         archive.writestr(DESCRIPTION, json.dumps(description, indent=2))
-        archive.writestr(PROGRAM, bytes(artefact.exported.serialize()))
+        archive.writestr(PROGRAM, bytes(model.exported.serialize()))
     write_atomically(Path(path), buffer.getvalue())
 
 
-def load_artefact(path: str | Path) -> Artefact:
-    """What `save_artefact` wrote.
+def load_exported(path: str | Path) -> ExportedModel:
+    """What `save_exported` wrote.
 
     Raises:
-      InputError: the file is missing, is damaged, is not an artefact of this version,
-        holds more than 2 GiB or what is compressed, or its program is not what its
-        description says, see `check_program`.
+      InputError: the file is missing, is damaged, is not an exported model of this
+        version, holds more than 2 GiB or what is compressed, or its program is not what
+        its description says, see `check_program`.
     """
     try:
         # Of members that are not compressed, none has more bytes than the file.
@@ -159,7 +197,7 @@ def load_artefact(path: str | Path) -> Artefact:
             f"({' '.join(str(error).split())[:300]}); export it again."
         ) from error
     modalities = tuple(description["modalities"])
-    return Artefact(
+    return ExportedModel(
         image_size,
         modalities.index(description["modality"]),
         modalities,
@@ -201,20 +239,3 @@ def _checked_description(
             "fingerprint are expected; export it again."
         )
     return description
-
-
-def largest_difference(
-    artefact: Artefact, model: ReID, variables: Any, images: np.ndarray
-) -> float:
-    """Largest difference between an artefact's features and those of its network.
-
-    Args:
-      artefact: of the network.
-      model: as `export` was given it; compared in float32.
-      variables: of it.
-      images: (B, H, W, 3) uint8 of its size.
-    """
-    model = model.copy(dtype=jnp.float32)
-    expected = embed(model, variables, images, artefact.modality)
-    found = artefact.features(jnp.asarray(images))
-    return float(np.abs(np.asarray(found) - expected).max())

@@ -12,16 +12,14 @@ import numpy as np
 import pytest
 
 import mbn_jax
-from mbn_jax.deploy import exporting
-from mbn_jax.deploy.artefact import (
+from mbn_jax.deploy import export as export_module
+from mbn_jax.deploy.export import export, export_checked, inference_function
+from mbn_jax.deploy.exported import (
     DESCRIPTION,
     PROGRAM,
-    export,
-    load_artefact,
-    save_artefact,
+    load_exported,
+    save_exported,
 )
-from mbn_jax.deploy.exporting import export_checked
-from mbn_jax.deploy.inference import inference_function
 from mbn_jax.errors import InputError
 from mbn_jax.models.shared import fingerprint
 
@@ -43,9 +41,9 @@ def network():
 
 @pytest.fixture(scope="module")
 def path(network, tmp_path_factory):
-    """An artefact for infrared pictures, which tests only read."""
-    path = tmp_path_factory.mktemp("artefact") / "infrared.zip"
-    save_artefact(path, export(*network, INFRARED))
+    """An exported model for infrared pictures, which tests only read."""
+    path = tmp_path_factory.mktemp("exported") / "infrared.zip"
+    save_exported(path, export(*network, INFRARED))
     return path
 
 
@@ -54,9 +52,9 @@ def test_any_number_of_pictures_of_any_size_has_the_features_of_the_network(
     network, path, count, size
 ):
     images = pictures(count, size)
-    artefact, variables = mbn_jax.load(path)
+    exported, variables = mbn_jax.load(path)
     assert variables == {}
-    found = mbn_jax.embed(artefact, variables, images, INFRARED)
+    found = mbn_jax.embed(exported, variables, images, INFRARED)
     expected = mbn_jax.embed(*network, images, INFRARED)
     assert found.shape == (count, 32)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
@@ -96,15 +94,15 @@ def test_both_modalities_of_a_network_have_its_fingerprint(network, path):
     model, variables = network
     statistics = jax.tree.map(lambda leaf: 2 * leaf, variables["batch_stats"])
     adapted = {**variables, "batch_stats": statistics}
-    assert load_artefact(path).network == export(model, adapted, 0).network
-    assert load_artefact(path).network == fingerprint(adapted)
+    assert load_exported(path).network == export(model, adapted, 0).network
+    assert load_exported(path).network == fingerprint(adapted)
     assert fingerprint(filled(model, seed=1)) != fingerprint(variables)
 
 
 def test_what_cannot_be_folded_is_refused(network, path):
     model, variables = network
-    with pytest.raises(InputError, match="is a Artefact and cannot be folded"):
-        inference_function(load_artefact(path), {}, INFRARED)
+    with pytest.raises(InputError, match="is a ExportedModel and cannot be folded"):
+        inference_function(load_exported(path), {}, INFRARED)
     with pytest.raises(InputError, match="was done before"):
         inference_function(model.copy(norm="none"), variables, INFRARED)
     with pytest.raises(InputError, match=r"modality is 2, but 0 \(visible\) or 1"):
@@ -115,30 +113,32 @@ def test_what_cannot_be_folded_is_refused(network, path):
 
 
 def test_pictures_of_the_other_modality_are_refused(path):
-    artefact = load_artefact(path)
+    exported = load_exported(path)
     for modality in (0, [1, 0], "visible"):
         with pytest.raises(InputError, match=r"visible, but .* for infrared ones"):
-            mbn_jax.embed(artefact, {}, pictures(2), modality)
+            mbn_jax.embed(exported, {}, pictures(2), modality)
 
 
 THREE = ("visible", "nir", "thermal")
 
 
 @pytest.mark.parametrize("fields", [{}, {"norm": "bn", "stem": "separate"}])
-def test_each_of_three_modalities_has_an_artefact_that_knows_them_all(fields, tmp_path):
+def test_each_of_three_modalities_has_an_exported_model_that_knows_them_all(
+    fields, tmp_path
+):
     model = small(modalities=THREE, **fields)
     variables = filled(model)
-    save_artefact(tmp_path / "nir.zip", export(model, variables, 1))
-    artefact = load_artefact(tmp_path / "nir.zip")
-    assert artefact.modalities == THREE
-    assert artefact.modality == 1
-    found = mbn_jax.embed(artefact, {}, pictures(4), "nir")
+    save_exported(tmp_path / "nir.zip", export(model, variables, 1))
+    exported = load_exported(tmp_path / "nir.zip")
+    assert exported.modalities == THREE
+    assert exported.modality == 1
+    found = mbn_jax.embed(exported, {}, pictures(4), "nir")
     expected = [mbn_jax.embed(model, variables, pictures(4), name) for name in THREE]
     np.testing.assert_allclose(found, expected[1], rtol=0, atol=1e-5)
     for other in (expected[0], expected[2]):
         assert np.abs(found - other).max() > 0.01
     with pytest.raises(InputError, match=r"are visible and thermal, but .* for nir"):
-        mbn_jax.embed(artefact, {}, pictures(3), [0, 2, 1])
+        mbn_jax.embed(exported, {}, pictures(3), [0, 2, 1])
     with pytest.raises(InputError, match=r"0 \(visible\), 1 \(nir\) or 2 \(thermal\)"):
         inference_function(model, variables, 3)
 
@@ -162,7 +162,7 @@ def test_a_damaged_or_foreign_file_is_refused(path, tmp_path, damage):
             archive.writestr("other.txt", "something else")
     unreadable = "" if damage == "missing" else " as an exported network"
     with pytest.raises(InputError, match=rf"bad\.zip cannot be read{unreadable} \("):
-        load_artefact(bad)
+        load_exported(bad)
 
 
 def changed(path, other, change=lambda written: written, program=None, **options):
@@ -181,7 +181,7 @@ def changed(path, other, change=lambda written: written, program=None, **options
     [
         (lambda written: [written], r"cannot be read \(it holds a list\)"),
         (
-            lambda written: written | {"format": "mbn_jax.Artefact/1"},
+            lambda written: written | {"format": "mbn_jax.ExportedModel/3"},
             "does not describe a network of this version",
         ),
         (
@@ -189,7 +189,7 @@ def changed(path, other, change=lambda written: written, program=None, **options
             "does not describe a network of this version",
         ),
         (
-            lambda written: written | {"format": "mbn_jax.Artefact/2"},
+            lambda written: written | {"format": "mbn_jax.ExportedModel/2"},
             "does not describe a network of this version",
         ),
         (lambda written: written | {"modality": "thermal"}, "modality 'thermal'"),
@@ -223,36 +223,36 @@ def changed(path, other, change=lambda written: written, program=None, **options
 )
 def test_a_description_of_something_else_is_refused(path, tmp_path, change, message):
     other = changed(path, tmp_path / "other.zip", change)
-    with pytest.raises(InputError, match=rf"artefact\.json in .*other\.zip.*{message}"):
-        load_artefact(other)
+    with pytest.raises(InputError, match=rf"network\.json in .*other\.zip.*{message}"):
+        load_exported(other)
 
 
 def test_a_compressed_file_is_not_unpacked(path, tmp_path):
     bomb = changed(path, tmp_path / "x.zip", compression=zipfile.ZIP_DEFLATED)
-    with pytest.raises(InputError, match=r"artefact\.json is compressed by method 8"):
-        load_artefact(bomb)
+    with pytest.raises(InputError, match=r"network\.json is compressed by method 8"):
+        load_exported(bomb)
 
 
 def test_a_description_that_is_nested_without_end_is_refused(path, tmp_path):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr(DESCRIPTION, b"[" * 60_000)
         archive.writestr(PROGRAM, b"")
-    with pytest.raises(InputError, match=r"artefact\.json in .* cannot be read"):
-        load_artefact(tmp_path / "x.zip")
+    with pytest.raises(InputError, match=r"network\.json in .* cannot be read"):
+        load_exported(tmp_path / "x.zip")
 
 
 def test_no_flipped_bit_is_loaded(path, tmp_path):
     """It is an error, or in a field of the archive that nobody reads."""
     content = path.read_bytes()
     rng = np.random.default_rng(0)
-    expected = load_artefact(path)
+    expected = load_exported(path)
     refused = 0
     for bit in rng.choice(8 * len(content), 100, replace=False):
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         (tmp_path / "x.zip").write_bytes(flipped)
         try:
-            found = load_artefact(tmp_path / "x.zip")
+            found = load_exported(tmp_path / "x.zip")
         except InputError:
             refused += 1
         else:
@@ -324,7 +324,7 @@ def test_a_program_that_is_not_what_its_description_says_is_refused(
 ):
     other = changed(path, tmp_path / "x.zip", program=make())
     with pytest.raises(InputError, match=rf"network\.stablehlo in .*x\.zip.*{message}"):
-        load_artefact(other)
+        load_exported(other)
 
 
 @pytest.mark.parametrize(
@@ -340,9 +340,9 @@ def test_what_a_program_gives_is_checked_when_it_has_run(
     path, tmp_path, function, message
 ):
     hostile = program(function, **avals())
-    artefact = load_artefact(changed(path, tmp_path / "x.zip", program=hostile))
+    exported = load_exported(changed(path, tmp_path / "x.zip", program=hostile))
     with pytest.raises(InputError, match=message):
-        mbn_jax.embed(artefact, {}, pictures(2), INFRARED)
+        mbn_jax.embed(exported, {}, pictures(2), INFRARED)
 
 
 def test_a_program_tells_nothing_of_the_machine_that_wrote_it(path):
@@ -358,8 +358,8 @@ def test_a_file_that_differs_from_its_network_is_not_kept(
 ):
     output = tmp_path / "infrared.zip"
     output.write_bytes(b"of an earlier export")
-    monkeypatch.setattr(exporting, "BATCH_SIZES", (4,))
-    monkeypatch.setattr(exporting, "TOLERANCE", 1e-12)
+    monkeypatch.setattr(export_module, "BATCH_SIZES", (4,))
+    monkeypatch.setattr(export_module, "TOLERANCE", 1e-12)
     with pytest.raises(InputError, match="features that differ by"):
         export_checked(*network, INFRARED, output)
     assert output.read_bytes() == b"of an earlier export"
@@ -367,7 +367,7 @@ def test_a_file_that_differs_from_its_network_is_not_kept(
 
 
 def test_a_place_that_cannot_be_written_is_refused(network, path, monkeypatch):
-    monkeypatch.setattr(exporting, "export", lambda *_: load_artefact(path))
+    monkeypatch.setattr(export_module, "export", lambda *_: load_exported(path))
     for output in (path / "inside.zip", path.parent, "", ".", "/dev/null"):
         with pytest.raises(InputError, match="cannot be written"):
             export_checked(*network, INFRARED, output)
