@@ -73,7 +73,7 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     from absl import app
 
     from mbn_jax.errors import InputError
-    from mbn_jax.text import PrintableOutput
+    from mbn_jax.text import PrintableOutput, one_line
     from mbn_jax.training.config_flags import parse_flags
 
     _started.append(True)
@@ -84,7 +84,8 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     try:
         app.run(main, flags_parser=parse_flags)
     except InputError as error:
-        _end(SystemExit(f"error: {error}"))
+        # A name with a line feed in it could pass for a line of ours.
+        _end(SystemExit(f"error: {one_line(str(error))}"))
     except BaseException as error:
         _end(error)
 
