@@ -83,11 +83,11 @@ def test_a_signal_during_imports_does_too():
 def test_an_error_of_the_user_is_one_line_and_escapes_what_it_names():
     body = """
 from mbn_jax.errors import InputError
-raise InputError("no folder a\\x1b[2Jb")
+raise InputError("no folder a\\x1b[2Jb\\ndone")
 """
     process = start(body)
     _, errors = process.communicate()
-    assert (process.returncode, errors) == (1, "error: no folder a\\x1b[2Jb\n")
+    assert (process.returncode, errors) == (1, "error: no folder a\\x1b[2Jb\\ndone\n")
 
 
 def test_output_that_the_terminal_cannot_show_is_no_failure_and_the_end_is_quiet():

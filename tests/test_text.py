@@ -4,6 +4,7 @@ import io
 
 import pytest
 
+from mbn_jax.data.findings import Findings
 from mbn_jax.data.progress import progress
 from mbn_jax.text import PrintableOutput, one_line, printable, terminal_of
 
@@ -61,7 +62,20 @@ def test_a_name_in_brackets_is_no_markup_of_a_bar(monkeypatch):
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "200")
-    with progress("Reading", "Read", f"[red]x[/nothing]{CLEAR}", 1) as advance:
+    with progress("Reading", "Read", f"[red]x[/nothing]{CLEAR}\nRead", 1) as advance:
         advance()
-    assert "[red]x[/nothing]a\\x1b[2Jb" in terminal.getvalue()
+    assert "[red]x[/nothing]a\\x1b[2Jb\\nRead" in terminal.getvalue()
     assert CLEAR not in terminal.getvalue()
+
+
+def test_no_name_begins_a_line_of_a_report(capsys):
+    findings = Findings()
+    findings.problem("names", "the identity a\nproblem: b is unknown")
+    findings.report()
+    with progress("Reading", "Read", "a\nRead 9", 1):
+        pass
+    assert capsys.readouterr().err.splitlines() == [
+        "problem: the identity a\\nproblem: b is unknown",
+        "Reading 1 images of a\\nRead 9",
+        "Read 1 images of a\\nRead 9",
+    ]

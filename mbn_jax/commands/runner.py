@@ -51,7 +51,7 @@ def _run(name: str, load: Callable[[], Any]) -> None:
 
     from mbn_jax.commands.config_flags import parse_flags, spell_out
     from mbn_jax.errors import InputError
-    from mbn_jax.text import PrintableOutput
+    from mbn_jax.text import PrintableOutput, one_line
 
     sys.argv = spell_out(sys.argv)
     command = load()
@@ -65,7 +65,8 @@ def _run(name: str, load: Callable[[], Any]) -> None:
     try:
         command.main(*([arguments] if hasattr(command, "ARGUMENTS") else []))
     except InputError as error:
-        sys.exit(f"error: {error}")
+        # A name with a line feed in it could pass for a line of ours.
+        sys.exit(f"error: {one_line(str(error))}")
 
 
 def _begin() -> None:

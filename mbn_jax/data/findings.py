@@ -9,7 +9,7 @@ from typing import NamedTuple
 import rich.console
 import rich.table
 
-from mbn_jax.text import printable, terminal_of
+from mbn_jax.text import one_line, terminal_of
 
 # Of each kind; a folder that was not copied would otherwise fill the screen.
 _SHOWN = 20
@@ -90,7 +90,7 @@ def _print(level: str, findings: Sequence[Finding]) -> None:
         sentences = [finding.sentence for finding in group]
         shown = len(sentences) if kind == MISSING else _SHOWN
         for sentence in sentences[:shown]:
-            print(f"{level}: {sentence}", file=sys.stderr)
+            print(f"{level}: {one_line(sentence)}", file=sys.stderr)
         if len(sentences) > shown:
             more = len(sentences) - shown
             print(f"{level}: … and {more:,} more: {kind}.", file=sys.stderr)
@@ -109,7 +109,7 @@ def _print_counts(counts: Sequence[Count]) -> None:
     table.add_column("expected", justify="right")
     table.add_column("found", justify="right")
     for count in counts:
-        table.add_row(printable(count.what), f"{count.expected:,}", f"{count.found:,}")
+        table.add_row(one_line(count.what), f"{count.expected:,}", f"{count.found:,}")
     # As wide as it needs, in a log file, too.
     console = rich.console.Console(file=terminal_of(sys.stderr), width=80, markup=False)
     console.print(table)

@@ -8,7 +8,7 @@ import rich.console
 import rich.markup
 import rich.progress
 
-from mbn_jax.text import printable, terminal_of
+from mbn_jax.text import one_line, terminal_of
 
 
 @contextlib.contextmanager
@@ -27,6 +27,7 @@ def progress(
     Yields:
         What is to be called after each.
     """
+    title = one_line(title)
     console = rich.console.Console(file=terminal_of(sys.stderr))
     if not console.is_terminal:
         print(f"{doing} {total} {unit} of {title}", file=sys.stderr)
@@ -41,7 +42,6 @@ def progress(
         console=console,
     )
     with bar:
-        # A name in brackets is not markup, and an escape character in it no command.
-        shown = rich.markup.escape(printable(title))
-        task = bar.add_task(doing, total=total, title=shown)
+        # A name in brackets is not markup.
+        task = bar.add_task(doing, total=total, title=rich.markup.escape(title))
         yield lambda: bar.advance(task)

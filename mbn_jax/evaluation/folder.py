@@ -22,7 +22,7 @@ from mbn_jax.data.images import (
 from mbn_jax.data.sixteen_bits import AUTO, Scale
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.features import embed
-from mbn_jax.text import printable, terminal_of
+from mbn_jax.text import one_line, terminal_of
 
 _CHUNK = 256
 
@@ -186,7 +186,7 @@ def _tracked(names: list[str], what: str) -> Iterator[list[str]]:
     """Chunks of the names; a bar on a terminal, plain lines elsewhere."""
     parts = [names[i : i + _CHUNK] for i in range(0, len(names), _CHUNK)]
     console = Console(file=terminal_of(sys.stderr), markup=False)
-    what = printable(what)
+    what = one_line(what)
     if console.is_terminal:
         yield from track(parts, escape(what), console=console)
         return

@@ -93,15 +93,21 @@ def test_sigterm_saves_the_running_step_and_the_restart_goes_on(
 
 
 @pytest.mark.slow
-def test_sigterm_before_the_first_step_ends_the_run_at_once(
-    config, undisturbed, tmp_path, count
+@pytest.mark.parametrize(
+    ("moment", "file"),
+    [("before the first step", "config.json"), ("of the report", "results.json")],
+)
+def test_sigterm_outside_of_the_steps_ends_the_run_at_once_in_one_line(
+    moment, file, config, undisturbed, tmp_path, count
 ):
     workdir = tmp_path / "run"
     process = start(workdir, *overrides(config))
-    wait_until((workdir / "config.json").exists, process)
+    wait_until((workdir / file).exists, process)
     process.send_signal(signal.SIGTERM)
-    process.communicate()
-    assert process.returncode in (-signal.SIGTERM, 143)
-    count("SIGTERM before the first step", "restarted")
+    _, errors = process.communicate()
+    assert process.returncode == 143, errors
+    assert errors.splitlines()[-1].startswith("terminated; the same command goes on")
+    assert "Traceback" not in errors
+    count(f"SIGTERM {moment}", "exit status 143")
     finish(config, workdir)
     assert_same_outcome(workdir, undisturbed)
