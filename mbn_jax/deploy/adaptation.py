@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from mbn_jax import convert
 from mbn_jax.data.augment import normalize
@@ -60,7 +61,8 @@ def adapt(
     Raises:
       InputError: there is no folder, or the same one twice; the network does not have a
         modality, or its normalizations do not depend on it; a folder has fewer than
-        two images, or one that cannot be read; or fewer than two are to be drawn.
+        two images, only copies of one, or one that cannot be read; or fewer than two
+        are to be drawn.
     """
     _check_network(model, folders)
     if num_images < 2:
@@ -97,6 +99,7 @@ def adapt(
         batches = _batches(read, drawn, modality, advance)
         adapted = convert.estimate_statistics(apply, variables, batches)
     warn_of_narrow(set(narrow), sum(len(set(part)) for part in drawn.values()))
+    _check_variances(adapted, {index(name, model.modalities): name for name in drawn})
     return adapted
 
 
@@ -147,6 +150,22 @@ def _check_numbers(
                 f"than {_FEW} adapting made results worse (docs/own-pictures.md).",
                 file=sys.stderr,
             )
+
+
+def _check_variances(variables: Mapping[str, Any], names: Mapping[int, str]) -> None:
+    """Raises where all images of a modality are one image, perhaps under many names."""
+    stats = flatten_dict(variables["batch_stats"])
+    for path, var in stats.items():
+        if path[-1] != "var" or np.ndim(var) != 2:
+            continue
+        squared_mean = np.square(stats[*path[:-1], "mean"])
+        for i, name in names.items():
+            # What float32 leaves of a variance of zero.
+            if np.all(var[i] <= 1e-12 * squared_mean[i]):
+                raise InputError(
+                    f"The {name} images are all alike, {_NO_VARIANCE}: give {_FEW} or "
+                    "more different ones."
+                )
 
 
 def _draw(rng: np.random.Generator, names: Sequence[str], count: int) -> list[str]:

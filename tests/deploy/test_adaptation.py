@@ -76,14 +76,25 @@ def test_parameters_stay_and_so_does_a_modality_without_a_folder(network, folder
 @pytest.fixture
 def drawn(network, folders, monkeypatch):
     """Gives the batches that the statistics would be estimated from."""
+    kept = record_batches(monkeypatch)
 
     def batches(**options):
-        monkeypatch.setattr(
-            convert, "estimate_statistics", lambda apply, variables, them: list(them)
-        )
-        return adapt(*network, folders, **options)
+        adapt(*network, folders, **options)
+        return kept.pop()
 
     return batches
+
+
+def record_batches(monkeypatch):
+    """Receives the batches of every estimate, which gives the variables back."""
+    kept = []
+
+    def estimate(apply, variables, batches):
+        kept.append(list(batches))
+        return variables
+
+    monkeypatch.setattr(convert, "estimate_statistics", estimate)
+    return kept
 
 
 def test_batches_hold_as_many_of_either_modality_and_every_picture(drawn, folders):
@@ -164,19 +175,28 @@ def test_one_image_is_refused_whether_it_is_drawn_or_there(network, folders):
             adapt(*network, folders, num_images=number)
 
 
+@pytest.mark.parametrize("level", [0, 90, 255])
+def test_copies_of_one_image_are_refused(network, folders, tmp_path, level):
+    image = np.full((32, 16, 3), level, np.uint8)
+    image[::2, 1::3] //= 2
+    for number in range(3):
+        assert cv2.imwrite(str(tmp_path / f"{number}.png"), image)
+    with pytest.raises(InputError, match="infrared images are all alike, and the"):
+        adapt(*network, {"visible": folders["visible"], "infrared": tmp_path})
+
+
 def test_images_of_sixteen_bits_have_the_scale_of_their_modality(
     network, tmp_path, monkeypatch, capsys
 ):
     for name, shift in (("a", 0), ("b", 400)):
         counts = np.linspace(7000 + shift, 7400 + shift, 32 * 16).reshape(32, 16)
         cv2.imwrite(str(tmp_path / f"{name}.png"), counts.astype(np.uint16))
-    monkeypatch.setattr(
-        convert, "estimate_statistics", lambda apply, variables, them: list(them)
-    )
+    kept = record_batches(monkeypatch)
 
     def spans(scale):
         readings = {"infrared": Reading(scale)}
-        ((images, _),) = adapt(*network, {"infrared": tmp_path}, readings=readings)
+        adapt(*network, {"infrared": tmp_path}, readings=readings)
+        ((images, _),) = kept.pop()
         return sorted((int(image.min()), int(image.max())) for image in images)
 
     assert spans(Scale("fixed", 7000, 7800)) == [(0, 128), (128, 255)]
