@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mbn_jax import convert, data, evaluation, functional, losses, models, nnx
     from mbn_jax.context import by_modality
+    from mbn_jax.deploy.embed import embed
     from mbn_jax.deploy.loading import load
     from mbn_jax.errors import InputError
-    from mbn_jax.evaluation.features import embed
     from mbn_jax.functional import Moments, modality_moments
     from mbn_jax.models.reid import ReID
     from mbn_jax.models.shared import load_pretrained, save_pretrained
@@ -30,7 +30,7 @@ _OF_THE_LAYER = {
 }
 _OF_THE_SYSTEM = {
     "ReID": "models.reid",
-    "embed": "evaluation.features",
+    "embed": "deploy.embed",
     "load": "deploy.loading",
     "load_pretrained": "models.shared",
     "save_pretrained": "models.shared",

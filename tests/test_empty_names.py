@@ -10,8 +10,8 @@ import pytest
 
 import mbn_jax
 from mbn_jax.analysis.compare import write_comparison
+from mbn_jax.deploy.folder import find_images
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.folder import find_images
 from mbn_jax.files import check_writable
 from mbn_jax.training.config import read_config
 

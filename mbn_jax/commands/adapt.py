@@ -22,13 +22,13 @@ import mbn_jax
 from mbn_jax.data.images import MAX_HELP, MAX_MEGAPIXELS
 from mbn_jax.data.sixteen_bits import FLAG, HELP, scales_by_modality
 from mbn_jax.deploy.adaptation import adapt
+from mbn_jax.deploy.folder import Reading, folders_by_name
 from mbn_jax.deploy.loading import (
     choose_scales,
     load_network,
     trained_scales,
     with_scales,
 )
-from mbn_jax.evaluation.folder import Reading, folders_by_name
 from mbn_jax.models.shared import check_folder
 
 _WORKDIR = flags.DEFINE_string(

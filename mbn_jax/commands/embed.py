@@ -24,12 +24,12 @@ network; elsewhere leave --gallery_model out:
 
 from absl import flags, logging
 
-from mbn_jax.analysis import own_pictures
 from mbn_jax.data.images import MAX_HELP, MAX_MEGAPIXELS
 from mbn_jax.data.sixteen_bits import FLAG, HELP, scales_by_modality
+from mbn_jax.deploy import gallery_search
+from mbn_jax.deploy.folder import Reading
 from mbn_jax.deploy.loading import choose_scales, trained_scales
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.folder import Reading
 
 _MODEL_HELP = "Trained model: work directory, folder of weights, or exported file."
 
@@ -60,28 +60,28 @@ def main() -> None:
     if given.gallery is not None:
         modalities.append(given.gallery_modality)
     scales_by_modality(given.sixteen_bits, modalities)  # refused before any work
-    own_pictures.check_places([given.images], [given.output])
+    gallery_search.check_places([given.images], [given.output])
     needed = [(given.workdir, given.modality)]
     if given.gallery is not None:
-        own_pictures.check_places([given.gallery], [given.ranked_list])
+        gallery_search.check_places([given.gallery], [given.ranked_list])
         gallery_model = given.gallery_model
         if gallery_model is None:
             gallery_model = given.workdir
         needed.append((gallery_model, given.gallery_modality))
-    networks = own_pictures.load_networks(needed)
+    networks = gallery_search.load_networks(needed)
     trained = {
         name: trained_scales(model)[name]
         for name, (model, _) in zip(modalities, networks, strict=True)
     }
     scales = choose_scales(trained, given.sixteen_bits, modalities)
     readings = [Reading(scales[name], given.max_megapixels) for name in modalities]
-    features, names = own_pictures.embed_pictures(
+    features, names = gallery_search.embed_pictures(
         *networks[0], given.images, given.modality, given.output, readings[0]
     )
     print(f"{given.output}: features {features.shape} of {len(names)} images")
     if given.gallery is not None:
         query = (given.images, features, names)
-        own_pictures.draw_gallery_search(
+        gallery_search.draw_gallery_search(
             *networks[-1],
             query,
             given.gallery,

@@ -1,4 +1,4 @@
-"""Augmentation and normalization of uint8 images, on the device, inside the train step.
+"""Augmentation of uint8 images, on the device, inside the train step.
 
 The key of the step gives every image its own random numbers, and an image is treated by
 itself. So the result does not depend on how the batch is laid over devices, and a step
@@ -16,10 +16,7 @@ import jax.numpy as jnp
 
 from mbn_jax.errors import InputError
 from mbn_jax.explicit_axes import spec_of, takes_explicit_axes
-
-# Mean and standard deviation of ImageNet's training images, RGB in [0, 1].
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from mbn_jax.pixels import standardize, to_unit_range
 
 # Random erasing, Zhong et al. 2020: area as a fraction of the image, and height/width.
 _ERASED_AREA = (0.02, 0.4)
@@ -138,18 +135,6 @@ def augment(
     return jax.vmap(partial(_augment_image, augmentation))(draws, images, in_color)
 
 
-def normalize(images: jax.Array) -> jax.Array:
-    """Returns ``(images / 255 - mean) / std`` with ImageNet's mean and deviation.
-
-    Args:
-        images: (..., 3) uint8.
-
-    Returns:
-        The same shape, float32.
-    """
-    return _standardize(_to_unit_range(images))
-
-
 class _Draws(NamedTuple):
     """Random numbers, uniform in [0, 1), for one image or a batch of them.
 
@@ -195,8 +180,8 @@ def _augment_image(
     if augmentation.jitter:
         colors = _jitter(draws, image, augmentation.jitter, in_color)
     else:
-        colors = _to_unit_range(image)
-    result = _standardize(colors)
+        colors = to_unit_range(image)
+    result = standardize(colors)
     # Both erase the same rectangle; where both fall, it is the second that is seen.
     for fill, draw, probability in (
         ((0.0, 0.0, 0.0), draws.erase, augmentation.erase),
@@ -245,7 +230,7 @@ def _jitter(
     # images a device holds, and so does the last digit. The sum of integers is exact.
     total = jnp.sum(image, axis=(0, 1), keepdims=True, dtype=jnp.int32)
     mean = total.astype(jnp.float32) / (255.0 * image.shape[0] * image.shape[1])
-    colors = (1.0 + contrast) * (_to_unit_range(image) - mean) + mean
+    colors = (1.0 + contrast) * (to_unit_range(image) - mean) + mean
     colors = pix.adjust_brightness(colors, brightness)
     # Hue and saturation mean nothing outside of the RGB cube.
     colors = jnp.clip(colors, 0.0, 1.0)
@@ -282,16 +267,3 @@ def _below(size: int | jax.Array, uniform: jax.Array) -> jax.Array:
     """Integers in 0..size-1."""
     size = jnp.asarray(size, uniform.dtype)
     return jnp.floor(uniform * size).astype(jnp.int32)
-
-
-def _to_unit_range(image: jax.Array) -> jax.Array:
-    return image.astype(jnp.float32) / 255.0
-
-
-def _standardize(image: jax.Array) -> jax.Array:
-    shape = (1,) * (image.ndim - 1) + (3,)
-    mean, std = (
-        jnp.reshape(jnp.array(values, jnp.float32), shape)
-        for values in (IMAGENET_MEAN, IMAGENET_STD)
-    )
-    return (image - mean) / std

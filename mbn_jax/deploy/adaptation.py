@@ -10,18 +10,18 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from mbn_jax import convert
-from mbn_jax.data.augment import normalize
 from mbn_jax.data.progress import progress
-from mbn_jax.errors import InputError
-from mbn_jax.evaluation.folder import (
+from mbn_jax.deploy.folder import (
     Reading,
     find_images,
     read_images,
     warn_of_narrow,
 )
+from mbn_jax.errors import InputError
 from mbn_jax.modalities import index
 from mbn_jax.models.norms import PLACES
 from mbn_jax.models.reid import ReID
+from mbn_jax.pixels import normalize
 
 Batch = tuple[np.ndarray, np.ndarray]
 _FEW = 64

@@ -11,7 +11,7 @@ import numpy as np
 from jax import export as jax_export
 
 from mbn_jax import convert
-from mbn_jax.data.augment import normalize
+from mbn_jax.deploy.embed import embed, numbered
 from mbn_jax.deploy.exported import (
     PLATFORMS,
     ExportedModel,
@@ -20,11 +20,11 @@ from mbn_jax.deploy.exported import (
     without_source_paths,
 )
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.features import embed, numbered
 from mbn_jax.files import check_file
 from mbn_jax.models.reid import ReID
 from mbn_jax.models.resnet import stem_name
 from mbn_jax.models.shared import fingerprint
+from mbn_jax.pixels import normalize
 
 _SMALLEST = float(jnp.finfo(jnp.float32).tiny)
 

@@ -6,7 +6,7 @@ from mbn_jax.evaluation.distances import (
     euclidean_distances,
     l2_normalize,
 )
-from mbn_jax.evaluation.features import batch_rows, embed, extract
+from mbn_jax.evaluation.features import batch_rows, extract
 from mbn_jax.evaluation.metrics import feature_metrics, retrieval_metrics
 from mbn_jax.evaluation.protocols import Protocol, Trial, every_pair
 from mbn_jax.evaluation.ranking import Ranking, ranked_list
@@ -27,7 +27,6 @@ __all__ = [
     "batch_rows",
     "chance_level",
     "cosine_distances",
-    "embed",
     "euclidean_distances",
     "evaluate",
     "evaluate_chance",

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from mbn_jax.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from mbn_jax.errors import InputError
 from mbn_jax.files import read_bytes, read_json
 from mbn_jax.models.shared import Arrays
+from mbn_jax.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 Path_ = tuple[str, ...]
 

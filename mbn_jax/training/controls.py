@@ -17,7 +17,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mbn_jax import convert
 from mbn_jax.analysis.ablation import AS_TRAINED
-from mbn_jax.data.augment import normalize
 from mbn_jax.data.dataset import Split
 from mbn_jax.data.pipeline import load_images
 from mbn_jax.evaluation import evaluate
@@ -26,6 +25,7 @@ from mbn_jax.functional import pooled_moments
 from mbn_jax.mesh import make_mesh, replicated
 from mbn_jax.models.norms import PLACES
 from mbn_jax.models.reid import ReID
+from mbn_jax.pixels import normalize
 from mbn_jax.training.config import read_config
 from mbn_jax.training.splits import scored_protocols
 from mbn_jax.training.step import make_feature_fn

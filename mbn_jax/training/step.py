@@ -18,12 +18,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mbn_jax import losses
-from mbn_jax.data.augment import Augmentation, augment, normalize
+from mbn_jax.data.augment import Augmentation, augment
 from mbn_jax.evaluation.distances import unit_rows
 from mbn_jax.mesh import replicated
 from mbn_jax.modalities import DEFAULT, has_color
 from mbn_jax.models.pretrained import load_backbone
 from mbn_jax.models.reid import ReID, ReIDOutput
+from mbn_jax.pixels import normalize
 from mbn_jax.training.optimizer import learning_rate
 from mbn_jax.training.parallelism import Step, parallelize
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from mbn_jax.data.augment import Augmentation, augment, normalize
+from mbn_jax.data.augment import Augmentation, augment
 from mbn_jax.errors import InputError
+from mbn_jax.pixels import normalize
 
 NOTHING = Augmentation(pad=0, flip=0.0, erase=0.0, jitter=0.0)
 EVERYTHING = Augmentation(

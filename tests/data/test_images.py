@@ -10,8 +10,8 @@ import pytest
 
 from mbn_jax.data.findings import Findings
 from mbn_jax.data.images import SUFFIXES, check_images, decode, unchanged
+from mbn_jax.deploy.folder import read_images
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.folder import read_images
 
 SIZE = (6, 4)
 rng = np.random.default_rng(0)

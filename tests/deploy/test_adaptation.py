@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from mbn_jax import convert
-from mbn_jax.data.augment import normalize
 from mbn_jax.data.sixteen_bits import Scale
 from mbn_jax.deploy.adaptation import _check_numbers, adapt
+from mbn_jax.deploy.folder import Reading, folders_by_name
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.folder import Reading, folders_by_name
+from mbn_jax.pixels import normalize
 
 from ..models.test_variants import filled, small
 

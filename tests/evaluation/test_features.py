@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
+from mbn_jax.deploy.embed import embed
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation import batch_rows, embed, extract
+from mbn_jax.evaluation import batch_rows, extract
 
 
 class Output(NamedTuple):

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbn_jax.data.augment import normalize
 from mbn_jax.models.pretrained import ImageNetClassifier, load_backbone
 from mbn_jax.models.resnet import ResNet
+from mbn_jax.pixels import normalize
 
 FOLDER = os.environ.get("KERAS_RESNET50")
 # Package, picture, and the classes of ImageNet that its subject may be called.

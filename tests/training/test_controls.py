@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from mbn_jax.data.augment import normalize
 from mbn_jax.data.dataset import load_split
 from mbn_jax.data.pipeline import load_images
+from mbn_jax.pixels import normalize
 from mbn_jax.training import controls
 from mbn_jax.training.controls import (
     BY_MODALITY,

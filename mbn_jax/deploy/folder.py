@@ -20,8 +20,8 @@ from mbn_jax.data.images import (
     read_encoded,
 )
 from mbn_jax.data.sixteen_bits import AUTO, Scale
+from mbn_jax.deploy.embed import embed
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation.features import embed
 from mbn_jax.text import one_line, terminal_of
 
 _CHUNK = 256

@@ -10,15 +10,15 @@ import numpy as np
 
 import mbn_jax
 from mbn_jax.analysis.ranked_lists import RankedList, draw_ranked_lists
-from mbn_jax.deploy.loading import identify
-from mbn_jax.errors import InputError
-from mbn_jax.evaluation.features import check_modality
-from mbn_jax.evaluation.folder import (
+from mbn_jax.deploy.embed import check_modality
+from mbn_jax.deploy.folder import (
     Reading,
     embed_folder,
     find_images,
     read_images,
 )
+from mbn_jax.deploy.loading import identify
+from mbn_jax.errors import InputError
 from mbn_jax.evaluation.ranking import nearest
 from mbn_jax.files import check_file, write_atomically
 
@@ -89,7 +89,7 @@ def embed_pictures(
     Args:
         model: as `mbn_jax.load` returns it.
         variables: as `mbn_jax.load` returns them.
-        images: the folder, see `mbn_jax.evaluation.folder.find_images`.
+        images: the folder, see `mbn_jax.deploy.folder.find_images`.
         modality: its name.
         output: path of the archive.
         reading: how the pictures are read; None for `Reading()`.
