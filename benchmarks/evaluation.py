@@ -1,8 +1,8 @@
 """The evaluation: SYSU-MM01 trials against a NumPy loop, and growth with the gallery.
 
-    python benchmarks/evaluation.py
-    python benchmarks/evaluation.py --shots=10 --rounds=3
-    python benchmarks/evaluation.py --growth
+    python -m benchmarks.evaluation
+    python -m benchmarks.evaluation --shots=10 --rounds=3
+    python -m benchmarks.evaluation --growth
 
 The first two evaluate ten trials of the shape of SYSU-MM01 with `retrieval_metrics` and
 with a plain loop over queries, in turn, and check that the figures are the same. The
@@ -22,8 +22,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from machine import machine_line  # type: ignore[import-not-found]
 
+from benchmarks.machine import machine_line
 from mbn_jax.data.sources import sysu_mm01
 from mbn_jax.evaluation import every_pair, feature_metrics, retrieval_metrics
 
@@ -178,7 +178,8 @@ def show_growth(sizes: list[int], most_queries: int) -> None:
     # A process of its own, as the peak of a process never falls.
     for gallery_size in sizes:
         num_queries = min(gallery_size, most_queries)
-        command = [sys.executable, __file__, f"--one={num_queries}x{gallery_size}"]
+        flag = f"--one={num_queries}x{gallery_size}"
+        command = [sys.executable, "-m", "benchmarks.evaluation", flag]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
         found = json.loads(done.stdout)
         pairs = num_queries * gallery_size

@@ -1,6 +1,6 @@
 """How well histograms of oriented gradients retrieve, without any learning.
 
-    python benchmarks/hog.py synthetic_vireid/nir synthetic_vireid/thermal --csv=FILE
+    python -m benchmarks.hog synthetic_vireid/nir synthetic_vireid/thermal --csv=FILE
 
 The baseline that a trained network has to beat where the modalities share edges
 (Dalal and Triggs, "Histograms of Oriented Gradients for Human Detection", CVPR 2005).
@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from machine import machine_line  # type: ignore[import-not-found]
 
+from benchmarks.machine import machine_line
 from mbn_jax.analysis.ablation import METRICS
 from mbn_jax.analysis.ablation_tables import title
 from mbn_jax.data.dataset import Split, load_split

@@ -1,7 +1,7 @@
 """Reading training batches from a prepared data set, against PIL and NumPy.
 
-    python benchmarks/input_pipeline.py
-    python benchmarks/input_pipeline.py --images 1000 10000 --rounds=3
+    python -m benchmarks.input_pipeline
+    python -m benchmarks.input_pipeline --images 1000 10000 --rounds=3
 
 Makes photograph-like JPEG files of 128×64 to 300×150 pixels with a manifest, prepares
 them as `python -m mbn_jax prepare` does, and reads them as training does: batches of
@@ -24,16 +24,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from machine import machine_line  # type: ignore[import-not-found]
-from photographs import (  # type: ignore[import-not-found]
+from PIL import Image
+from rich.progress import track
+
+from benchmarks.machine import machine_line
+from benchmarks.photographs import (
     IMAGES_PER_IDENTITY,
     MANIFEST,
     jpeg,
     write_photographs,
 )
-from PIL import Image
-from rich.progress import track
-
 from mbn_jax.data.dataset import Split, load_split
 from mbn_jax.data.pipeline import train_batches
 from mbn_jax.data.prepare import prepare_data
@@ -63,7 +63,7 @@ def prepare_once(root: Path, data_dir: Path) -> dict[str, float]:
 def in_fresh_process(*flags: str) -> dict[str, float]:
     """What another process of this program prints in its last line."""
     done = subprocess.run(
-        [sys.executable, __file__, *flags],
+        [sys.executable, "-m", "benchmarks.input_pipeline", *flags],
         check=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -1,6 +1,6 @@
 """Compares ModalityBatchNorm with its alternatives, on a ResNet-50's normalizations.
 
-    python benchmarks/norm.py
+    python -m benchmarks.norm
 
 measures every normalization of the network separately, in all forms in turn, and adds
 up the times; PyTorch is included if it is installed. Then it measures a whole tiny
@@ -24,10 +24,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from machine import machine_line  # type: ignore[import-not-found]
 from rich.progress import track
-from turns import ratio  # type: ignore[import-not-found]
 
+from benchmarks.machine import machine_line
+from benchmarks.turns import ratio
 from mbn_jax import ModalityBatchNorm, by_modality
 from mbn_jax.models.reid import ReID
 from mbn_jax.models.resnet import ResNet

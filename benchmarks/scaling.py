@@ -1,10 +1,10 @@
 """What crosses between devices in a training step, and what that costs as they grow.
 
-    python benchmarks/scaling.py collectives
-    python benchmarks/scaling.py collectives --depth=50 --devices 8
-    python benchmarks/scaling.py batch
-    python benchmarks/scaling.py model
-    python benchmarks/scaling.py recipes
+    python -m benchmarks.scaling collectives
+    python -m benchmarks.scaling collectives --depth=50 --devices 8
+    python -m benchmarks.scaling batch
+    python -m benchmarks.scaling model
+    python -m benchmarks.scaling recipes
 
 `collectives` counts in compiled programs of `make_train_step` on CPU devices: of the
 quick configuration, with the loss of a step, or of SYSU-MM01's (--depth=50), compiled
@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from machine import machine_line  # type: ignore[import-not-found]
 from ml_collections import ConfigDict
 
+from benchmarks.machine import machine_line
 from mbn_jax.mesh import make_mesh, replicated, shard
 from mbn_jax.training import recipes, step
 from mbn_jax.training.config import default_config

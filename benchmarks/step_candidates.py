@@ -1,6 +1,6 @@
 """The candidates of `train_step.py`, each in a process of its own.
 
-    python benchmarks/step_candidates.py '{"batch": 16, "height": 288, ...}'
+    python -m benchmarks.step_candidates '{"batch": 16, "height": 288, ...}'
 
 is what `turns.Worker` starts. Beyond the sizes, which name one of `NETWORKS`, the
 argument has "config", keys of our configuration that differ, and "augmented", or
@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import turns  # type: ignore[import-not-found]
+
+from benchmarks import turns
 
 
 class Network(NamedTuple):
@@ -180,7 +181,7 @@ def torch_step(
     sizes: Mapping[str, Any], form: Mapping[str, Any]
 ) -> tuple[Callable[[], float], dict[str, Any]]:
     """PyTorch's step in the form of the given flags."""
-    import torch_resnet  # type: ignore[import-not-found]
+    from benchmarks import torch_resnet
 
     batch = make_batch(sizes)
     step, parameters = torch_resnet.train_step(

@@ -11,8 +11,8 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-import turns  # type: ignore[import-not-found]
 
+from benchmarks import turns
 from mbn_jax.training import loop
 from mbn_jax.training.splits import load_splits
 from mbn_jax.training.step import make_train_step

@@ -1,9 +1,9 @@
 """A training step against the same step in PyTorch.
 
-    python benchmarks/train_step.py --batch=16
-    python benchmarks/train_step.py --batch=16 --options
-    python benchmarks/train_step.py --batch=16 --loop
-    python benchmarks/train_step.py --network=quick
+    python -m benchmarks.train_step --batch=16
+    python -m benchmarks.train_step --batch=16 --options
+    python -m benchmarks.train_step --batch=16 --loop
+    python -m benchmarks.train_step --network=quick
 
 A ResNet-50 with last stride 1 and SGD with Nesterov momentum, or the quick run's
 ResNet-18 of a quarter of the width with AdamW; identity and weighted regularized
@@ -23,13 +23,13 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import rich.progress
-import turns  # type: ignore[import-not-found]
-from machine import machine_line  # type: ignore[import-not-found]
-from step_candidates import (  # type: ignore[import-not-found]
+
+from benchmarks import turns
+from benchmarks.machine import machine_line
+from benchmarks.step_candidates import (
     NETWORKS,
     analytic_operations,
     make_config,
@@ -37,7 +37,7 @@ from step_candidates import (  # type: ignore[import-not-found]
     peer_values,
 )
 
-SCRIPT = str(Path(__file__).with_name("step_candidates.py"))
+SCRIPT = "benchmarks.step_candidates"
 track = partial(rich.progress.track, transient=True, disable=not sys.stderr.isatty())
 
 OURS = "ours, MBN"
@@ -226,7 +226,7 @@ def main() -> None:
     if flags.options:
         compare_options(sizes, flags.rounds, flags.steps)
     elif flags.loop:
-        from train_loop import compare_loop  # type: ignore[import-not-found]
+        from benchmarks.train_loop import compare_loop
 
         compare_loop(make_config(sizes, {}, augmented=True), flags.rounds)
     else:

@@ -39,11 +39,11 @@ class Worker:
     """A candidate in another process, a context manager."""
 
     def __init__(
-        self, script: str, spec: Mapping[str, Any], environment: Mapping[str, str]
+        self, module: str, spec: Mapping[str, Any], environment: Mapping[str, str]
     ) -> None:
-        """Starts `python script spec` and waits until it has warmed up."""
+        """Starts `python -m module spec` and waits until it has warmed up."""
         self._process = subprocess.Popen(
-            [sys.executable, script, json.dumps(dict(spec))],
+            [sys.executable, "-m", module, json.dumps(dict(spec))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

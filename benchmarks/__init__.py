@@ -1,0 +1,1 @@
+"""`python -m benchmarks.NAME`: each compares with a peer in the same run."""
