@@ -73,7 +73,7 @@ def test_a_size_that_is_not_whole_cells_is_refused(text):
 
 
 def test_the_file_has_a_row_for_each_method_and_direction(
-    script, data_dir, tmp_path, monkeypatch, capsys
+    data_dir, tmp_path, monkeypatch, capsys
 ):
     file = tmp_path / "study" / "baselines.csv"
     flags = [f"--data_dir={data_dir}", f"--csv={file}", "--image_size=32,16", SMALL]
