@@ -283,8 +283,15 @@ def pooled_moments(
       The mean and the variance of the mixture, `(…, C)`.
 
     Raises:
-      ValueError: if the weights are not one non-negative number per modality.
+      ValueError: if the tables are not numbers of one shape, or if the weights are not
+        one non-negative number per modality.
     """
+    mean, var = _table(mean), _table(var)
+    if mean.shape != var.shape:
+        raise ValueError(
+            f"mean and var have shapes {list(mean.shape)} and {list(var.shape)}, "
+            "expected the same."
+        )
     pooled = pooled_mean(mean, weights)
     away = mean - pooled[..., None, :]
     return pooled, pooled_mean(var + away * away, weights)
@@ -294,10 +301,24 @@ def pooled_mean(table: Any, weights: Sequence[float] | None = None) -> Any:
     """Takes the weighted mean over modalities, `(…, num_modalities, C)` to `(…, C)`.
 
     Raises:
-      ValueError: if the weights are not one non-negative number per modality.
+      ValueError: if it is not a table of numbers, or if the weights are not one
+        non-negative number per modality.
     """
+    table = _table(table)
     shares = modality_weights(weights, table.shape[-2]).astype(table.dtype)
     return (shares[:, None] * table).sum(-2)
+
+
+def _table(table: Any) -> Any:
+    """Returns a table of the modalities, NumPy or JAX, in floating point."""
+    array = table if isinstance(table, jax.Array) else np.asarray(table)
+    if array.ndim < 2 or not jnp.issubdtype(array.dtype, jnp.number):
+        raise ValueError(
+            f"A table of the modalities is {array.dtype}{list(array.shape)}, expected "
+            "numbers of shape […, num_modalities, C]."
+        )
+    # Weights as integers would be 0.
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
 def modality_weights(weights: Sequence[float] | None, number: int) -> np.ndarray:

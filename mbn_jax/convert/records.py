@@ -128,8 +128,8 @@ def moments_of_batches(
       batches: tuples of what the network takes.
 
     Raises:
-      ValueError: if there are no batches, if one is not a tuple, or if a record shows
-        that the statistics would be wrong.
+      ValueError: if there are no batches, if one is not a tuple of numbers, or if a
+        record shows that the statistics would be wrong.
     """
     totals: list[Moments] = []
     number = -1
@@ -139,6 +139,8 @@ def moments_of_batches(
                 f"Batch {number} is a {type(batch).__name__}, expected a tuple of what "
                 "the network takes after its variables, such as (images, modality)."
             )
+        for leaf in jax.tree.leaves(batch):
+            _check_leaf(leaf, number)
         records = jax.device_get(observe(tuple(batch)))
         _check_records(names, records, number)
         moments = [record.in_float64() for record in records]
@@ -149,6 +151,25 @@ def moments_of_batches(
             "was read before."
         )
     return totals
+
+
+def _check_leaf(leaf: Any, number: int) -> None:
+    """Raises an error for what `jax.jit` does not take, or takes as another number."""
+    if isinstance(leaf, jax.Array):
+        return
+    array = np.asarray(leaf)
+    is_number = jnp.issubdtype(array.dtype, jnp.number)
+    if not (is_number or array.dtype == bool):
+        raise ValueError(
+            f"Batch {number} holds {array.dtype}{list(array.shape)}, expected numbers."
+        )
+    # Without x64, JAX makes 0 of 2**32.
+    taken = array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
+    if jnp.issubdtype(array.dtype, jnp.integer) and not np.array_equal(taken, array):
+        raise ValueError(
+            f"Batch {number} holds the integer {array.flat[np.argmax(taken != array)]},"
+            f" which {taken.dtype} does not hold; correct its labels."
+        )
 
 
 def _check_records(

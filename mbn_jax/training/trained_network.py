@@ -58,14 +58,14 @@ def load_with_step(
     if not (Path(workdir) / "checkpoints").is_dir():
         raise InputError(
             f"{workdir} holds no checkpoint yet; train it first with "
-            f"`python -m mbn_jax train` --workdir {shlex.quote(str(workdir))}."
+            f"`python -m mbn_jax train --workdir {shlex.quote(str(workdir))}`."
         )
     with Checkpoints(workdir, to_write=False) as checkpoints:
         steps = checkpoints.steps()
         if not steps:
             raise InputError(
                 f"{workdir} holds no checkpoint yet; train it first with "
-                f"`python -m mbn_jax train` --workdir {shlex.quote(str(workdir))}."
+                f"`python -m mbn_jax train --workdir {shlex.quote(str(workdir))}`."
             )
         step = int(checkpoint) if str(checkpoint).isdecimal() else checkpoint
         if checkpoint == "last":

@@ -233,6 +233,12 @@ def test_estimation_that_would_go_wrong_is_refused():
     refused("There are no batches", [])
     refused("Batch 0 is a ndarray, expected a tuple", x)
     refused("Batch 1 is a dict, expected a tuple", [good, {"images": x}])
+    names = np.full(len(modality), "visible")
+    refused(r"Batch 1 holds <U7\[.*\], expected numbers", [good, (x, names)])
+    # JAX would make 0 of it.
+    wrapped = np.array(modality, np.int64)
+    wrapped[1] = 2**32
+    refused("Batch 0 holds the integer 4294967296, which int32", [(x, wrapped)])
     evaluation = functools.partial(Pair().apply, train=False)
     refused("batch_stats/first is in evaluation mode", apply=evaluation)
     refused(

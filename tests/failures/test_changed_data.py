@@ -76,3 +76,24 @@ def test_run_whose_records_are_damaged_ends_with_a_sentence_and_goes_on(
         parameters(tmp_path / "undisturbed"),
     )
     count(f"records changed while a run reads them ({damage.__name__})", "refused")
+
+
+@pytest.mark.slow
+def test_run_whose_records_are_deleted_reads_on(config, tmp_path, monkeypatch, count):
+    """The files are open, and the system keeps them as long."""
+    train(config, tmp_path / "undisturbed")
+    add = loop.StepLog.add
+
+    def deleting(self, step, metrics):
+        add(self, step, metrics)
+        if step == 7:
+            shutil.rmtree(config.data.data_dir)
+
+    monkeypatch.setattr(loop.StepLog, "add", deleting)
+    train(config, tmp_path / "run")
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        parameters(tmp_path / "run"),
+        parameters(tmp_path / "undisturbed"),
+    )
+    count("records deleted while a run reads them", "the same end")

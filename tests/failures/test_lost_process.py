@@ -63,24 +63,36 @@ def test_of_two_processes_one_may_be_lost_or_asked_to_end_at_any_time(
 ):
     """The other one ends within a minute and says why; the restart goes on.
 
-    Six starts of one run: each of them is half a minute of compiling.
+    Seven starts of one run: each of them is half a minute of compiling.
     """
     workdir = tmp_path / "run"
     for what, hit, follows in (
         ("SIGKILL", 1, the_other_gives_up),
         ("SIGKILL", 0, the_other_gives_up),
-        ("SIGSTOP", 1, the_other_gives_up),
+        ("SIGSTOP", 1, the_other_says_why),
+        ("SIGSTOP", 0, the_other_says_why),
         ("SIGTERM", 0, both_save_the_same_step),
         ("SIGTERM", 1, both_save_the_same_step),
     ):
-        newest = max(steps_of(workdir), default=0)
+        begun, newest = time.time(), max(steps_of(workdir), default=0)
         with both(config, workdir) as processes:
-            wait_until(lambda step=newest + 3: has_logged(workdir, step), processes[0])
+            wait_until(
+                lambda begun=begun, step=newest + 3: (
+                    has_begun(workdir, begun) and has_logged(workdir, step)
+                ),
+                processes[0],
+            )
             processes[hit].send_signal(getattr(signal, what))
             count(f"process {hit} of two: {what}", follows(processes, hit, workdir))
         if newest:
             assert f"resumed after step {newest}" in told(workdir, 0)
     finish_both(config, workdir)
+
+
+def has_begun(workdir, begun):
+    """Whether this start has taken out what the one before logged and did not save."""
+    path = workdir / "metrics.jsonl"
+    return path.exists() and path.stat().st_mtime > begun
 
 
 def the_other_gives_up(processes, hit, workdir):
@@ -93,6 +105,13 @@ def the_other_gives_up(processes, hit, workdir):
     assert ours or "indicates that another task died" in text, text
     by_whom = "our message" if ours else "JAX's message"
     return f"the other ends after {seconds:.0f} s, status {status}, with {by_whom}"
+
+
+def the_other_says_why(processes, hit, workdir):
+    """JAX would abort it after a longer silence, without a sentence of ours."""
+    found = the_other_gives_up(processes, hit, workdir)
+    assert found.endswith("status 1, with our message"), found
+    return found
 
 
 def both_save_the_same_step(processes, hit, workdir):

@@ -97,6 +97,26 @@ def test_the_gradient_by_an_unknown_sample_is_that_of_the_mixture(kind):
     assert_close(by_x[1], np.broadcast_to(expected, (2, 3)), rtol=1e-5)
 
 
+def test_the_moments_of_a_mixture_take_lists_and_integers():
+    mean, var = pooled_moments([[0], [2]], np.array([[1], [3]]), [3, 1])
+    assert (mean.tolist(), var.tolist()) == ([0.5], [2.25])
+
+
+@pytest.mark.parametrize(
+    ("mean", "var", "message"),
+    [
+        (np.zeros(2), np.ones(2), r"table of the modalities is float64\[2\], expected"),
+        (jnp.zeros(2), jnp.ones(2), r"is float32\[2\], expected"),
+        ([["a"], ["b"]], [[1], [1]], r"is <U1\[2, 1\], expected numbers"),
+        (None, None, r"is object\[\], expected numbers"),
+        (np.zeros((2, 3)), np.ones((2, 4)), r"shapes \[2, 3\] and \[2, 4\], expected"),
+    ],
+)
+def test_what_is_no_table_has_no_mixture(mean, var, message):
+    with pytest.raises(ValueError, match=message):
+        pooled_moments(mean, var)
+
+
 class Net(nn.Module):
     """Two normalizations, one of which is told the modality by nobody."""
 
