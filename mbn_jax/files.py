@@ -270,7 +270,8 @@ def parse_json(text: str | bytes, name: str | Path) -> dict[str, Any]:
         reason = " ".join(str(error).split())
         raise InputError(
             f"{name} cannot be read ({reason}), expected a JSON object as mbn_jax "
-            "writes it; restore it from a copy, or repeat the command that wrote it."
+            "writes it; restore it from a copy, or remove it and repeat the command "
+            "that wrote it."
         ) from error
     return content
 

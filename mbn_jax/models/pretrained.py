@@ -257,8 +257,11 @@ def _read_torch(source: str) -> Arrays:
 def _from_hub(source: str) -> Path:
     """Path of the file in the hub's cache, downloaded if need be."""
     import huggingface_hub
+    from huggingface_hub.utils import logging as hub_logging
 
     repository, _, revision = source.removeprefix(HUB).partition("@")
+    # Its warnings on every try would surround the one sentence on what is wrong.
+    hub_logging.set_verbosity_error()
     wanted: Any = dict(filename=WEIGHTS, revision=revision or None)
     try:
         cached: Any = huggingface_hub.try_to_load_from_cache(repository, **wanted)

@@ -91,10 +91,8 @@ def measure_workdir(
     """
     config = read_config(workdir)
     dataset = config.data.dataset
-    if data_dir is None:
-        data_dir = config.data.data_dir
-    else:
-        check_prepared(dataset, data_dir)  # where the name is wrong, nothing is made
+    data_dir = config.data.data_dir if data_dir is None else data_dir
+    check_prepared(dataset, data_dir)  # where the name is wrong, nothing is made
     model, variables, _ = load_with_step(workdir, "last")
     splits = {
         "training": load_split(dataset, training_split(dataset), data_dir),

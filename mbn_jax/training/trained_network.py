@@ -164,10 +164,10 @@ def test_split(workdir: str | Path, network: Network) -> Split:
       InputError: not a work directory, or the data are not there.
     """
     config = read_config(workdir)
-    if network.data_dir is not None:
-        # Where the name is wrong, data that can be made would be made there.
-        check_prepared(config.data.dataset, network.data_dir)
     data_dir = config.data.data_dir if network.data_dir is None else network.data_dir
+    # Where the name is wrong, or relative to another folder than that of the training,
+    # data that can be made would be made there.
+    check_prepared(config.data.dataset, data_dir)
     split = load_split(config.data.dataset, "test", data_dir)
     check_data(Path(workdir), split.info)
     return split

@@ -1,6 +1,8 @@
 """A trained network by a protocol, and RegDB's ten networks together."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,6 +113,25 @@ def test_data_that_are_not_there_are_an_error_and_are_not_made(finished, tmp_pat
         with pytest.raises(InputError, match="data is given as an empty text"):
             use("")
     assert not list(tmp_path.iterdir())
+
+
+def test_data_that_lie_relative_to_another_folder_are_not_made_here(
+    finished, tmp_path, monkeypatch
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    config = json.loads((workdir / "config.json").read_text())
+    config["data"]["data_dir"] = "data"
+    (workdir / "config.json").write_text(json.dumps(config))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for use in (
+        lambda: trained_network.test_split(workdir, Network()),
+        lambda: measure_workdir(workdir, 1),
+    ):
+        with pytest.raises(InputError, match=r"is not prepared in data.*; say where"):
+            use()
+    assert not any(Path().iterdir())
 
 
 @pytest.fixture
