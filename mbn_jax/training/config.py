@@ -210,7 +210,7 @@ def check(config: ConfigDict) -> None:
     """
     values = flatten(config.to_dict())
     schema = flatten(default_config().to_dict())
-    for key in values.keys() ^ schema.keys():
+    for key in sorted(values.keys() ^ schema.keys()):
         if key in values:
             raise InputError(unknown(key))
         raise InputError(
@@ -344,7 +344,7 @@ def read_config_file(path: str | Path) -> ConfigDict:
         raise InputError(f"There is no configuration at {path}, expected a JSON file.")
     values = flatten(_with_tuples(read_json(Path(path))))
     config = default_config()
-    for key in values.keys() ^ flatten(config.to_dict()).keys():
+    for key in sorted(values.keys() ^ flatten(config.to_dict()).keys()):
         if key in values:
             raise InputError(
                 f"{path} has the key {key!r}, which this version of mbn_jax does not "
