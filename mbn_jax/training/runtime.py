@@ -1,5 +1,6 @@
 """How a process sets JAX up before it is used: devices, other processes, cache."""
 
+import concurrent.futures
 import contextlib
 import faulthandler
 import importlib.util
@@ -19,6 +20,9 @@ from mbn_jax.training.processes import heartbeats
 
 _HOST_DEVICES_FLAG = "--xla_force_host_platform_device_count"
 
+# How long a process waits for the others at its start. JAX would abort it then, without
+# a sentence, so it is told to wait for longer.
+_JOIN_S = 300
 # A process that does not answer for so long is given up, and the run with it: the
 # others end instead of waiting.
 _SILENCE_S = 25
@@ -67,18 +71,14 @@ def joined_processes(
       process_id: of this process, from 0.
 
     Raises:
-      InputError: one of several arguments is missing, or Slurm's GPUs do not fit its
-        tasks.
+      InputError: one of several arguments is missing, Slurm's GPUs do not fit its
+        tasks, or the processes do not find each other.
     """
     arguments = _arguments(coordinator_address, num_processes, process_id)
     if arguments is None:
         yield
         return
-    jax.distributed.initialize(
-        **arguments,
-        heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT_S,
-        shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT_S,
-    )
+    _join(arguments)
     print(
         f"process {jax.process_index()} of {jax.process_count()}, with "
         f"{jax.local_device_count()} of {jax.device_count()} devices; if one process "
@@ -99,6 +99,28 @@ def joined_processes(
         # Waits for the others, which do not come where this one was interrupted.
         if not isinstance(sys.exception(), KeyboardInterrupt):
             jax.distributed.shutdown()
+
+
+def _join(arguments: Mapping[str, Any]) -> None:
+    # In a thread: until the others are there, no signal would reach this one.
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    try:
+        pool.submit(
+            jax.distributed.initialize,
+            **arguments,
+            initialization_timeout=2 * _JOIN_S,
+            heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT_S,
+            shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT_S,
+        ).result(_JOIN_S)
+    except (jax.errors.JaxRuntimeError, TimeoutError) as error:
+        reason = str(error).partition("\n")[0][:200] or f"within {_JOIN_S} s"
+        raise InputError(
+            f"The processes of the run do not find each other ({reason}); look whether "
+            "all of them were started, with the address of process 0 and a port that "
+            "is free there."
+        ) from error
+    finally:
+        pool.shutdown(wait=False)
 
 
 def _give_up(reason: str) -> None:

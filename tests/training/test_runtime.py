@@ -1,14 +1,22 @@
 """How a process finds the others of its run, and where compiled programs are kept."""
 
+import contextlib
+import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from mbn_jax.errors import InputError
 from mbn_jax.training import runtime
 from mbn_jax.training.runtime import cluster_arguments
+
+from ..norm.test_processes import free_port
 
 TRAIN = Path(__file__).parents[2] / "experiments" / "train.py"
 
@@ -139,6 +147,59 @@ def test_flags_that_do_not_belong_together(flags, message, tmp_path):
     assert process.stderr.count("\n") == 1, process.stderr
     assert message in process.stderr
     assert not any(tmp_path.iterdir())
+
+
+@contextlib.contextmanager
+def alone(port, workdir):
+    """Starts the first of two processes, whose other one never comes."""
+    flags = [f"--workdir={workdir}", f"--coordinator_address=127.0.0.1:{port}"]
+    with subprocess.Popen(
+        [sys.executable, TRAIN, *flags, "--num_processes=2", "--process_id=0"],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_sigterm_ends_a_process_that_waits_for_the_others(tmp_path):
+    port = free_port()
+    with alone(port, tmp_path / "run") as process:
+        while process.poll() is None:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            time.sleep(0.1)
+        time.sleep(1)  # until it waits for the other one
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 143, errors
+    assert errors.splitlines()[-1].startswith("terminated; the same command goes on")
+
+
+def test_a_process_does_not_wait_endlessly_for_the_others(monkeypatch):
+    never = threading.Event()
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **_: never.wait(60))
+    monkeypatch.setattr(runtime, "_JOIN_S", 0.1)
+    with (
+        pytest.raises(InputError, match=r"do not find each other \(within 0\.1 s\)"),
+        runtime.joined_processes("127.0.0.1:7777", 2, 0),
+    ):
+        pass
+    never.set()
+
+
+def test_a_port_that_is_taken_is_one_sentence(tmp_path):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        alone(taken.getsockname()[1], tmp_path / "run") as process,
+    ):
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "\nerror: The processes of the run do not find" in f"\n{errors}", errors
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize(
