@@ -113,7 +113,7 @@ def test_real_data_set_that_is_not_there_is_answered_with_the_command(tmp_path, 
         message = str(refused.value)
         assert f"{name} is not prepared in {tmp_path / name}" in message
         assert "docs/datasets.md" in message
-        assert f"prepare_data.py --dataset={name} --manual_dir=DIR" in message
+        assert f"python -m mbn_jax prepare --dataset={name} --manual_dir=DIR" in message
         assert f"--data_dir={tmp_path}`" in message
     assert not list(tmp_path.iterdir())
 
