@@ -7,6 +7,7 @@ import importlib.util
 import itertools
 import os
 import re
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -72,7 +73,7 @@ def joined_processes(
 
     Raises:
       InputError: one of several arguments is missing, Slurm's GPUs do not fit its
-        tasks, or the processes do not find each other.
+        tasks, the port is taken, or the processes do not find each other.
     """
     arguments = _arguments(coordinator_address, num_processes, process_id)
     if arguments is None:
@@ -171,7 +172,24 @@ def _arguments(
         )
     # Within a cluster JAX would take the devices of this process from there.
     given["cluster_detection_method"] = "deactivate"
-    return given | _bind_address(given["coordinator_address"])
+    given |= _bind_address(given["coordinator_address"])
+    if process_id == 0 and "JAX_COORDINATOR_BIND_ADDRESS" not in os.environ:
+        _check_free(given.get("coordinator_bind_address", f":{port}"))
+    return given
+
+
+def _check_free(address: str) -> None:
+    """Raises `InputError` for a port that is taken, where JAX may crash."""
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host.strip("[]"), int(port)), family=family).close()
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]
+        raise InputError(
+            f"Process 0 cannot listen at port {port} ({reason}); give all processes "
+            "another port in --coordinator_address."
+        ) from error
 
 
 def _bind_address(coordinator: str) -> dict[str, str]:
