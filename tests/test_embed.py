@@ -232,6 +232,7 @@ def test_images_of_sixteen_bits_have_the_scale_of_the_training(flags, level, tmp
     expected /= np.linalg.norm(expected)
     with np.load(tmp_path / "f.npz") as archive:
         np.testing.assert_allclose(archive["features"], expected, atol=1e-5)
+        assert archive["sixteen_bits"] == ("0,65535" if flags else "0,4095")
 
 
 FULL = OSError(28, "No space left on device")

@@ -3,11 +3,12 @@ r"""Extracts features from a folder of images, and searches a gallery with them.
   python -m mbn_jax embed --workdir=runs/quick --images=my_images --modality=infrared \
       --output=features.npz
 
-This writes `features` (N, D) float32, rows of length one, and `name` (N,), the sorted
-paths of the JPEG, PNG, BMP, WebP and TIFF files below the folder. Images should be
-cropped as those that the model was trained on, for most models to one upright person.
-Two features are compared by their inner product. --workdir, or --model, also takes
-shared weights and exported models. --modality names one of the model's modalities.
+This writes `features` (N, D) float32, rows of length one, `name` (N,), the sorted paths
+of the JPEG, PNG, BMP, WebP and TIFF files below the folder, and `sixteen_bits`, the
+scale by which images of 16 bits were read. Images should be cropped as those that the
+model was trained on, for most models to one upright person. Two features are compared
+by their inner product. --workdir, or --model, also takes shared weights and exported
+models. --modality names one of the model's modalities.
 
 With --gallery, the images are also looked for in a second folder, and an image of the
 ranked lists (query, then the ten most similar) is written:

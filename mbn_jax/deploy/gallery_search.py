@@ -84,7 +84,8 @@ def embed_pictures(
     """Writes the features of a folder of pictures to an ``.npz``.
 
     The archive holds ``features`` (N, D) float32, rows of length one, and ``name``
-    (N,), the paths relative to the folder, sorted. It appears whole or not at all.
+    (N,), the paths relative to the folder, sorted; ``sixteen_bits`` is the scale of
+    images of 16 bits. It appears whole or not at all.
 
     Args:
         model: as `mbn_jax.load` returns it.
@@ -103,7 +104,12 @@ def embed_pictures(
     """
     features, names = embed_folder(model, variables, images, modality, reading)
     buffer = io.BytesIO()
-    np.savez(buffer, features=features, name=np.array(names))
+    np.savez(
+        buffer,
+        features=features,
+        name=np.array(names),
+        sixteen_bits=np.array(str((reading or Reading()).scale)),
+    )
     _write(Path(output), buffer.getvalue())
     return features, names
 

@@ -10,6 +10,7 @@ import re
 import socket
 import sys
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -223,19 +224,25 @@ def cluster_arguments(environment: Mapping[str, str]) -> dict[str, Any] | None:
         found: dict[str, Any] = {"local_device_ids": _slurm_devices(environment)}
         told = {"JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_PORT"} & environment.keys()
         if environment.get("SLURM_STEP_NUM_NODES") == "1" and not told:
-            # The port that JAX takes on all interfaces of the node.
-            port = 61440 + int(environment["SLURM_JOB_ID"]) % 4096
-            found["coordinator_address"] = address = f"127.0.0.1:{port}"
-            found |= _bind_address(address)
+            found |= _on_loopback(int(environment["SLURM_JOB_ID"]))
         return found
+    num_processes = int(environment.get("OMPI_COMM_WORLD_SIZE", 1))
+    if num_processes > 1:
+        num_local = int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", 0))
+        job = environment.get("PMIX_NAMESPACE")
+        if num_local == num_processes and job:
+            return _on_loopback(zlib.crc32(job.encode()))
+        return {}
     in_job = {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys()
-    if (
-        int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
-        or (in_job and importlib.util.find_spec("kubernetes"))
-        or _is_tpu_host(environment)
-    ):
+    if (in_job and importlib.util.find_spec("kubernetes")) or _is_tpu_host(environment):
         return {}
     return None
+
+
+def _on_loopback(job: int) -> dict[str, Any]:
+    """Where the processes of a job of one host meet; JAX would use every interface."""
+    address = f"127.0.0.1:{61440 + job % 4096}"  # the range from which JAX takes a port
+    return {"coordinator_address": address, **_bind_address(address)}
 
 
 def _slurm_devices(environment: Mapping[str, str]) -> list[int] | None:

@@ -111,8 +111,24 @@ def test_processes_of_one_host_do_not_listen_to_others(address, bound, monkeypat
     assert runtime._bind_address(address) == {}
 
 
-def test_open_mpi_is_left_to_jax():
+def test_open_mpi_of_several_hosts_is_left_to_jax():
+    environment = {"OMPI_COMM_WORLD_SIZE": "4", "PMIX_NAMESPACE": "job"}
+    assert cluster_arguments({**environment, "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}) == {}
     assert cluster_arguments({"OMPI_COMM_WORLD_SIZE": "2"}) == {}
+
+
+def test_open_mpi_of_one_host_listens_to_no_other(monkeypatch):
+    monkeypatch.delenv("JAX_COORDINATOR_BIND_ADDRESS", raising=False)
+    found = cluster_arguments(
+        {
+            "OMPI_COMM_WORLD_SIZE": "2",
+            "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+            "PMIX_NAMESPACE": "2083520513",
+        }
+    )
+    port = int(found["coordinator_address"].removeprefix("127.0.0.1:"))
+    assert 61440 <= port < 65536
+    assert found["coordinator_bind_address"] == found["coordinator_address"]
 
 
 @pytest.mark.parametrize(
