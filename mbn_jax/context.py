@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mbn_jax.arguments import input_array
-from mbn_jax.functional import check_settings, index_array
+from mbn_jax.arguments import input_array, labels, layer_settings
 from mbn_jax.norm import ModalityBatchNorm
 
 _BATCH_NORM_CALL: Callable[..., Any] = inspect.unwrap(nn.BatchNorm.__call__)
@@ -98,10 +97,24 @@ def by_modality(
         input does not have one row per element of `modality`, if its channels are on
         axis 0 or on several axes, or if it does not call `nn.BatchNorm.__call__`.
     """
+    number, weights = layer_settings(num_modalities, unknown, pooled_weights)
+    if at is not None and not callable(at):
+        raise ValueError(
+            f"at is {at!r}, expected a function from the path of a layer, such as "
+            '"backbone/norm1", to True or False, or None for every layer.'
+        )
     context = _Context(
-        _array(modality), num_modalities, share_affine, at, unknown, pooled_weights
+        labels("modality", modality),
+        at,
+        {
+            "num_modalities": number,
+            "share_affine": share_affine,
+            "unknown": unknown,
+            "pooled_weights": weights,
+        },
+        outer=_thread.active,
     )
-    context.outer, _thread.active = _thread.active, context
+    _thread.active = context
     try:
         with _trace_key(context.key()), nn.intercept_methods(context.intercept):
             yield
@@ -121,24 +134,11 @@ class _Context:
     """The settings of one `with by_modality(…)`; compared by identity."""
 
     modality: Any  # jax.Array or np.ndarray
-    num_modalities: int
-    share_affine: bool
     at: Callable[[str], bool] | None
-    unknown: str
-    pooled_weights: Sequence[float] | None
-    outer: "_Context | None" = None
+    attributes: dict[str, Any]  # of every `ModalityBatchNorm` in it
+    outer: "_Context | None"
     ended: bool = False
     replaced: tuple[str, ...] | None = None  # path of the last layer by modality
-
-    def __post_init__(self) -> None:
-        check_settings(self.num_modalities, self.unknown, self.pooled_weights)
-        if self.at is not None and not callable(self.at):
-            raise ValueError(
-                f"at is {self.at!r}, expected a function from the path of a layer, "
-                'such as "backbone/norm1", to True or False, or None for every layer.'
-            )
-        if self.pooled_weights is not None:
-            self.pooled_weights = tuple(map(float, self.pooled_weights))
 
     def key(self) -> Any:
         """Returns a key, equal for contexts in which a function may share a trace.
@@ -146,15 +146,14 @@ class _Context:
         A concrete modality becomes a constant of the trace, so the key contains its
         values. A traced modality belongs to one trace only.
         """
-        array = isinstance(self.modality, jax.Array)
-        traced = isinstance(self.modality, jax.core.Tracer)
-        known = not array or (not traced and self.modality.is_fully_addressable)
-        if not known:
+        modality = self.modality
+        if isinstance(modality, jax.core.Tracer) or not (
+            isinstance(modality, np.ndarray) or modality.is_fully_addressable
+        ):
             return object()
-        modality = jax.device_get(self.modality)
-        content = (modality.shape, str(modality.dtype), modality.tobytes())
-        rest = (self.num_modalities, self.share_affine, self.unknown)
-        key = (content, rest, self.pooled_weights, self.at)
+        values = jax.device_get(modality)
+        content = (values.shape, str(values.dtype), values.tobytes())
+        key = (content, *self.attributes.values(), self.at)
         try:
             hash(key)
         except TypeError:  # an `at` without a hash
@@ -238,10 +237,7 @@ class _Context:
             **{name: getattr(layer, name) for name in _SHARED_ATTRIBUTES},
             axis=axes[0],
             dtype=dtype,
-            num_modalities=self.num_modalities,
-            share_affine=self.share_affine,
-            unknown=self.unknown,
-            pooled_weights=self.pooled_weights,
+            **self.attributes,
             parent=layer.scope,  # type: ignore  # its variables are there, by name
         )
         return norm(x, self.modality, use_running_average, mask)
@@ -254,17 +250,6 @@ class _Thread(threading.local):
 
 
 _thread = _Thread()
-
-
-def _array(modality: Any) -> jax.Array | np.ndarray:
-    """Returns the modality as an array; a copy, if the original could be modified."""
-    modality = index_array(modality)
-    if modality.ndim != 1 or not jnp.issubdtype(modality.dtype, jnp.integer):
-        found = f"{modality.dtype}{list(modality.shape)}"
-        raise ValueError(
-            f"modality is {found}, expected one integer per sample, of shape [B]."
-        )
-    return modality
 
 
 def _misfit(layer: nn.Module, problem: str, remedy: str = "") -> ValueError:

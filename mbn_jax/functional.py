@@ -12,9 +12,17 @@ from flax.typing import Dtype
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from mbn_jax.arguments import input_array, integer
+from mbn_jax.arguments import (
+    channel_axis,
+    input_array,
+    integer,
+    labels,
+    layer_settings,
+    modality_weights,
+    sample_mask,
+)
 from mbn_jax.explicit_axes import spec_of, takes_explicit_axes
-from mbn_jax.reductions import spread, sums
+from mbn_jax.reductions import per_modality, per_sample, spread, sums
 
 
 class Moments(NamedTuple):
@@ -95,7 +103,7 @@ def modality_moments(
     pivot, offset, var, count = _shifted_moments(
         x,
         _membership(x, modality, range(num_modalities)),
-        None if mask is None else _expand_mask(x, mask),
+        None if mask is None else sample_mask(mask, x),
         axis,
         axis_name=axis_name,
         axis_index_groups=axis_index_groups,
@@ -181,7 +189,7 @@ def modality_batch_norm(
             f"expected [num_modalities, {x.shape[axis]}] for an input of shape "
             f"{list(x.shape)} with channels on axis {axis}."
         )
-    check_settings(len(mean), unknown, pooled_weights)
+    layer_settings(len(mean), unknown, pooled_weights)
     affine = [None if a is None else jnp.asarray(a) for a in (scale, bias)]
     given = [a.dtype for a in (x, *affine) if a is not None]
     if dtype is None:
@@ -193,19 +201,19 @@ def modality_batch_norm(
 
     hidden = None
     if mask is not None:
-        mask = _expand_mask(x, mask)
+        mask = sample_mask(mask, x)
         # A zero cotangent times NaN is NaN, so the non-finite values of masked samples
         # are removed from the computation here and restored at its end.
         hidden = ~mask & ~jnp.isfinite(x)
         restored = lax.stop_gradient(x).astype(wide) * 0
         x = jnp.where(hidden, 0, x)
 
-    labels = list(range(mean.shape[0]))
+    indices = list(range(mean.shape[0]))
     if use_running_average:
         pivot, batch_var, offset = mean.astype(wide), var.astype(wide), None
         if unknown == "pooled":
             # Every table gets one more row, for the samples of modality -1.
-            labels.append(-1)
+            indices.append(-1)
             pooled = pooled_moments(pivot, batch_var, pooled_weights)
             pivot, batch_var = (
                 jnp.concatenate([table, row[None]])
@@ -217,9 +225,9 @@ def modality_batch_norm(
                 else a
                 for a in (scale, bias)
             )
-        member = _membership(x, modality, labels)
+        member = _membership(x, modality, indices)
     else:
-        member = _membership(x, modality, labels)
+        member = _membership(x, modality, indices)
         *moments, count = _shifted_moments(
             x,
             member,
@@ -245,7 +253,7 @@ def modality_batch_norm(
 
     # One multiply-add in coordinates whose origin is near the mean. It is exact where
     # mean/std is large; there, x * a + b would suffer from cancellation.
-    pivot, multiplier, constant = _per_sample(member, pivot, multiplier, constant)
+    pivot, multiplier, constant = per_sample(member, pivot, multiplier, constant)
     # A constant NaN would itself raise under `jax_debug_nans` where jit is disabled.
     known = jnp.where(member.any(1, keepdims=True), 1, -1)
     multiplier = multiplier * jnp.sqrt(known.astype(wide))
@@ -321,60 +329,6 @@ def _table(table: Any) -> Any:
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
-def modality_weights(weights: Sequence[float] | None, number: int) -> np.ndarray:
-    """Returns the modalities' weights, `(number,)`, with sum 1; None means equal.
-
-    Raises:
-      ValueError: if the weights are not one non-negative number per modality.
-    """
-    try:
-        array = np.ones(number) if weights is None else np.asarray(weights, float)
-    except (TypeError, ValueError):
-        array = np.zeros(0)
-    if array.shape != (number,) or not (array.min() >= 0 and 0 < array.sum() < np.inf):
-        raise ValueError(
-            f"The weights of the modalities are {weights!r}, expected {number} "
-            "non-negative numbers, one per modality, not all of them 0."
-        )
-    return array / array.sum()
-
-
-def check_settings(
-    num_modalities: Any, unknown: str, pooled_weights: Sequence[float] | None
-) -> None:
-    """Checks what the layers, in all their forms, have in common.
-
-    Raises:
-      ValueError: if one of the settings is not valid.
-    """
-    number = integer("num_modalities", num_modalities, least=1)
-    if unknown not in ("nan", "pooled"):
-        raise ValueError(f'unknown is {unknown!r}, expected "nan" or "pooled".')
-    if pooled_weights is not None:
-        modality_weights(pooled_weights, number)
-
-
-def channel_axis(x: jax.Array, axis: int) -> int:
-    """Returns the channel axis as a non-negative index.
-
-    Raises:
-      ValueError: if `x` is not floating point of at least 16 bits, or if `axis` is 0 or
-        not an axis of `x`.
-    """
-    if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize < 2:
-        raise ValueError(
-            f"The input is {x.dtype}, expected a floating-point type of at least 16 "
-            "bits."
-        )
-    axis = integer("axis", axis)
-    if not -x.ndim <= axis < x.ndim or axis % x.ndim == 0:
-        raise ValueError(
-            f"axis={axis} does not name a channel axis of an input of shape "
-            f"{list(x.shape)}, expected an axis other than 0, which holds the samples."
-        )
-    return axis % x.ndim
-
-
 def _shifted_moments(
     x: jax.Array,
     member: jax.Array,
@@ -426,14 +380,14 @@ def _shifted_moments(
     if mask is not None:
         here = mask[few] if hides_positions else mask
         sample, seen = (jnp.where(here, a, 0) for a in (sample, seen))
-    total, count = over_devices(*_per_modality(member, sums([sample, seen], positions)))
+    total, count = over_devices(*per_modality(member, sums([sample, seen], positions)))
     pivot = (total / jnp.maximum(count, 1)).astype(dtype)
     of_all, of_few = (math.prod(a.shape[i] for i in positions) for a in (x, sample))
     count = count * (of_all / max(1, of_few))
 
-    origin = _along(x, axis, _per_sample(member, pivot)[0])
+    origin = _along(x, axis, per_sample(member, pivot)[0])
     first, second = over_devices(
-        *_per_modality(member, _shifted_sums(x, origin, mask, axis))
+        *per_modality(member, _shifted_sums(x, origin, mask, axis))
     )
     divisor = jnp.maximum(count, 1)
     first, second = (table.astype(count_dtype) / divisor for table in (first, second))
@@ -523,99 +477,16 @@ def _few_positions(shape: Sequence[int], axis: int) -> tuple[slice, ...]:
     )
 
 
-def _membership(x: jax.Array, modality: Any, labels: Sequence[int]) -> jax.Array:
-    """Bool (B, L): which label each sample has; a row without True has none."""
-    modality = index_array(modality)
-    if modality.shape != x.shape[:1] or not jnp.issubdtype(modality.dtype, jnp.integer):
-        raise ValueError(
-            f"modality is {modality.dtype}{list(modality.shape)}, expected one integer "
-            f"per sample, of shape {list(x.shape[:1])}, for an input of shape "
-            f"{list(x.shape)}."
-        )
+def _membership(x: jax.Array, modality: Any, indices: Sequence[int]) -> jax.Array:
+    """Bool (B, L): which index each sample has; a row without True has none."""
+    modality, columns = labels("modality", modality, x), np.array(indices)
     if isinstance(modality, np.ndarray):
-        return jnp.asarray(modality[:, None] == np.array(labels)[None, :])
-    # Compare in the dtype of the index: JAX would wrap one that does not fit another.
-    limits, columns = jnp.iinfo(modality.dtype), np.array(labels)
+        return jnp.asarray(modality[:, None] == columns[None, :])
+    # Compare in the dtype of the modality: JAX would wrap an index that does not fit.
+    limits = jnp.iinfo(modality.dtype)
     possible = (limits.min <= columns) & (columns <= limits.max)
     found = modality[:, None] == columns.astype(modality.dtype)[None, :]
     return found & possible[None, :]
-
-
-def index_array(modality: Any) -> jax.Array | np.ndarray:
-    """Returns the modality of the samples as an array.
-
-    What is not on the device becomes a NumPy array, because JAX would wrap 64-bit
-    indices, and 2**32 would become 0.
-
-    Raises:
-      ValueError: if it is not an array, such as a list of lists of different lengths.
-    """
-    if isinstance(modality, jax.Array):
-        return modality
-    leaves = jax.tree.leaves(modality)
-    try:
-        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
-        return jnp.asarray(modality) if traced else np.array(modality)
-    except (ValueError, TypeError):
-        raise ValueError(
-            f"modality is {modality!r}, expected one integer per sample, of shape [B]."
-        ) from None
-
-
-def _expand_mask(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """Returns the mask with the rank of `x`."""
-    mask = jnp.asarray(mask)
-    fits = mask.ndim == x.ndim and all(
-        m in (1, n) for m, n in zip(mask.shape, x.shape, strict=True)
-    )
-    if mask.dtype != bool or not (mask.shape == x.shape[:1] or fits):
-        raise ValueError(
-            f"mask is {mask.dtype}{list(mask.shape)}, expected bool{list(x.shape[:1])} "
-            f"or one that broadcasts to the input's shape {list(x.shape)}."
-        )
-    if fits:
-        return jnp.broadcast_to(mask, x.shape[:1] + mask.shape[1:])
-    return mask.reshape(-1, *[1] * (x.ndim - 1))
-
-
-def _per_modality(member: jax.Array, arrays: Sequence[jax.Array]) -> list[jax.Array]:
-    """Sums arrays (B, C) over the samples of each label, to (L, C) each."""
-    terms = spread(arrays, (1,), member.shape[1:])
-    return sums([jnp.where(member[:, :, None], term, 0) for term in terms], (0,))
-
-
-@jax.custom_jvp
-def _per_sample(member: jax.Array, *tables: jax.Array) -> list[jax.Array]:
-    """Looks up the row of each sample's label in tables (L, C), giving (B, C) each.
-
-    * The tables have one dtype. The row of a sample without a label is undefined.
-    * For few labels this is a selection, which XLA computes where it uses the row. It
-      costs almost nothing, even less where a convolution's gradient recomputes the
-      normalization with the axes in another order.
-    * For more labels, `_finished_rows` computes the rows first, at a cost that does not
-      grow with the number of labels.
-    * The derivative rule is that of `_finished_rows`, whose transpose is
-      `_per_modality`.
-    """
-    labels = member.shape[1]
-    if labels > 3:
-        return _finished_rows(member, *tables)
-    rows = [table[:1] for table in tables]
-    for i in range(1, labels):
-        here = member[:, i, None]
-        pairs = zip(tables, rows, strict=True)
-        rows = [jnp.where(here, table[i : i + 1], row) for table, row in pairs]
-    return [jnp.broadcast_to(row, (member.shape[0], row.shape[1])) for row in rows]
-
-
-def _finished_rows(member: jax.Array, *tables: jax.Array) -> list[jax.Array]:
-    terms = spread(tables, (0,), member.shape[:1])
-    return sums([jnp.where(member[:, :, None], term, 0) for term in terms], (1,))
-
-
-@_per_sample.defjvp
-def _per_sample_jvp(primals: Any, tangents: Any) -> Any:
-    return _per_sample(*primals), _finished_rows(primals[0], *tangents[1:])
 
 
 def _along(x: jax.Array, axis: int, row: jax.Array) -> jax.Array:

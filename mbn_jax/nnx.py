@@ -10,14 +10,9 @@ from flax.nnx.nn.dtypes import canonicalize_dtype
 from flax.typing import Dtype, Initializer
 from jax import lax
 
-from mbn_jax.arguments import input_array, integer
+from mbn_jax.arguments import channel_axis, input_array, integer, layer_settings
 from mbn_jax.context import current_modality
-from mbn_jax.functional import (
-    channel_axis,
-    check_settings,
-    modality_batch_norm,
-    modality_weights,
-)
+from mbn_jax.functional import modality_batch_norm
 from mbn_jax.nnx_graph import (
     change_class,
     edit_variables,
@@ -126,8 +121,9 @@ class ModalityBatchNorm(nnx.Module):
           ValueError: if `num_features`, `num_modalities`, `unknown` or `pooled_weights`
             is not valid.
         """
-        check_settings(num_modalities, unknown, pooled_weights)
-        num_modalities = integer("num_modalities", num_modalities, least=1)
+        num_modalities, weights = layer_settings(
+            num_modalities, unknown, pooled_weights
+        )
         num_features = integer("num_features", num_features, least=0)
         table_shape = (num_modalities, num_features)
         affine_shape = (num_features,) if share_affine else table_shape
@@ -155,8 +151,7 @@ class ModalityBatchNorm(nnx.Module):
         self.axis_index_groups = axis_index_groups
         self.force_float32_reductions = force_float32_reductions
         self.unknown = unknown
-        # A tuple, because it is part of the static, hashable graph definition.
-        self.pooled_weights = None if pooled_weights is None else tuple(pooled_weights)
+        self.pooled_weights = weights
 
     def __call__(
         self,
@@ -341,11 +336,7 @@ def replace_batch_norm(
         subclass with methods of its own, a custom `promote_dtype`, an axis that is not
         one channel axis), or if `num_modalities` or `pooled_weights` is not valid.
     """
-    check_settings(num_modalities, unknown, pooled_weights)
-    number = int(num_modalities)
-    weights = None
-    if pooled_weights is not None:
-        weights = tuple(map(float, modality_weights(pooled_weights, number)))
+    number, weights = layer_settings(num_modalities, unknown, pooled_weights)
     found = find_layers(model, nnx.BatchNorm)
     layers = {path: layer for path, layer in found.items() if at is None or at(path)}
     if not layers:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype, Initializer
 
-from mbn_jax.arguments import input_array, integer
-from mbn_jax.functional import channel_axis, modality_batch_norm
+from mbn_jax.arguments import channel_axis, input_array, integer
+from mbn_jax.functional import modality_batch_norm
 
 
 class ModalityBatchNorm(nn.Module):

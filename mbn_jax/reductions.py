@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -50,6 +51,50 @@ def spread(
     if not axes:
         return list(arrays)
     return list(_spread.bind(*arrays, axes=tuple(axes), sizes=tuple(sizes)))
+
+
+def per_modality(member: jax.Array, arrays: Sequence[jax.Array]) -> list[jax.Array]:
+    """Sums arrays `(B, C)` over the samples of each modality, to `(M, C)` each.
+
+    Args:
+      member: bool `(B, M)`, which modality each sample has.
+      arrays: arrays of one dtype.
+    """
+    terms = spread(arrays, (1,), member.shape[1:])
+    return sums([jnp.where(member[:, :, None], term, 0) for term in terms], (0,))
+
+
+@jax.custom_jvp
+def per_sample(member: jax.Array, *tables: jax.Array) -> list[jax.Array]:
+    """Looks up the row of each sample in tables `(M, C)`, giving `(B, C)` each.
+
+    * The tables have one dtype. The row of a sample without a modality is undefined.
+    * For few modalities this is a selection, which XLA computes where it uses the row.
+      It costs almost nothing, even less where a convolution's gradient recomputes the
+      normalization with the axes in another order.
+    * For more, `_finished_rows` computes the rows first, at a cost that does not grow
+      with the number of modalities.
+    * The derivative is that of `_finished_rows`, whose transpose is `per_modality`.
+    """
+    num_modalities = member.shape[1]
+    if num_modalities > 3:
+        return _finished_rows(member, *tables)
+    rows = [table[:1] for table in tables]
+    for i in range(1, num_modalities):
+        here = member[:, i, None]
+        pairs = zip(tables, rows, strict=True)
+        rows = [jnp.where(here, table[i : i + 1], row) for table, row in pairs]
+    return [jnp.broadcast_to(row, (member.shape[0], row.shape[1])) for row in rows]
+
+
+def _finished_rows(member: jax.Array, *tables: jax.Array) -> list[jax.Array]:
+    terms = spread(tables, (0,), member.shape[:1])
+    return sums([jnp.where(member[:, :, None], term, 0) for term in terms], (1,))
+
+
+@per_sample.defjvp
+def _per_sample_jvp(primals: Any, tangents: Any) -> Any:
+    return per_sample(*primals), _finished_rows(primals[0], *tangents[1:])
 
 
 def _compute_sums(*arrays: jax.Array, axes: Sequence[int]) -> tuple[jax.Array, ...]:

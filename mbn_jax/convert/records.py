@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from mbn_jax.arguments import labels
 from mbn_jax.explicit_axes import spec_of, takes_explicit_axes
-from mbn_jax.functional import Moments, index_array, modality_moments, promoted
+from mbn_jax.functional import Moments, modality_moments, promoted
 
 
 class Record(NamedTuple):
@@ -54,7 +55,7 @@ def add_call(
     Raises:
       ValueError: if the record does not belong to this layer.
     """
-    modality = jnp.asarray(index_array(modality))
+    modality = jnp.asarray(labels("modality", modality))
     moments_of = partial(
         modality_moments,
         modality=modality,

@@ -8,8 +8,9 @@ from flax import nnx
 
 import mbn_jax.nnx
 from mbn_jax import ModalityBatchNorm
+from mbn_jax.arguments import modality_weights
 from mbn_jax.convert import from_batch_norm, to_batch_norm
-from mbn_jax.functional import modality_batch_norm, modality_moments, modality_weights
+from mbn_jax.functional import modality_batch_norm, modality_moments
 
 from .layers import make, random_input, random_variables
 

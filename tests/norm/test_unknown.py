@@ -8,7 +8,8 @@ from flax import linen as nn
 
 import mbn_jax
 from mbn_jax import ModalityBatchNorm, convert
-from mbn_jax.functional import modality_weights, pooled_moments
+from mbn_jax.arguments import modality_weights
+from mbn_jax.functional import pooled_moments
 
 from .layers import evaluate, make, random_input, random_variables, train
 from .reference import assert_close
