@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Where a name is, in modules that need no extra and in those that do.
 _OF_THE_LAYER = {
+    *("InputError", "ModalityBatchNorm", "Moments", "by_modality", "convert"),
+    *("functional", "modality_moments", "nnx"),
+}
+# Of each name that is not a module, the module that it is in.
+_HOMES = {
     "InputError": "errors",
     "ModalityBatchNorm": "norm",
     "Moments": "functional",
-    "by_modality": "context",
-    "modality_moments": "functional",
-}
-_OF_THE_SYSTEM = {
     "ReID": "models.reid",
+    "by_modality": "context",
     "embed": "deploy.embed",
     "load": "deploy.loading",
     "load_pretrained": "models.shared",
+    "modality_moments": "functional",
     "save_pretrained": "models.shared",
 }
-_MODULES_OF_THE_LAYER = ("convert", "functional", "nnx")
-_MODULES_OF_THE_SYSTEM = ("data", "evaluation", "losses", "models")
 
 __all__ = [
     "InputError",
@@ -60,23 +60,22 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in (*_OF_THE_SYSTEM, *_MODULES_OF_THE_SYSTEM):
-        from mbn_jax.extras import require_system
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _OF_THE_LAYER:
+        from mbn_jax.errors import require_system
 
         require_system(f"{__name__}.{name}")
-    elif name not in (*_OF_THE_LAYER, *_MODULES_OF_THE_LAYER):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = (_OF_THE_LAYER | _OF_THE_SYSTEM).get(name)
-    if home is None:
+    if name not in _HOMES:
         return importlib.import_module(f"{__name__}.{name}")
-    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    from mbn_jax.extras import missing_packages
+    from mbn_jax.errors import missing_packages
 
     # help() and completion access every name, which must not fail without the extra.
-    without = {*_OF_THE_SYSTEM, *_MODULES_OF_THE_SYSTEM} if missing_packages() else ()
-    return sorted({*globals(), *__all__} - set(without))
+    hidden = set(__all__) - _OF_THE_LAYER if missing_packages() else set()
+    return sorted({*globals(), *__all__} - hidden)

@@ -1,4 +1,4 @@
-"""Modality batch normalization in an existing network: the context `by_modality`."""
+"""Contexts that change what the layers of an existing network do: `by_modality`."""
 
 import contextlib
 import dataclasses
@@ -17,11 +17,9 @@ from mbn_jax.norm import ModalityBatchNorm
 
 _BATCH_NORM_CALL: Callable[..., Any] = inspect.unwrap(nn.BatchNorm.__call__)
 # All except `use_fast_variance`, which has no counterpart, and those of every module.
-_SHARED_ATTRIBUTES = set.intersection(
-    *(
-        {f.name for f in dataclasses.fields(c)}
-        for c in (nn.BatchNorm, ModalityBatchNorm)
-    )
+_SHARED_ATTRIBUTES = (
+    {field.name for field in dataclasses.fields(nn.BatchNorm)}
+    & {field.name for field in dataclasses.fields(ModalityBatchNorm)}
 ) - {"axis", "dtype", "name", "parent"}
 # Part of the key of all of JAX's trace caches, so that a function that was traced
 # outside, or with another modality, is traced again.
@@ -129,6 +127,30 @@ def current_modality() -> jax.Array | np.ndarray | None:
     return None if _thread.active is None else _thread.active.modality
 
 
+@contextlib.contextmanager
+def intercepted(interceptor: Callable[..., Any]) -> Iterator[None]:
+    """`nn.intercept_methods`, whose interceptor does nothing after the context.
+
+    Flax removes an interceptor inside an assertion, which `python -O` leaves out. The
+    interceptor of one trace would then be called in all later ones, with old tracers.
+
+    Args:
+      interceptor: as for `flax.linen.intercept_methods`.
+    """
+    active = True
+
+    def intercept(next_fun: Any, args: Any, kwargs: Any, call: Any) -> Any:
+        if active:
+            return interceptor(next_fun, args, kwargs, call)
+        return next_fun(*args, **kwargs)
+
+    try:
+        with nn.intercept_methods(intercept):
+            yield
+    finally:
+        active = False
+
+
 @dataclasses.dataclass(eq=False)
 class _Context:
     """The settings of one `with by_modality(…)`; compared by identity."""
@@ -160,13 +182,7 @@ class _Context:
             return object()
         return key
 
-    def intercept(
-        self,
-        next_fun: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        call: nn.module.InterceptorContext,
-    ) -> Any:
+    def intercept(self, next_fun: Any, args: Any, kwargs: Any, call: Any) -> Any:
         """Replaces `nn.BatchNorm.__call__`, as a Flax interceptor."""
         layer = call.module
         if (
@@ -217,17 +233,12 @@ class _Context:
         rows, given = x.shape[0], len(self.modality)
         if rows != given:
             times = rows // given if given and rows % given == 0 else 0
+            how = f" (jnp.repeat if a sample became {times} rows)" if times > 1 else ""
             raise _misfit(
                 layer,
                 f"has an input of {rows} rows, of shape {list(x.shape)}, but modality "
                 f"has {given}, expected one per row",
-                "pass the modality of every row"
-                + (
-                    f" (jnp.repeat if a sample became {times} rows)"
-                    if times > 1
-                    else ""
-                )
-                + ", or ",
+                f"pass the modality of every row{how}, or ",
             )
         if mask is not None:
             # Broadcast as in NumPy, unlike in ModalityBatchNorm, where (B,) is samples.

@@ -21,7 +21,7 @@ from mbn_jax.arguments import (
     modality_weights,
     sample_mask,
 )
-from mbn_jax.explicit_axes import spec_of, takes_explicit_axes
+from mbn_jax.mesh import spec_of, takes_explicit_axes
 from mbn_jax.reductions import per_modality, per_sample, spread, sums
 
 

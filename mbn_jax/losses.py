@@ -33,7 +33,7 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
-from mbn_jax.explicit_axes import takes_explicit_axes
+from mbn_jax.mesh import takes_explicit_axes
 
 # A loss is the same on every device, however its arguments lie over a mesh.
 _takes_explicit_axes = takes_explicit_axes(lambda *_, **__: PartitionSpec())

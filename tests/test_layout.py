@@ -9,10 +9,10 @@ PACKAGE = Path(__file__).parents[1] / "mbn_jax"
 # Every file or folder of the package imports only what is above it.
 ORDER = [
     # The layer: jax, flax and NumPy.
-    *("errors", "extras", "arguments", "explicit_axes", "reductions", "functional"),
-    *("norm", "context", "interception", "nnx_graph", "nnx", "convert"),
+    *("errors", "arguments", "mesh", "reductions", "functional"),
+    *("norm", "context", "nnx_graph", "nnx", "convert"),
     # The parts.
-    *("text", "files", "archive", "modalities", "mesh", "pixels", "losses"),
+    *("text", "files", "archive", "modalities", "pixels", "losses"),
     *("models", "evaluation"),
     # The system.
     *("data", "analysis", "training", "deploy", "commands", "__main__"),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import mbn_jax
-from mbn_jax.extras import SYSTEM
+from mbn_jax.errors import SYSTEM
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -1,5 +1,5 @@
 """What a person wants to look at: curves, ranked lists, the report of a run."""
 
-from mbn_jax.extras import require_system
+from mbn_jax.errors import require_system
 
 require_system(__name__)

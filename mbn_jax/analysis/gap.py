@@ -13,8 +13,8 @@ import numpy as np
 from flax import linen as nn
 
 from mbn_jax import modalities as names
+from mbn_jax.context import intercepted
 from mbn_jax.functional import modality_moments
-from mbn_jax.interception import intercepted
 from mbn_jax.norm import ModalityBatchNorm
 
 SIDES = ("before", "after")

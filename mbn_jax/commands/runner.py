@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
-from mbn_jax.extras import require_system
+from mbn_jax.errors import require_system
 
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _PIPE_CLOSED = 128 + signal.SIGPIPE  # as a shell reports it, for example of `| head`

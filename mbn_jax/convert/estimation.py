@@ -11,6 +11,7 @@ from flax import linen as nn
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from mbn_jax.context import intercepted
 from mbn_jax.convert import nnx_models
 from mbn_jax.convert.nnx_models import Model
 from mbn_jax.convert.records import Record, add_call, moments_of_batches
@@ -21,7 +22,6 @@ from mbn_jax.convert.trees import (
     join,
     unflatten,
 )
-from mbn_jax.interception import intercepted
 from mbn_jax.norm import ModalityBatchNorm
 
 _RECORD = "moments_of_one_pass"

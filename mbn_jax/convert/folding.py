@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx
 
+from mbn_jax.context import intercepted
 from mbn_jax.convert.batch_norm import to_batch_norm
 from mbn_jax.convert.trees import (
     Path,
@@ -21,7 +22,6 @@ from mbn_jax.convert.trees import (
     unflatten,
 )
 from mbn_jax.functional import promoted
-from mbn_jax.interception import intercepted
 from mbn_jax.norm import ModalityBatchNorm
 
 

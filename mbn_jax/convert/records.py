@@ -10,8 +10,8 @@ import numpy as np
 from jax import lax
 
 from mbn_jax.arguments import labels
-from mbn_jax.explicit_axes import spec_of, takes_explicit_axes
 from mbn_jax.functional import Moments, modality_moments, promoted
+from mbn_jax.mesh import spec_of, takes_explicit_axes
 
 
 class Record(NamedTuple):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from mbn_jax.errors import InputError
-from mbn_jax.explicit_axes import spec_of, takes_explicit_axes
+from mbn_jax.mesh import spec_of, takes_explicit_axes
 from mbn_jax.pixels import standardize, to_unit_range
 
 # Random erasing, Zhong et al. 2020: area as a fraction of the image, and height/width.

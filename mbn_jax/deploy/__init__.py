@@ -1,5 +1,5 @@
 """Taking a trained network elsewhere: exported models, shared weights, new cameras."""
 
-from mbn_jax.extras import require_system
+from mbn_jax.errors import require_system
 
 require_system(__name__)

@@ -13,8 +13,7 @@ from numpy.typing import ArrayLike
 from mbn_jax.arguments import integer
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.records import Records
-from mbn_jax.explicit_axes import spec_of, takes_explicit_axes
-from mbn_jax.mesh import memory_of_host
+from mbn_jax.mesh import memory_of_host, spec_of, takes_explicit_axes
 
 Distance = Literal["cosine", "euclidean", "k_reciprocal"]
 # How a figure says by which it was made.

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.protocols import Protocol
 from mbn_jax.evaluation.records import are_text, label_array
-from mbn_jax.explicit_axes import takes_explicit_axes
+from mbn_jax.mesh import takes_explicit_axes
 
 # In one pass over the distances: the cameras of SYSU-MM01, its 96 test identities.
 _MATCHES = 4

@@ -1,5 +1,5 @@
 """The run: mesh, step, loop, checkpoints, and what is logged."""
 
-from mbn_jax.extras import require_system
+from mbn_jax.errors import require_system
 
 require_system(__name__)
