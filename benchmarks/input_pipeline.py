@@ -36,7 +36,7 @@ from benchmarks.photographs import (
 )
 from mbn_jax.data.dataset import Split, load_split
 from mbn_jax.data.pipeline import train_batches
-from mbn_jax.data.prepare import prepare_data
+from mbn_jax.data.preparation import prepare_data
 from mbn_jax.data.sampling import BalancedSampler
 
 DATASET = "photographs"

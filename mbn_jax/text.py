@@ -1,7 +1,10 @@
 """Text of others, made safe for a terminal."""
 
+import contextlib
 import io
 import re
+import sys
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 # C0 but for tab and newline, delete, C1, and the marks that turn the direction of text.
@@ -70,3 +73,45 @@ class PrintableOutput(io.TextIOWrapper):
 def terminal_of(stream: TextIO) -> TextIO:
     """The stream for what has to draw on a terminal, such as rich."""
     return stream.terminal if isinstance(stream, PrintableOutput) else stream
+
+
+@contextlib.contextmanager
+def progress(
+    doing: str, done: str, title: str, total: int, unit: str = "images"
+) -> Iterator[Callable[[], None]]:
+    """Shows on standard error how many of some things have been worked on.
+
+    A bar on a terminal, and two lines anywhere else.
+
+    Args:
+      doing: for example "Rendering".
+      done: for example "Rendered".
+      title: what the things belong to.
+      total: number of things.
+      unit: what the things are.
+
+    Yields:
+      A function to call after each of them.
+    """
+    # Imported here: the network alone does without rich.
+    import rich.console
+    import rich.markup
+    import rich.progress
+
+    title = one_line(title)
+    console = rich.console.Console(file=terminal_of(sys.stderr))
+    if not console.is_terminal:
+        print(f"{doing} {total} {unit} of {title}", file=sys.stderr)
+        yield lambda: None
+        print(f"{done} {total} {unit} of {title}", file=sys.stderr)
+        return
+    with rich.progress.Progress(
+        f"{doing} [bold]{{task.fields[title]}}",
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeRemainingColumn(elapsed_when_finished=True),
+        console=console,
+    ) as bar:
+        # A name in brackets is not markup.
+        task = bar.add_task(doing, total=total, title=rich.markup.escape(title))
+        yield lambda: bar.advance(task)

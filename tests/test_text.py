@@ -5,8 +5,7 @@ import io
 import pytest
 
 from mbn_jax.data.findings import Findings
-from mbn_jax.data.progress import progress
-from mbn_jax.text import PrintableOutput, one_line, printable, terminal_of
+from mbn_jax.text import PrintableOutput, one_line, printable, progress, terminal_of
 
 CLEAR = "a\x1b[2Jb"  # clears the screen
 

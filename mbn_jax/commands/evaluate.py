@@ -21,11 +21,11 @@ from absl import flags, logging
 from mbn_jax.data.sources import (
     DIRECTION,
     MODULES,
+    Option,
     all_sources,
     protocol_of,
     source_of,
 )
-from mbn_jax.data.sources.source import Option
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.distances import DISTANCE_TITLES
 from mbn_jax.evaluation.evaluation import evaluate_file, format_evaluation

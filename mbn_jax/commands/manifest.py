@@ -28,8 +28,7 @@ from pathlib import Path
 from absl import flags
 
 from mbn_jax.data.findings import some
-from mbn_jax.data.image_folders import find_rows
-from mbn_jax.data.manifest import write_manifest
+from mbn_jax.data.manifest import find_rows, write_manifest
 from mbn_jax.errors import InputError
 from mbn_jax.files import check_file
 

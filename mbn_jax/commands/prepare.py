@@ -27,7 +27,7 @@ from pathlib import Path
 from absl import flags, logging
 
 from mbn_jax.data.images import MAX_HELP, MAX_MEGAPIXELS
-from mbn_jax.data.prepare import prepare_data
+from mbn_jax.data.preparation import prepare_data
 from mbn_jax.data.sixteen_bits import FLAG, HELP
 from mbn_jax.data.sources import all_sources
 from mbn_jax.errors import InputError

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mbn_jax.data import sources
 from mbn_jax.data.sixteen_bits import scale_from_text
+from mbn_jax.data.sources import check_name, known_datasets, source_of
 from mbn_jax.errors import InputError
 from mbn_jax.files import read_json
 
@@ -63,6 +63,33 @@ def is_prepared(dataset: str, data_dir: str | os.PathLike) -> bool:
     return path_of(dataset, data_dir).exists()
 
 
+def check_prepared(dataset: str, data_dir: str | os.PathLike) -> None:
+    """Raises `InputError` that says how to get a data set, unless it is prepared."""
+    if is_prepared(dataset, data_dir):
+        return
+    check_name(dataset)
+    source = source_of(dataset)
+    here = shlex.quote(f"--data_dir={data_dir}")
+    if source is None:
+        raise InputError(
+            f"There is no data set {dataset!r} in {Path(data_dir)}; prepare your own"
+            f" images with `python -m mbn_jax prepare"
+            f" {shlex.quote(f'--dataset={dataset}')} --manifest=FILE.csv {here}`, or"
+            f" give one of {known_datasets()}."
+        )
+    absent = f"The data set {dataset} is not prepared in {path_of(dataset, data_dir)}"
+    where = "--config.data.data_dir of train.py, --data_dir of evaluate.py"
+    if source.make:
+        raise InputError(
+            f"{absent}; say where it is ({where}), or train on it, which makes it."
+        )
+    flags = " ".join(f"--{flag}=DIR" for flag in source.folders)
+    raise InputError(
+        f"{absent}: {source.ask} and run `python -m mbn_jax prepare"
+        f" --dataset={dataset} {flags} {here}`; or say where it is prepared ({where})."
+    )
+
+
 def info(dataset: str, data_dir: str | os.PathLike) -> Info:
     """Returns the metadata of a prepared data set, without opening its records.
 
@@ -86,7 +113,7 @@ def info(dataset: str, data_dir: str | os.PathLike) -> Info:
 
 def _check_types(fields: Mapping[str, Any]) -> None:
     """Raises `TypeError` or `ValueError` for JSON that is no metadata."""
-    modalities = fields["modalities"]
+    modalities, counts = fields["modalities"], fields["counts"]
     texts = "dataset", "fingerprint", "task"
     tables = "identities", "cameras", "counts", "settings", "sixteen_bits"
     if not (
@@ -94,68 +121,17 @@ def _check_types(fields: Mapping[str, Any]) -> None:
         and all(isinstance(fields[name], dict) for name in tables)
         and isinstance(modalities, list)
         and all(isinstance(name, str) for name in modalities)
-        and all(_is_table(counts, int) for counts in fields["counts"].values())
-        # Every split counts the images of every modality, in the order of the indices.
-        and all(list(counts) == modalities for counts in fields["counts"].values())
         and _is_table(fields["identities"], int)
         and _is_table(fields["cameras"], int)
-        and _is_table(fields["sixteen_bits"].get("scales", {}), str)
+        and all(_is_table(of_split, int) for of_split in counts.values())
+        # Every split counts the images of every modality, in the order of the indices.
+        and all(list(of_split) == modalities for of_split in counts.values())
+        and _is_table(scales := fields["sixteen_bits"].get("scales", {}), str)
     ):
         raise TypeError
-    for text in fields["sixteen_bits"].get("scales", {}).values():
+    for text in scales.values():
         scale_from_text(text)
 
 
 def _is_table(value: Any, kind: type) -> bool:
     return isinstance(value, dict) and all(isinstance(v, kind) for v in value.values())
-
-
-def known_datasets() -> str:
-    """Returns the names of the data sets of all sources, for an error message."""
-    return ", ".join(
-        f"{names[0]} to {names[-1]}" if len(names) > 3 else ", ".join(names)
-        for names in (source.datasets for source in sources.all_sources())
-        if names
-    )
-
-
-def check_name(dataset: str) -> None:
-    """Checks the name of a data set, unless it may be that of the user's own data.
-
-    Raises:
-        InputError: a source of that name has no such data set.
-    """
-    source = sources.source_of(dataset)
-    if source and not source.knows(dataset):
-        raise InputError(
-            f"There is no data set {dataset!r}; the known ones are {known_datasets()}."
-        )
-
-
-def check_prepared(dataset: str, data_dir: str | os.PathLike) -> None:
-    """Raises `InputError` that says how to get a data set, unless it is prepared."""
-    if is_prepared(dataset, data_dir):
-        return
-    check_name(dataset)
-    source = sources.source_of(dataset)
-    if source is None:
-        raise InputError(
-            f"There is no data set {dataset!r} in {Path(data_dir)}; prepare your own"
-            f" images with `python -m mbn_jax prepare"
-            f" {shlex.quote(f'--dataset={dataset}')} --manifest=FILE.csv"
-            f" {shlex.quote(f'--data_dir={data_dir}')}`, or give one of"
-            f" {known_datasets()}."
-        )
-    where = "--config.data.data_dir of train.py, --data_dir of evaluate.py"
-    if source.make:
-        raise InputError(
-            f"The data set {dataset} is not prepared in {path_of(dataset, data_dir)};"
-            f" say where it is ({where}), or train on it, which makes it."
-        )
-    flags = " ".join(f"--{flag}=DIR" for flag in source.folders)
-    raise InputError(
-        f"The data set {dataset} is not prepared in {path_of(dataset, data_dir)}:"
-        f" {source.ask} and run `python -m mbn_jax prepare"
-        f" --dataset={dataset} {flags} {shlex.quote(f'--data_dir={data_dir}')}`; or say"
-        f" where it is prepared ({where})."
-    )

@@ -1,7 +1,6 @@
 """The problems and warnings that a check of a data set finds, and their report."""
 
 import dataclasses
-import itertools
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -30,12 +29,12 @@ class Finding(NamedTuple):
 
 
 class Count(NamedTuple):
-    """A number that is published, and the number found.
+    """A number that is published, and the number found in this copy.
 
     Attributes:
         what: for example "train cam3 images".
         expected: as published.
-        found: the number in this copy.
+        found: in this copy.
     """
 
     what: str
@@ -83,11 +82,11 @@ def some(values: Sequence[object], limit: int = 10) -> str:
 
 
 def _print(level: str, findings: Sequence[Finding]) -> None:
-    """Groups the findings by kind, in the order in which the kinds first appear."""
-    kinds = list(dict.fromkeys(finding.kind for finding in findings))
-    by_kind = sorted(findings, key=lambda finding: kinds.index(finding.kind))
-    for kind, group in itertools.groupby(by_kind, key=lambda finding: finding.kind):
-        sentences = [finding.sentence for finding in group]
+    """Prints the findings by kind, in the order in which the kinds first appear."""
+    by_kind: dict[str, list[str]] = {}
+    for kind, sentence in findings:
+        by_kind.setdefault(kind, []).append(sentence)
+    for kind, sentences in by_kind.items():
         shown = len(sentences) if kind == MISSING else _SHOWN
         for sentence in sentences[:shown]:
             print(f"{level}: {one_line(sentence)}", file=sys.stderr)
@@ -108,8 +107,8 @@ def _print_counts(counts: Sequence[Count]) -> None:
     table.add_column("")
     table.add_column("expected", justify="right")
     table.add_column("found", justify="right")
-    for count in counts:
-        table.add_row(one_line(count.what), f"{count.expected:,}", f"{count.found:,}")
+    for what, expected, found in counts:
+        table.add_row(one_line(what), f"{expected:,}", f"{found:,}")
     # As wide as it needs, in a log file, too.
     console = rich.console.Console(file=terminal_of(sys.stderr), width=80, markup=False)
     console.print(table)

@@ -13,24 +13,29 @@ the same table from the folders of published data sets.
 
 import csv
 import dataclasses
+import functools
 import io
 import os
 import posixpath
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from mbn_jax import modalities as modality_names
 from mbn_jax.data.findings import Findings
+from mbn_jax.data.images import SUFFIXES, images_below
 from mbn_jax.data.sixteen_bits import Scale
 from mbn_jax.errors import InputError
 from mbn_jax.files import check_named, read_bytes, write_atomically
 
 SPLITS = ("train", "val", "test", "query", "gallery")
-_LARGEST = 2**31 - 1
-_DIGITS = re.compile("[0-9]{1,20}")
+# macOS writes ü as two characters in names of files: labels have one form.
+_composed = functools.partial(unicodedata.normalize, "NFC")
 
 
 class Row(NamedTuple):
@@ -106,16 +111,11 @@ def number(texts: Iterable[str]) -> dict[str, int]:
     alphabetical order.
     """
     distinct = sorted(set(texts))
-    if all(_DIGITS.fullmatch(text) for text in distinct):
-        values = [int(text) for text in distinct]
-        if len(set(values)) == len(values) and max(values, default=0) <= _LARGEST:
+    if all(re.fullmatch("[0-9]{1,20}", text) for text in distinct):
+        values = list(map(int, distinct))
+        if len(set(values)) == len(values) and max(values, default=0) < 2**31:
             return dict(zip(distinct, values, strict=True))
     return {text: position for position, text in enumerate(distinct)}
-
-
-def composed(text: str) -> str:
-    """Returns a text in the composed form of Unicode (NFC)."""
-    return unicodedata.normalize("NFC", text)
 
 
 def read_manifest(
@@ -126,8 +126,8 @@ def read_manifest(
     Args:
         path: of the file: UTF-8 with or without a byte order mark, with any line
             endings, fields separated by commas, semicolons or tabs, quoted fields, and
-            columns in any order. Spaces around a field are
-            removed; columns of other names are ignored with a warning.
+            columns in any order. Spaces around a field are removed; columns of other
+            names are ignored with a warning.
         images: folder that the paths are relative to; None for the folder of the file.
 
     Returns:
@@ -152,13 +152,11 @@ def read_manifest(
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True
     )
-    rows: list[Row] = []
-    lines: list[int] = []
+    rows: list[tuple[int, Row]] = []
     end = 0
     try:
         header = [name.strip().casefold() for name in next(reader, [])]
         _check_header(path, header, findings)
-        position = [header.index(column) for column in COLUMNS]
         end = reader.line_num
         for fields in reader:
             # The first line of the row: a quoted field may hold line ends.
@@ -173,18 +171,17 @@ def read_manifest(
                     f" {len(header)}; quote a field that holds a comma{closed}.",
                 )
                 continue
-            fields = [fields[i].strip() for i in position]
-            # A Mac writes ü as two characters in names of files: labels are one form.
-            rows.append(Row(fields[0], *map(composed, fields[1:])))
-            lines.append(line)
+            name, *labels = (fields[header.index(column)].strip() for column in COLUMNS)
+            rows.append((line, Row(name, *map(_composed, labels))))
     except csv.Error as error:
         findings.problem(
             "rows that are not CSV",
             f"{path}, line {end + 1} and all that follow cannot be read as CSV"
             f" ({error}); look for a quote in it that is not closed.",
         )
-    manifest = Manifest(rows=rows, root=root, lines=lines)
-    return _checked_rows(path, manifest, findings), findings
+    rows = _usable_rows(path, root, rows, findings)
+    lines = [line for line, _ in rows]
+    return Manifest(rows=[row for _, row in rows], root=root, lines=lines), findings
 
 
 def write_manifest(path: str | os.PathLike, rows: Iterable[Row]) -> None:
@@ -194,6 +191,60 @@ def write_manifest(path: str | os.PathLike, rows: Iterable[Row]) -> None:
     writer.writerow(COLUMNS)
     writer.writerows(rows)
     write_atomically(Path(path), text.getvalue().encode())
+
+
+def find_rows(
+    folders: Mapping[str, Path],
+    root: Path,
+    *,
+    test: float = 1 / 3,
+    val: float = 0.0,
+    seed: int = 0,
+) -> list[Row]:
+    """Lists the images of folders as rows of a manifest.
+
+    The identity is the name of the first folder. The camera is the name of the second,
+    or the name of the modality if images lie directly in the folder of an identity.
+    Identities for the splits test and val are drawn from those that have images in
+    every modality; all others are in train.
+
+    Args:
+        folders: the folder of the images of each modality, by the modality's name.
+        root: folder that the paths in the rows are relative to; it holds the others.
+        test: share of the identities that are drawn for the split test.
+        val: share for the split val.
+        seed: of the draw.
+
+    Raises:
+        InputError: there are fewer than two folders, a folder does not exist or holds
+            no image, an image is not in the folder of an identity, a share is not from
+            0 to 1, or there are too few identities.
+    """
+    if len(folders) < 2:
+        raise InputError(
+            f"{len(folders) or 'No'} folder is given, but two modalities or more are"
+            " expected; give a folder for each: --folder=visible=DIR"
+            " --folder=infrared=DIR."
+        )
+    if len({folder.resolve() for folder in folders.values()}) < len(folders):
+        raise InputError(
+            "One folder is given for two modalities"
+            f" ({', '.join(map(str, folders.values()))}); give each its own."
+        )
+    shares = {"test": test, "val": val}
+    for split, share in shares.items():
+        if not 0 <= share <= 1:
+            raise InputError(
+                f"The share of the identities for {split} is {share}; give one from 0"
+                " to 1."
+            )
+    rows = [
+        row
+        for modality, folder in folders.items()
+        for row in _rows_of_folder(modality, folder, root)
+    ]
+    split_of = _draw_splits(rows, len(folders), shares, seed)
+    return [row._replace(split=split_of.get(row.identity, "train")) for row in rows]
 
 
 def _text(path: Path) -> str:
@@ -230,62 +281,63 @@ def _check_header(path: Path, header: Sequence[str], findings: Findings) -> None
             findings.warning("other columns", f"The column {name} is ignored.")
 
 
-def _checked_rows(path: Path, manifest: Manifest, findings: Findings) -> Manifest:
+def _usable_rows(
+    path: Path, root: Path, rows: Iterable[tuple[int, Row]], findings: Findings
+) -> list[tuple[int, Row]]:
     """Returns the rows that are valid by themselves, each path once, by split."""
-    first: dict[str, tuple[Row, int]] = {}
-    for row, line in zip(manifest.rows, manifest.lines, strict=True):
+    first: dict[str, tuple[int, Row]] = {}
+    for line, row in rows:
         place = f"{path}, line {line}"
-        empty = [column for column, text in zip(COLUMNS, row, strict=True) if not text]
-        if empty:
-            findings.problem(
-                "empty fields",
-                f"{place}: the field {', '.join(empty)} is empty; fill it in.",
-            )
+        wrong = _wrong_fields(row, root)
+        if wrong:
+            findings.problem(wrong[0], f"{place}: {wrong[1]}")
             continue
-        if row.split not in SPLITS:
+        row = row._replace(path=_file_name(row.path, root) or row.path)
+        seen, same = first.setdefault(row.path, (line, row))
+        if row != same:
             findings.problem(
-                "unknown splits",
-                f"{place}: the split {row.split!r} is unknown; write one of"
-                f" {', '.join(SPLITS)}.",
+                "images listed twice",
+                f"{place}: the image {row.path} has other labels in line {seen}; remove"
+                " one of the two rows.",
             )
-            continue
-        name = posixpath.normpath(row.path)
-        if posixpath.isabs(name) or name == ".." or name.startswith("../"):
-            findings.problem(
-                "paths outside the folder",
-                f"{place}: the path {row.path} leaves the folder {manifest.root}; write"
-                " it relative to that folder, or give another one with --images.",
-            )
-            continue
-        forms = [name, *(unicodedata.normalize(f, name) for f in ("NFC", "NFD"))]
-        name = next((n for n in forms if _is_file(manifest.root / n)), name)
-        if not _is_file(manifest.root / name):
-            slashes = ", with forward slashes" if "\\" in name else ""
-            findings.problem(
-                "images that do not exist",
-                f"{place}: there is no image {manifest.root / name}; correct the path"
-                f"{slashes}, or remove the row.",
-            )
-            continue
-        row = row._replace(path=name)
-        if name not in first:
-            first[name] = row, line
-        elif row == first[name][0]:
+        elif line != seen:
             findings.warning(
                 "images listed twice",
-                f"{place}: the image {name} is listed in line {first[name][1]} already;"
-                " it is used once.",
+                f"{place}: the image {row.path} is listed in line {seen} already; it is"
+                " used once.",
             )
-        else:
-            findings.problem(
-                "images listed twice",
-                f"{place}: the image {name} has other labels in line"
-                f" {first[name][1]}; remove one of the two rows.",
-            )
-    kept = sorted(first.values(), key=lambda item: SPLITS.index(item[0].split))
-    return dataclasses.replace(
-        manifest, rows=[row for row, _ in kept], lines=[line for _, line in kept]
-    )
+    return sorted(first.values(), key=lambda item: SPLITS.index(item[1].split))
+
+
+def _wrong_fields(row: Row, root: Path) -> tuple[str, str] | None:
+    """Returns what is wrong with a row: a kind of problem and a sentence."""
+    empty = [column for column, text in zip(COLUMNS, row, strict=True) if not text]
+    if empty:
+        return "empty fields", f"the field {', '.join(empty)} is empty; fill it in."
+    if row.split not in SPLITS:
+        return "unknown splits", (
+            f"the split {row.split!r} is unknown; write one of {', '.join(SPLITS)}."
+        )
+    name = posixpath.normpath(row.path)
+    if posixpath.isabs(name) or name == ".." or name.startswith("../"):
+        return "paths outside the folder", (
+            f"the path {row.path} leaves the folder {root}; write it relative to that"
+            " folder, or give another one with --images."
+        )
+    if _file_name(row.path, root) is None:
+        slashes = ", with forward slashes" if "\\" in name else ""
+        return "images that do not exist", (
+            f"there is no image {root / name}; correct the path{slashes}, or remove"
+            " the row."
+        )
+    return None
+
+
+def _file_name(path: str, root: Path) -> str | None:
+    """Returns a path in the form of Unicode in which there is such a file."""
+    name = posixpath.normpath(path)
+    forms = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+    return next((form for form in forms if _is_file(root / form)), None)
 
 
 def _is_file(path: Path) -> bool:
@@ -293,3 +345,50 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # a name that is too long, a folder that may not be entered
         return False
+
+
+def _rows_of_folder(modality: str, folder: Path, root: Path) -> Iterable[Row]:
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} is not a folder; give the folder of the {modality} images."
+        )
+    # One folder deeper than an identity and a camera, to name what is too deep.
+    paths = sorted(images_below(folder, 3))
+    if not paths:
+        raise InputError(
+            f"{folder} holds no image ({', '.join(SUFFIXES)}); expected"
+            f" {folder}/IDENTITY/IMAGE or {folder}/IDENTITY/CAMERA/IMAGE."
+        )
+    for path in paths:
+        parts = path.relative_to(folder).parts
+        if len(parts) not in (2, 3):
+            raise InputError(
+                f"The image {path} is not in the folder of an identity; expected"
+                f" {folder}/IDENTITY/{path.name} or"
+                f" {folder}/IDENTITY/CAMERA/{path.name}."
+            )
+        camera = parts[1] if len(parts) == 3 else modality
+        name = path.relative_to(root).as_posix()
+        yield Row(name, _composed(parts[0]), _composed(camera), modality, "train")
+
+
+def _draw_splits(
+    rows: Iterable[Row], num_modalities: int, shares: Mapping[str, float], seed: int
+) -> dict[str, str]:
+    """Returns the split of every identity that is not in train."""
+    seen = Counter(identity for identity, _ in {(r.identity, r.modality) for r in rows})
+    complete = [i for i in sorted(seen) if seen[i] == num_modalities]
+    numbers = {
+        split: max(1, round(share * len(seen))) if share else 0
+        for split, share in shares.items()
+    }
+    needed = sum(numbers.values())
+    if needed >= len(complete):
+        raise InputError(
+            f"{len(complete)} of {len(seen)} identities have images in every modality,"
+            f" but {needed} are needed for test and val and one for training; give"
+            " smaller --test and --val or images of more identities, whose folders must"
+            " have the same name in every modality."
+        )
+    drawn = iter(np.random.default_rng(seed).permutation(complete).tolist())
+    return {next(drawn): split for split, n in numbers.items() for _ in range(n)}

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mbn_jax.data import sources
 from mbn_jax.data.catalog import VERSION, info, is_prepared, path_of
-from mbn_jax.data.images import Checked, unchanged
+from mbn_jax.data.checks import Checked, unchanged
 from mbn_jax.data.manifest import Manifest, Row, number
-from mbn_jax.data.progress import progress
 from mbn_jax.data.sixteen_bits import Scale, as_texts
+from mbn_jax.data.sources import task_of
 from mbn_jax.errors import InputError
 from mbn_jax.files import check_writable, make_folder, move_durably
+from mbn_jax.text import progress
 
 # A shard of photographs is some ten megabytes, and a data set has few shards to open.
 _IMAGES_PER_SHARD = 4000
@@ -187,7 +187,7 @@ class _Builder(  # type: ignore[call-arg]
     ) -> None:
         self.name, _, config = dataset.partition("/")
         self._dataset, self._manifest = dataset, manifest
-        self._task, self._checked = sources.task_of(dataset), checked
+        self._task, self._checked = task_of(dataset), checked
         self._identities = number(row.identity for row in manifest.rows)
         self._cameras = number(row.camera for row in manifest.rows)
         self._digests: dict[str, bytes] = {}

@@ -10,7 +10,6 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from mbn_jax import convert
-from mbn_jax.data.progress import progress
 from mbn_jax.deploy.folder import (
     Reading,
     find_images,
@@ -22,6 +21,7 @@ from mbn_jax.modalities import index
 from mbn_jax.models.norms import PLACES
 from mbn_jax.models.reid import ReID
 from mbn_jax.pixels import normalize
+from mbn_jax.text import progress
 
 Batch = tuple[np.ndarray, np.ndarray]
 _FEW = 64

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
-from mbn_jax.data.image_folders import images_below
 from mbn_jax.data.images import (
     MAX_MEGAPIXELS,
     NARROW_REMEDY,
     SUFFIXES,
     decode,
+    images_below,
     quiet_opencv,
     read_encoded,
 )
@@ -43,7 +43,7 @@ def find_images(folder: str | Path) -> list[str]:
     """Lists the images in a folder and its sub-folders, sorted.
 
     Args:
-        folder: searched as `mbn_jax.data.image_folders.images_below` does.
+        folder: searched as `mbn_jax.data.images.images_below` does.
 
     Returns:
         Paths relative to the folder, with forward slashes.

@@ -16,12 +16,12 @@ from mbn_jax.data.augment import Augmentation, augment
 from mbn_jax.data.catalog import check_prepared
 from mbn_jax.data.dataset import Split, load_split, training_split
 from mbn_jax.data.pipeline import train_batches
-from mbn_jax.data.progress import progress
 from mbn_jax.data.sampling import make_sampler
 from mbn_jax.errors import InputError
 from mbn_jax.modalities import has_color
 from mbn_jax.models.reid import ReID
 from mbn_jax.pixels import normalize
+from mbn_jax.text import progress
 from mbn_jax.training.config import MACHINE_KEYS, as_json, flatten, read_config
 from mbn_jax.training.trained_data import check_data
 from mbn_jax.training.trained_network import load_with_step

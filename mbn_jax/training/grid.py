@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from mbn_jax.data.catalog import check_name
+from mbn_jax.data.sources import check_name
 from mbn_jax.errors import InputError
 from mbn_jax.training.config import LOSSES, as_json, check, flatten, unknown
 from mbn_jax.training.controls import CONTROLS

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from mbn_jax.data.catalog import info, known_datasets
-from mbn_jax.data.sources import source_of
+from mbn_jax.data.catalog import info
+from mbn_jax.data.sources import known_datasets, source_of
 from mbn_jax.errors import InputError
 from mbn_jax.training.config import default_config, read_config_file
 

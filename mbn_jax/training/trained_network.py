@@ -15,9 +15,7 @@ from jax.sharding import Mesh
 from mbn_jax.data.catalog import check_prepared
 from mbn_jax.data.dataset import Split, load_split
 from mbn_jax.data.pipeline import image_batches
-from mbn_jax.data.progress import progress
-from mbn_jax.data.sources import all_sources, protocol_of, source_of
-from mbn_jax.data.sources.source import SplitRuns
+from mbn_jax.data.sources import SplitRuns, all_sources, protocol_of, source_of
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation import batch_rows, extract, mean_over_trials
 from mbn_jax.evaluation.distances import Distance
@@ -26,6 +24,7 @@ from mbn_jax.evaluation.feature_file import write_features
 from mbn_jax.files import check_file, read_json
 from mbn_jax.mesh import make_mesh, replicated
 from mbn_jax.models.reid import ReID
+from mbn_jax.text import progress
 from mbn_jax.training.checkpoint import Checkpoints
 from mbn_jax.training.config import MACHINE_KEYS, flatten, read_config
 from mbn_jax.training.step import make_feature_fn, make_model

@@ -1,6 +1,5 @@
 """Images as cameras give them, decoded to three channels of eight bits."""
 
-import os
 import struct
 import zlib
 
@@ -8,24 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
-from mbn_jax.data.findings import Findings
-from mbn_jax.data.images import SUFFIXES, check_images, decode, unchanged
-from mbn_jax.deploy.folder import read_images
+from mbn_jax.data.images import SUFFIXES, decode
 from mbn_jax.errors import InputError
 
-SIZE = (6, 4)
-rng = np.random.default_rng(0)
-COLOR = rng.integers(0, 256, (*SIZE, 3), np.uint8)
-GRAY = rng.integers(0, 256, SIZE, np.uint8)
+from .image_files import COLOR, GRAY, NO_IMAGES, SIZE, file_of
+
 FORMATS = (".png", ".bmp", ".tiff")  # without loss
-
-
-def file_of(pixels, suffix=".png", *options):
-    """An image file of RGB(A) or gray pixels."""
-    stored = pixels
-    if pixels.ndim == 3:
-        stored = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
-    return cv2.imencode(suffix, stored, options)[1].tobytes()
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -127,25 +114,6 @@ def test_orientation_that_the_camera_noted_is_applied(suffix):
     assert decoded[18:].max() < 15
 
 
-# One black pixel. OpenCV reads this and the next three formats.
-GIF = bytes.fromhex(
-    "47494638396101000100800000000000ffffff2c000000000100010000020144003b"
-)
-NO_IMAGES = {
-    "nothing": b"",
-    "text": b"page not found",
-    "GIF": GIF,
-    "PGM of 16 bits": b"P5 2 2 65535\n" + bytes(range(8)),
-    "PPM": b"P6 1 2 255\n" + bytes(range(6)),
-    "JPEG 2000": file_of(np.zeros((64, 64), np.uint16), ".jp2"),
-    "RIFF of sound": b"RIFF" + bytes(4) + b"WAVE" + bytes(40),
-    "floats": cv2.imencode(".tiff", GRAY.astype(np.float32))[1].tobytes(),
-    "half a PNG": file_of(COLOR)[:60],
-    "half a WebP": file_of(COLOR, ".webp")[:40],
-    "half a TIFF": file_of(COLOR, ".tiff")[:40],
-}
-
-
 @pytest.mark.parametrize("case", NO_IMAGES)
 def test_what_is_no_image_is_refused_with_its_name(case):
     problem = r"(\(\d+ bytes\) cannot be decoded|is empty|ends too early, after .*)"
@@ -168,70 +136,6 @@ def test_of_several_images_the_first_is_read_and_an_animated_gif_is_refused(suff
             decode(encoded.tobytes(), None, "x")
         return
     assert np.unique(decode(encoded.tobytes(), None, "x")).tolist() == [50]
-
-
-def check(root, names, **options):
-    findings = Findings()
-    checked = check_images(root, names, findings, title="mine", **options)
-    return checked, findings
-
-
-def test_every_bad_image_is_named_with_its_place_and_what_to_do(tmp_path):
-    (tmp_path / "good.png").write_bytes(file_of(COLOR))
-    for i, content in enumerate(NO_IMAGES.values()):
-        (tmp_path / f"{i}.png").write_bytes(content)
-    names = ["good.png", *(f"{i}.png" for i in range(len(NO_IMAGES))), "absent.png"]
-    checked, findings = check(
-        tmp_path, names, place=lambda name: f"line {name[0]}: ", remedy="replace it"
-    )
-    sentences = [finding.sentence for finding in findings.problems]
-    assert sentences[0] == f"line 0: The image {tmp_path}/0.png is empty; replace it."
-    assert "line 1: The image" in sentences[1]
-    assert "(14 bytes) cannot be decoded; replace it." in sentences[1]
-    assert "absent.png cannot be read (No such file" in sentences[-1]
-    assert len(sentences) == len(NO_IMAGES) + 1
-    assert list(checked.digests) == ["good.png"]
-
-
-def test_a_file_of_more_bytes_than_an_image_can_have_is_not_read(tmp_path):
-    path = tmp_path / "a.png"
-    path.write_bytes(file_of(COLOR))
-    os.truncate(path, 2**36)  # sparse: there are no such bytes to be read
-    _, findings = check(tmp_path, ["a.png"])
-    (problem,) = findings.problems
-    assert "bytes, too many for 64 million pixels" in problem.sentence
-    with pytest.raises(InputError, match=r"a\.png cannot be read \(68,719,476,736"):
-        read_images(tmp_path, ["a.png"], (24, 12))
-
-
-def test_truncated_jpeg_is_found_though_opencv_would_fill_it(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    encoded = file_of(noise, ".jpg")
-    (tmp_path / "a.jpg").write_bytes(encoded[: len(encoded) // 2])
-    _, findings = check(tmp_path, ["a.jpg"])
-    assert "ends too early, after" in findings.problems[0].sentence
-
-
-def test_images_of_sixteen_bits_are_counted(tmp_path):
-    for name, pixels in (("a", GRAY), ("b", GRAY.astype(np.uint16))):
-        (tmp_path / f"{name}.png").write_bytes(file_of(pixels))
-    checked, _ = check(tmp_path, ["a.png", "b.png"])
-    assert checked.num_sixteen_bits == 1
-    sizes = [path.stat().st_size for path in tmp_path.iterdir()]
-    assert checked.num_bytes == sum(sizes)
-
-
-def test_file_that_changes_after_the_check_is_noticed(tmp_path):
-    path = tmp_path / "a.png"
-    path.write_bytes(file_of(COLOR))
-    checked, _ = check(tmp_path, ["a.png"])
-    assert unchanged(path, checked.digests["a.png"]) == path
-    path.write_bytes(file_of(GRAY))
-    with pytest.raises(InputError, match=f"^The image {path} has changed since"):
-        unchanged(path, checked.digests["a.png"])
-    path.unlink()
-    with pytest.raises(InputError, match=f"^The image {path} was checked, but now"):
-        unchanged(path, checked.digests["a.png"])
 
 
 def test_all_formats_that_are_promised_can_be_read():

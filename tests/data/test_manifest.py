@@ -5,7 +5,6 @@ import unicodedata
 
 import pytest
 
-from mbn_jax.data.label_checks import check_labels
 from mbn_jax.data.manifest import (
     COLUMNS,
     Manifest,
@@ -208,134 +207,9 @@ def test_path_that_no_file_system_can_hold_is_named_with_the_others(root):
     assert "line 2: there is no image" in sentences(findings.problems)[0]
 
 
-def rows_of(text):
-    """Rows from words "identity camera modality split", with paths of their own."""
-    return [
-        Row(f"{i}.png", *line.split()) for i, line in enumerate(text.strip().split("/"))
-    ]
-
-
-SOUND = (
-    "1 a visible train/1 b infrared train/2 a visible test/2 b infrared test"
-    "/3 a visible val/3 b infrared val"
-)
-
-
-def found_in(text):
-    from mbn_jax.data.findings import Findings
-
-    findings = Findings()
-    check_labels(Manifest(rows=rows_of(text)), findings)
-    return findings
-
-
-def test_sound_labels_have_nothing_wrong():
-    assert not found_in(SOUND).problems
-    assert not found_in(SOUND).warnings
-
-
-WRONG_LABELS = {
-    "identity in train and test": ("/1 a visible test", "identity 1 is in train and"),
-    "identity in val and test": ("/3 a visible test", "identity 3 is in val and in te"),
-    "modality without test": ("/1 c thermal train", "thermal has images in train and"),
-    "modality without train": ("/2 c thermal test", "thermal has images in test and"),
-    "test and query": ("/4 a visible query", "rows of test and rows of query or galle"),
-}
-
-
-@pytest.mark.parametrize("case", WRONG_LABELS)
-def test_wrong_labels_are_a_problem(case):
-    more, words = WRONG_LABELS[case]
-    (sentence,) = sentences(found_in(SOUND + more).problems)
-    assert words in sentence
-
-
-def test_one_modality_is_too_few():
-    found = found_in("1 a visible train/2 a visible test")
-    assert "All images are of the modality visible" in sentences(found.problems)[0]
-
-
-def test_missing_splits_are_problems():
-    assert (
-        "no row of the split train"
-        in sentences(found_in("2 a visible test/2 b infrared test").problems)[0]
-    )
-    for test, words in (
-        ("", "no row of the split test"),
-        ("/2 a visible query/2 b infrared query", "rows of query and none of gallery"),
-    ):
-        found = found_in("1 a visible train/1 b infrared train" + test)
-        assert any(words in sentence for sentence in sentences(found.problems))
-
-
-def test_searches_without_a_match_are_named():
-    """Cameras c and d see thermal and nir, of different test identities."""
-    train = "/".join(f"1 {m} {m} train" for m in ("visible", "nir", "thermal"))
-    test = "/2 a visible test/2 c nir test/3 a visible test/3 d thermal test"
-    found = found_in(train + test)
-    assert not found.problems
-    (sentence,) = [s for s in sentences(found.warnings) if "no query" in s]
-    assert "in the searches nir → thermal, thermal → nir; they are left" in sentence
-    found = found_in(SOUND.replace("2 b infrared test", "4 b infrared test"))
-    assert "No query of test has a match" in sentences(found.problems)[0]
-    # Images of one camera are not searched for among each other.
-    found = found_in(SOUND.replace("2 b infrared test", "2 a infrared test"))
-    assert "No query of test has a match" in sentences(found.problems)[0]
-
-
-def test_search_of_one_direction_is_enough():
-    found = found_in(
-        "1 a visible train/1 b infrared train/2 b infrared query/2 a visible gallery"
-    )
-    assert not found.problems
-    assert "visible → infrared; they are left out" in sentences(found.warnings)[0]
-
-
-def test_names_of_modalities_that_give_one_protocol_name_are_a_problem():
-    names = ("a", "a_to_b", "b", "b_to_b")
-    text = "/".join(
-        f"{i} {m} {m} {s}" for i, s in ((1, "train"), (2, "test")) for m in names
-    )
-    assert "give two protocols one name" in sentences(found_in(text).problems)[0]
-
-
-def test_identities_that_lack_one_of_three_modalities_are_counted():
-    train = "/".join(f"1 {m} {m} train" for m in ("visible", "nir", "thermal"))
-    test = "/".join(f"2 {m} {m} test" for m in ("visible", "nir", "thermal"))
-    found = found_in(f"{train}/{test}/3 visible visible train/3 nir nir train")
-    (sentence,) = sentences(found.warnings)
-    assert "1 of 2 identities in train have images of several modalities" in sentence
-
-
-def test_query_and_gallery_stand_in_place_of_test():
-    found = found_in(
-        "1 a visible train/1 b infrared train/2 a visible query/2 b infrared gallery"
-    )
-    assert not found.problems
-
-
-def test_identities_of_one_modality_are_counted_in_a_warning():
-    found = found_in(SOUND + "/4 a visible train/5 b infrared train/6 a visible test")
-    train, test = sentences(found.warnings)
-    assert "2 of 3 identities in train have images of one modality only (4, 5)" in train
-    assert "balanced batches leave them out" in train
-    assert "1 of 2 identities in test" in test
-    assert not found.problems
-
-
-def test_camera_of_two_modalities_is_a_warning():
-    (sentence,) = sentences(found_in(SOUND + "/1 a infrared train").warnings)
-    assert "The camera a has images of infrared and visible" in sentence
-
-
-def test_names_without_color_are_a_warning():
-    text = SOUND.replace("visible", "day")
-    (sentence,) = sentences(found_in(text).warnings)
-    assert "None of the modalities day, infrared is called" in sentence
-
-
 def test_modalities_with_color_come_first():
-    rows = rows_of("1 a thermal train/1 b nir train/1 c visible train")
+    names = ("thermal", "nir", "visible")
+    rows = [Row(f"{name}.png", "1", "a", name, "train") for name in names]
     assert Manifest(rows=rows).modalities == ("visible", "nir", "thermal")
 
 

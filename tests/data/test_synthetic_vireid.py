@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mbn_jax.data.synthetic_vireid import contact_sheet as contact_sheet_module
+from mbn_jax.data.synthetic_vireid import render as render_module
 from mbn_jax.data.synthetic_vireid.config import (
     DEFAULT,
     DEFAULT_CONFIGS,
@@ -17,19 +17,18 @@ from mbn_jax.data.synthetic_vireid.config import (
     THREE_CAMERAS,
     config_from_name,
 )
-from mbn_jax.data.synthetic_vireid.contact_sheet import contact_sheet
-from mbn_jax.data.synthetic_vireid.geometry import View
-from mbn_jax.data.synthetic_vireid.parts import Label
-from mbn_jax.data.synthetic_vireid.pose import draw_pose
+from mbn_jax.data.synthetic_vireid.parts import Label, View
+from mbn_jax.data.synthetic_vireid.person import draw_pose
 from mbn_jax.data.synthetic_vireid.render import (
     CANVAS,
+    contact_sheet,
     draw_moment,
     image_rng,
     paint,
     person,
     render,
 )
-from mbn_jax.data.synthetic_vireid.sensor import appearance
+from mbn_jax.data.synthetic_vireid.scene import appearance
 from mbn_jax.errors import InputError
 
 THERMAL = THERMAL_CAMERAS[1]
@@ -261,8 +260,8 @@ def test_a_contact_sheet_has_a_row_per_identity():
 def test_a_contact_sheet_of_each_kind_shows_every_camera(kind, tmp_path, monkeypatch):
     file = tmp_path / "sheets" / "sheet.png"
     flags = ["--kind", kind, "--identities", "1", "--images", "1"]
-    monkeypatch.setattr(sys, "argv", ["contact_sheet", *flags, "--output", str(file)])
-    contact_sheet_module.main()
+    monkeypatch.setattr(sys, "argv", ["render", *flags, "--output", str(file)])
+    render_module.main()
     written = cv2.imread(str(file))[..., ::-1]
     expected = contact_sheet(config_from_name(kind).cameras, [1], images=1)
     np.testing.assert_array_equal(written, expected)

@@ -32,11 +32,11 @@ import cv2
 import numpy as np
 
 from mbn_jax import modalities
+from mbn_jax.data.checks import check_images, unchanged
 from mbn_jax.data.findings import Findings, some
-from mbn_jax.data.image_folders import images_below
-from mbn_jax.data.images import check_images, decode, unchanged
+from mbn_jax.data.images import decode, images_below
 from mbn_jax.data.manifest import Manifest, Row
-from mbn_jax.data.sources.source import Folders, Scan, Source
+from mbn_jax.data.sources import Folders, Scan, Source
 from mbn_jax.errors import InputError
 
 GRID = (2, 3)  # rows and columns of a photograph

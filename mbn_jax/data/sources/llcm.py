@@ -10,8 +10,7 @@ Benchmark for Visible-Infrared Person Re-Identification", CVPR 2023.
 from collections.abc import Sequence
 
 from mbn_jax.data.manifest import Manifest, Row
-from mbn_jax.data.sources.folders import Copy, Layout
-from mbn_jax.data.sources.source import (
+from mbn_jax.data.sources import (
     Folders,
     Labels,
     Option,
@@ -19,6 +18,7 @@ from mbn_jax.data.sources.source import (
     Source,
     check_choice,
 )
+from mbn_jax.data.sources.published_folder import Copy, Layout
 from mbn_jax.evaluation.protocols import Protocol, SeededDraw
 
 _CAMERAS = tuple(range(1, 10))

@@ -13,8 +13,7 @@ import re
 from collections.abc import Sequence
 
 from mbn_jax.data.manifest import Manifest, Row
-from mbn_jax.data.sources.folders import Copy, Layout, Line
-from mbn_jax.data.sources.source import (
+from mbn_jax.data.sources import (
     Folders,
     Labels,
     Option,
@@ -23,6 +22,7 @@ from mbn_jax.data.sources.source import (
     SplitRuns,
     check_choice,
 )
+from mbn_jax.data.sources.published_folder import Copy, Layout, Line
 from mbn_jax.evaluation.protocols import Protocol
 
 _NUMBERS = tuple(range(1, 11))

@@ -11,7 +11,7 @@ import hashlib
 import cv2
 
 from mbn_jax.data.manifest import Manifest, Row
-from mbn_jax.data.sources.source import Source
+from mbn_jax.data.sources import Source
 from mbn_jax.data.synthetic_vireid.config import (
     DEFAULT_CONFIGS,
     SIZED,

@@ -19,8 +19,7 @@ import numpy as np
 
 from mbn_jax.data.findings import some
 from mbn_jax.data.manifest import Manifest, Row
-from mbn_jax.data.sources.folders import Copy, Layout
-from mbn_jax.data.sources.source import (
+from mbn_jax.data.sources import (
     Folders,
     Labels,
     Option,
@@ -28,6 +27,7 @@ from mbn_jax.data.sources.source import (
     Source,
     check_choice,
 )
+from mbn_jax.data.sources.published_folder import Copy, Layout
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.protocols import (
     NUM_TRIALS,

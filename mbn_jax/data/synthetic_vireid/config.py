@@ -1,4 +1,4 @@
-"""The configurations of the data set: cameras, sizes, strengths, and names.
+"""The configurations of the synthetic data: cameras, sizes, strengths, and names.
 
 `nir`, `thermal` and `three` are the default sizes. Any other size has a name of its
 own, and so a directory of its own:
@@ -11,7 +11,6 @@ own, and so a directory of its own:
 
 import dataclasses
 import re
-from collections.abc import Mapping
 from typing import Literal
 
 from mbn_jax import modalities
@@ -22,74 +21,48 @@ Sensor = Literal["visible", "near_infrared", "thermal"]
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """A camera.
+    """A camera: what it measures, where it stands, and how it renders."""
 
-    Attributes:
-      number: from 1, as in the folder names of the data set.
-      sensor: what it measures.
-      place: the scene that it looks at; two cameras may share one.
-      height: rows of a typical crop: near cameras give large crops.
-      elevation: how far it looks down, degrees.
-      exposure: factor on the light before the tone curve.
-      cast: gains of red, green and blue.
-      saturation: 0 gives gray images, 1 the colors as they are.
-      contrast: slope of the tone curve in its middle.
-      noise: standard deviation, in gray levels.
-      blur: standard deviation of the lens, in pixels of the crop.
-    """
-
-    number: int
+    number: int  # from 1, as in the folder names of the data set
     sensor: Sensor
-    place: str
-    height: int
-    elevation: float
-    exposure: float = 1.0
-    cast: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    saturation: float = 1.0
-    contrast: float = 1.0
-    noise: float = 3.0
-    blur: float = 0.6
+    place: str  # the scene that it looks at; two cameras may share one
+    height: int  # rows of a typical crop: near cameras give large crops
+    elevation: float  # how far it looks down, degrees
+    exposure: float = 1.0  # factor on the light before the tone curve
+    cast: tuple[float, float, float] = (1.0, 1.0, 1.0)  # gains of red, green, blue
+    saturation: float = 1.0  # 0 gives gray images, 1 the colors as they are
+    contrast: float = 1.0  # slope of the tone curve in its middle
+    noise: float = 3.0  # standard deviation, in gray levels
+    blur: float = 0.6  # standard deviation of the lens, in pixels of the crop
 
 
 # After SYSU-MM01: 1, 2, 4, 5 see visible light, 3 and 6 the near-infrared; 1, 2 and 3
 # are indoors, and 3 stands in the room of 2.
 NIR_CAMERAS = (
-    Camera(1, "visible", "hall", 144, 12.0, 1.0, (1.08, 1.0, 0.86), 0.9, 1.1, 3.0, 0.6),
-    Camera(
-        2, "visible", "room", 128, 18.0, 0.85, (0.94, 1.02, 1.0), 0.8, 0.9, 4.0, 0.7
-    ),
-    Camera(3, "near_infrared", "room", 128, 16.0, 0.95, contrast=1.15, noise=4.0),
-    Camera(
-        4, "visible", "street", 112, 8.0, 1.15, (1.0, 1.0, 1.06), 1.0, 1.2, 2.5, 0.7
-    ),
-    Camera(
-        5, "visible", "garden", 96, 10.0, 1.0, (0.97, 1.04, 0.95), 1.1, 1.0, 3.5, 0.8
-    ),
-    Camera(
-        6, "near_infrared", "yard", 104, 10.0, 1.0, contrast=1.0, noise=5.5, blur=0.8
-    ),
+    Camera(1, "visible", "hall", 144, 12, 1, (1.08, 1, 0.86), 0.9, 1.1, 3, 0.6),
+    Camera(2, "visible", "room", 128, 18, 0.85, (0.94, 1.02, 1), 0.8, 0.9, 4, 0.7),
+    Camera(3, "near_infrared", "room", 128, 16, 0.95, contrast=1.15, noise=4),
+    Camera(4, "visible", "street", 112, 8, 1.15, (1, 1, 1.06), 1, 1.2, 2.5, 0.7),
+    Camera(5, "visible", "garden", 96, 10, 1, (0.97, 1.04, 0.95), 1.1, 1, 3.5, 0.8),
+    Camera(6, "near_infrared", "yard", 104, 10, noise=5.5, blur=0.8),
 )
 
 # After RegDB: a visible and a thermal camera side by side.
 THERMAL_CAMERAS = (
-    Camera(
-        1, "visible", "campus", 128, 6.0, 1.0, (1.02, 1.0, 0.97), 0.9, 1.0, 3.0, 0.7
-    ),
-    Camera(2, "thermal", "campus", 128, 6.0, contrast=1.0, noise=2.5, blur=1.2),
+    Camera(1, "visible", "campus", 128, 6, 1, (1.02, 1, 0.97), 0.9, 1, 3, 0.7),
+    Camera(2, "thermal", "campus", 128, 6, noise=2.5, blur=1.2),
 )
 
 # Cameras 1 and 4 look at one street, by day and at night; 2 and 3 at one hall. No real
 # data set is the model: the values are between those of the cameras above.
 THREE_CAMERAS = (
-    Camera(
-        1, "visible", "street", 128, 8.0, 1.1, (1.0, 1.0, 1.06), 1.0, 1.15, 2.5, 0.7
-    ),
-    Camera(
-        2, "visible", "hall", 136, 14.0, 0.95, (1.08, 1.0, 0.86), 0.85, 1.0, 3.5, 0.6
-    ),
-    Camera(3, "near_infrared", "hall", 128, 14.0, 0.95, contrast=1.1, noise=4.0),
-    Camera(4, "thermal", "street", 120, 8.0, contrast=1.0, noise=2.5, blur=1.1),
+    Camera(1, "visible", "street", 128, 8, 1.1, (1, 1, 1.06), 1, 1.15, 2.5, 0.7),
+    Camera(2, "visible", "hall", 136, 14, 0.95, (1.08, 1, 0.86), 0.85, 1, 3.5, 0.6),
+    Camera(3, "near_infrared", "hall", 128, 14, 0.95, contrast=1.1, noise=4),
+    Camera(4, "thermal", "street", 120, 8, noise=2.5, blur=1.1),
 )
+
+_CAMERAS = {"nir": NIR_CAMERAS, "thermal": THERMAL_CAMERAS, "three": THREE_CAMERAS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,67 +71,27 @@ class Difficulty:
 
     None of them knows of a normalization method: they were chosen so that a small
     network can learn the task in minutes and still has something left to learn.
-
-    Attributes:
-      yaw_degrees: standard deviation of the view about exactly front, side or back.
-      side_views: fraction of images in side view; the rest is half front, half back.
-      stride_degrees: largest swing of the thighs while walking.
-      standing: fraction of images in which the person stands still.
-      crop_scale: standard deviation of the logarithm of the detector's box height.
-      crop_shift: standard deviation of the box position, in box heights.
-      crop_follows_person: 1 if the box is scaled to the person, so that stature is
-        lost, 0 if it is scaled for an average person at that place.
-      occlusion: fraction of images with an object in front of the person.
-      exposure: standard deviation of the logarithm of the exposure.
-      color_cast: standard deviation of the logarithm of each color gain.
-      clutter: contrast of the background, 1 as the place was drawn.
-      light: strength of the directed light, from image to image.
-      noise: factor on the noise of the cameras.
-      blur: factor on the blur of the cameras.
     """
 
-    yaw_degrees: float = 8.0
-    side_views: float = 0.3
-    stride_degrees: float = 20.0
-    standing: float = 0.25
-    crop_scale: float = 0.03
-    crop_shift: float = 0.015
+    yaw_degrees: float = 8.0  # deviation of the view from exactly front, side or back
+    side_views: float = 0.3  # share of side views; the rest is half front, half back
+    stride_degrees: float = 20.0  # largest swing of the thighs while walking
+    standing: float = 0.25  # share of images in which the person stands still
+    crop_scale: float = 0.03  # deviation of the logarithm of the detector's box height
+    crop_shift: float = 0.015  # deviation of the box position, in box heights
+    # 1 if the box is scaled to the person, so that stature is lost, 0 if it is scaled
+    # for an average person at that place.
     crop_follows_person: float = 0.3
-    occlusion: float = 0.06
-    exposure: float = 0.1
-    color_cast: float = 0.03
-    clutter: float = 0.5
-    light: float = 0.6
-    noise: float = 0.5
-    blur: float = 0.7
+    occlusion: float = 0.06  # share of images with an object in front of the person
+    exposure: float = 0.1  # deviation of the logarithm of the exposure
+    color_cast: float = 0.03  # deviation of the logarithm of each color gain
+    clutter: float = 0.5  # contrast of the background, 1 as the place was drawn
+    light: float = 0.6  # strength of the directed light, from image to image
+    noise: float = 0.5  # factor on the noise of the cameras
+    blur: float = 0.7  # factor on the blur of the cameras
 
 
 DEFAULT = Difficulty()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Kind:
-    cameras: tuple[Camera, ...]
-    modality_names: Mapping[Sensor, str]
-
-
-_INFRARED: dict[Sensor, str] = {
-    "visible": "visible",
-    "near_infrared": "infrared",
-    "thermal": "infrared",
-}
-_THREE: dict[Sensor, str] = {
-    "visible": "visible",
-    "near_infrared": "nir",
-    "thermal": "thermal",
-}
-_KINDS = {
-    "nir": _Kind(NIR_CAMERAS, _INFRARED),
-    "thermal": _Kind(THERMAL_CAMERAS, _INFRARED),
-    "three": _Kind(THREE_CAMERAS, _THREE),
-}
-SIZED = re.compile(rf"({'|'.join(_KINDS)})-(\d+)-(\d+)-(\d+)-x(\d+)(?:-s(\d+))?")
-_LARGEST = 9999  # identities and images have four digits in the names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,30 +99,28 @@ class SyntheticConfig:
     """How many people are seen how often, and by which cameras.
 
     Attributes:
-      name: what comes after "synthetic_vireid/".
-      kind: "nir" after SYSU-MM01, "thermal" after RegDB, or "three" for three
-        modalities of the same people.
-      train: number of training identities; they are numbered from 1.
-      val: number of validation identities, which follow.
-      test: number of test identities, which come last.
-      images: images of each identity in each camera.
-      seed: another seed gives other people in other places.
-      description: one sentence.
+        name: what comes after "synthetic_vireid/".
+        kind: "nir" after SYSU-MM01, "thermal" after RegDB, or "three" for three
+            modalities of the same people.
+        train: number of training identities; they are numbered from 1.
+        val: number of validation identities, which follow.
+        test: number of test identities, which come last.
+        images: images of each identity in each camera.
+        seed: another seed gives other people in other places.
     """
 
     name: str
-    kind: str = "nir"
-    train: int = 300
+    kind: str
+    train: int
+    images: int
     val: int = 16
     test: int = 40
-    images: int = 3
     seed: int = 0
-    description: str = ""
 
     @property
     def cameras(self) -> tuple[Camera, ...]:
         """The cameras of this kind of data set."""
-        return _KINDS[self.kind].cameras
+        return _CAMERAS[self.kind]
 
     def modality_of(self, camera: Camera) -> str:
         """Returns the name of the modality of a camera.
@@ -197,7 +128,11 @@ class SyntheticConfig:
         A near-infrared or a thermal camera is "infrared" where there are two
         modalities, and "nir" or "thermal" where there are three.
         """
-        return _KINDS[self.kind].modality_names[camera.sensor]
+        if camera.sensor == "visible":
+            return "visible"
+        if self.kind != "three":
+            return "infrared"
+        return "nir" if camera.sensor == "near_infrared" else "thermal"
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -206,10 +141,12 @@ class SyntheticConfig:
 
     def identities(self, split: str) -> range:
         """The identity numbers of "train", "val" or "test"."""
-        ends = [1, self.train, self.val, self.test]
-        position = ["train", "val", "test"].index(split)
-        start = sum(ends[: position + 1])
-        return range(start, start + ends[position + 1])
+        start = 1
+        for name, size in (("train", self.train), ("val", self.val)):
+            if split == name:
+                return range(start, start + size)
+            start += size
+        return range(start, start + self.test)
 
     @property
     def num_images(self) -> int:
@@ -219,41 +156,25 @@ class SyntheticConfig:
 
 
 DEFAULT_CONFIGS = (
-    SyntheticConfig(
-        name="nir",
-        kind="nir",
-        train=300,
-        images=3,
-        description="Four visible and two near-infrared cameras, after SYSU-MM01.",
-    ),
-    SyntheticConfig(
-        name="thermal",
-        kind="thermal",
-        train=240,
-        images=10,
-        description="One visible and one thermal camera, after RegDB.",
-    ),
+    SyntheticConfig(name="nir", kind="nir", train=300, images=3),
+    SyntheticConfig(name="thermal", kind="thermal", train=240, images=10),
     # Fewer identities than `nir`, so that a batch of 4 images of each identity and
     # modality repeats none, and the training set is not larger.
-    SyntheticConfig(
-        name="three",
-        kind="three",
-        train=225,
-        images=4,
-        description="Two visible, one near-infrared and one thermal camera.",
-    ),
+    SyntheticConfig(name="three", kind="three", train=225, images=4),
 )
+SIZED = re.compile(rf"({'|'.join(_CAMERAS)})-(\d+)-(\d+)-(\d+)-x(\d+)(?:-s(\d+))?")
+_LARGEST = 9999  # identities and images have four digits in the names
 
 
 def config_from_name(name: str) -> SyntheticConfig:
     """Returns the configuration that a name stands for.
 
     Args:
-      name: "nir", "thermal", "three", or a size such as "nir-395-99-96-x13" (see
-        above).
+        name: "nir", "thermal", "three", or a size such as "nir-395-99-96-x13" (see
+            above).
 
     Raises:
-      InputError: the name is of no known form, or a size is out of range.
+        InputError: the name is of no known form, or a size is out of range.
     """
     for config in DEFAULT_CONFIGS:
         if name == config.name:
@@ -262,7 +183,7 @@ def config_from_name(name: str) -> SyntheticConfig:
     if match is None:
         raise InputError(
             f"{name!r} is not a configuration of synthetic_vireid: use "
-            f"{', '.join(_KINDS)}, or a size such as nir-395-99-96-x13, which "
+            f"{', '.join(_CAMERAS)}, or a size such as nir-395-99-96-x13, which "
             "gives the train, val and test identities and the images of each in each "
             "camera."
         )
@@ -292,5 +213,4 @@ def config_from_name(name: str) -> SyntheticConfig:
         test=test,
         images=images,
         seed=seed,
-        description=f"{kind} with sizes of its own.",
     )

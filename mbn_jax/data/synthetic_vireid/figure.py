@@ -9,10 +9,24 @@ import math
 
 import numpy as np
 
-from mbn_jax.data.synthetic_vireid.geometry import View, box, capsule, ellipse, loft
-from mbn_jax.data.synthetic_vireid.identity import Body, Identity
-from mbn_jax.data.synthetic_vireid.parts import Label, Order, Part
-from mbn_jax.data.synthetic_vireid.pose import Point, Pose, Skeleton, skeleton
+from mbn_jax.data.synthetic_vireid.parts import (
+    Label,
+    Order,
+    Part,
+    View,
+    box,
+    capsule,
+    ellipse,
+    loft,
+)
+from mbn_jax.data.synthetic_vireid.person import (
+    Body,
+    Identity,
+    Point,
+    Pose,
+    Skeleton,
+    skeleton,
+)
 
 Level = tuple[Point, float, float]  # center, lateral and sagittal half axis
 
@@ -38,13 +52,11 @@ def _neck(body: Body, joints: Skeleton, view: View) -> list[Part]:
 def _pelvis(identity: Identity, joints: Skeleton, pose: Pose, view: View) -> Part:
     """The part of trousers or skirt round the pelvis."""
     body, lower = identity.body, identity.lower
-    heights = [0.60 * body.height, 0.53 * body.height]
-    if lower.skirt:
-        heights.append((0.5 - 0.44 * lower.length) * body.height)
-    else:
-        heights.append(0.46 * body.height)
+    end = 0.5 - 0.44 * lower.length if lower.skirt else 0.46
+    ease = 0.004 + 0.3 * lower.looseness
     levels = [
-        _level(identity, joints, h, 0.004 + 0.3 * lower.looseness) for h in heights
+        _level(identity, joints, height * body.height, ease)
+        for height in (0.60, 0.53, end)
     ]
     if lower.skirt:
         flare = (0.02 + 1.6 * lower.looseness) * lower.length
@@ -74,14 +86,8 @@ def _trunk(identity: Identity, joints: Skeleton, pose: Pose, view: View) -> list
         back = joints.neck + np.array([0.0, 0.0, -0.06 * body.height])
         depth = float(view.project(back)[2])
         order = Order.HEAD + 1e-3 if depth > -0.05 else Order.NECK - 1e-3
-        parts.append(
-            Part(
-                ellipse(view, back, (0.075 * body.height, 0.05 * body.height)),
-                Label.UPPER,
-                order,
-                depth,
-            )
-        )
+        hood = ellipse(view, back, (0.075 * body.height, 0.05 * body.height))
+        parts.append(Part(hood, Label.UPPER, order, depth))
     return parts
 
 
@@ -119,22 +125,22 @@ def _front_panel(
 def half_axes(body: Body, height: float) -> tuple[float, float]:
     """Half axes (lateral, sagittal) of the bare trunk `height` meters over ground."""
     depth = 0.062 * body.height * body.girth
-    levels = np.array([0.40, 0.50, 0.60, 0.72, 0.79, 0.82, 0.85]) * body.height
-    waist = 0.85 * min(body.hip, body.shoulder) * body.girth**0.7
-    lateral = [
-        body.hip * body.girth**0.5 * 1.02,
-        body.hip * body.girth**0.5 * 1.05,
-        waist,
-        0.95 * body.shoulder * body.girth**0.4,
-        1.03 * body.shoulder,
-        0.85 * body.shoulder,
-        0.45 * body.shoulder,
-    ]
-    sagittal = [depth, 1.05 * depth, depth * body.girth**0.7, 1.1 * depth, depth]
-    sagittal += [0.8 * depth, 0.5 * depth]
+    hip, shoulder, girth = body.hip * body.girth**0.5, body.shoulder, body.girth
+    waist = 0.85 * min(body.hip, shoulder) * girth**0.7
+    levels, lateral, sagittal = zip(
+        (0.40, hip * 1.02, depth),
+        (0.50, hip * 1.05, 1.05 * depth),
+        (0.60, waist, depth * girth**0.7),
+        (0.72, 0.95 * shoulder * girth**0.4, 1.1 * depth),
+        (0.79, 1.03 * shoulder, depth),
+        (0.82, 0.85 * shoulder, 0.8 * depth),
+        (0.85, 0.45 * shoulder, 0.5 * depth),
+        strict=True,
+    )
+    heights = np.array(levels) * body.height
     return (
-        float(np.interp(height, levels, lateral)),
-        float(np.interp(height, levels, sagittal)),
+        float(np.interp(height, heights, lateral)),
+        float(np.interp(height, heights, sagittal)),
     )
 
 

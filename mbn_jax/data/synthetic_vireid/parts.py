@@ -1,17 +1,28 @@
 """What a painted figure is made of: flat parts, each of one labeled material.
 
-A part knows its material by a label; what the label looks like is up to the sensor. So
-the same figure serves every modality, and the pattern of a garment shows only to the
-sensors that can tell its two dyes apart.
+A part is the outline of a body seen from some direction. It knows its material by a
+label; what the label looks like is up to the sensor. So the same figure serves every
+modality, and the pattern of a garment shows only to the sensors that can tell its two
+dyes apart.
 """
 
 import dataclasses
 import enum
+import functools
+import math
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 
-from mbn_jax.data.synthetic_vireid.geometry import View
-from mbn_jax.data.synthetic_vireid.identity import Fabric, Identity, Material
+from mbn_jax.data.synthetic_vireid.person import Fabric, Identity, Material
+
+_ARC = np.linspace(-math.pi / 2, math.pi / 2, 7)
+_HALF_CIRCLE = np.stack([np.cos(_ARC), np.sin(_ARC)], axis=1)  # about the +u axis
+_TURN = np.linspace(0, 2 * math.pi, 16, endpoint=False)
+_CIRCLE = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=1)
+_CORNERS = np.array([[i, j, k] for i in (-1, 1) for j in (-1, 1) for k in (-1, 1)])
+_EYE = Material(color=(0.02, 0.015, 0.01), near_infrared=0.08, insulation=0.05)
 
 
 class Label(enum.IntEnum):
@@ -55,22 +66,93 @@ class Order:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A polygon of one material.
+    """A polygon of one material."""
 
-    Attributes:
-      outline: (n, 2) float, canvas column and row.
-      label: its material.
-      order: parts are painted in ascending order.
-      depth: meters toward the camera, for the shading only.
-    """
-
-    outline: np.ndarray
+    outline: np.ndarray  # (n, 2) float, canvas column and row
     label: Label
-    order: float
-    depth: float
+    order: float  # parts are painted in ascending order
+    depth: float  # meters toward the camera, for the shading only
 
 
-_EYE = Material(color=(0.02, 0.015, 0.01), near_infrared=0.08, insulation=0.05)
+@dataclasses.dataclass(frozen=True)
+class View:
+    """An orthographic view of the body."""
+
+    yaw: float  # turn of the body about the vertical axis, radians; 0 faces the camera
+    elevation: float  # how far the camera looks down, radians
+    scale: float  # canvas pixels in a meter
+    origin: tuple[float, float]  # column and row of the point between the feet
+
+    @functools.cached_property
+    def _matrix(self) -> np.ndarray:
+        """The linear part of the projection, (3, 3): from x, y, z by columns."""
+        cosine, sine = math.cos(self.yaw), math.sin(self.yaw)
+        across, toward = np.array([cosine, 0.0, sine]), np.array([-sine, 0.0, cosine])
+        up = np.array([0.0, math.cos(self.elevation), 0.0])
+        up -= math.sin(self.elevation) * toward  # what is nearer appears lower
+        return np.stack([self.scale * across, -self.scale * up, toward], axis=1)
+
+    @functools.cached_property
+    def _offset(self) -> np.ndarray:
+        return np.array([*self.origin, 0.0])
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """Projects points (…, 3) in meters to (…, 3) column, row and depth.
+
+        Columns and rows are those of the canvas; the depth in meters grows toward the
+        camera.
+        """
+        return points @ self._matrix + self._offset
+
+    def half_width(self, lateral: float, sagittal: float) -> float:
+        """Half the width, in meters, at which an elliptic cross-section is seen."""
+        return math.hypot(lateral * math.cos(self.yaw), sagittal * math.sin(self.yaw))
+
+
+def capsule(
+    view: View, start: np.ndarray, end: np.ndarray, radii: tuple[float, float]
+) -> np.ndarray:
+    """The outline (14, 2) of a limb from `start` to `end`, radii in meters."""
+    a, b = view.project(np.array([start, end]))[:, :2]
+    along = b - a
+    length = math.hypot(along[0], along[1])
+    u = along / length if length > 1e-6 else np.array([1.0, 0.0])
+    rotation = np.array([[u[0], u[1]], [-u[1], u[0]]])
+    arc = _HALF_CIRCLE @ rotation
+    return np.concatenate(
+        [a - view.scale * radii[0] * arc, b + view.scale * radii[1] * arc]
+    )
+
+
+def ellipse(
+    view: View, center: np.ndarray, half_axes: tuple[float, float]
+) -> np.ndarray:
+    """The outline (16, 2) of an upright ellipse about a point, half axes in meters."""
+    return view.project(center)[:2] + view.scale * _CIRCLE * np.array(half_axes)
+
+
+def loft(
+    view: View, levels: list[tuple[np.ndarray, float, float]], sag: float = 0.0
+) -> np.ndarray:
+    """The outline (2 n + 1, 2) of a stack of elliptic cross-sections.
+
+    Args:
+        view: the view.
+        levels: (center, lateral half axis, sagittal half axis) from top to bottom,
+            meters.
+        sag: meters by which the middle of the lowest edge hangs lower than its ends.
+    """
+    centers = view.project(np.array([center for center, _, _ in levels]))[:, :2]
+    widths = view.scale * np.array([view.half_width(a, b) for _, a, b in levels])
+    offset = np.stack([widths, np.zeros_like(widths)], axis=1)
+    bottom = centers[-1:] + np.array([[0.0, view.scale * sag]])
+    return np.concatenate([centers - offset, bottom, (centers + offset)[::-1]])
+
+
+def box(view: View, center: np.ndarray, half_axes: npt.ArrayLike) -> np.ndarray:
+    """The outline (n, 2) of a box whose sides lie along x, y and z of the body."""
+    corners = view.project(center + _CORNERS * np.asarray(half_axes))[:, :2]
+    return cv2.convexHull(corners.astype(np.float32))[:, 0]
 
 
 def materials(identity: Identity, obstacle: Material) -> dict[Label, Material]:
@@ -97,9 +179,9 @@ def print_patterns(labels: np.ndarray, identity: Identity, view: View) -> None:
     """Turns ground into print where the pattern says so, in place.
 
     Args:
-      labels: (H, W) uint8, values of `Label`.
-      identity: the person whose garments these are.
-      view: tells where the person stands, so that the pattern moves with it.
+        labels: (H, W) uint8, values of `Label`.
+        identity: the person whose garments these are.
+        view: where the person stands, so that the pattern moves with them.
     """
     rows, columns = labels.shape
     x = ((np.arange(columns) - view.origin[0]) / view.scale).astype(np.float32)

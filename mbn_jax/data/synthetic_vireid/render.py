@@ -1,25 +1,44 @@
-"""One image, as a pure function of (seed, identity, camera, image)."""
+"""One image, as a pure function of (seed, identity, camera, image).
 
+As a command, it draws an overview: a few identities, each seen by every camera.
+
+    python -m mbn_jax.data.synthetic_vireid.render --kind nir --output F.png
+"""
+
+import argparse
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 
-from mbn_jax.data.synthetic_vireid import scene, sensor
-from mbn_jax.data.synthetic_vireid.config import DEFAULT, Camera, Difficulty
+from mbn_jax.data.synthetic_vireid import scene
+from mbn_jax.data.synthetic_vireid.config import (
+    DEFAULT,
+    Camera,
+    Difficulty,
+    config_from_name,
+)
 from mbn_jax.data.synthetic_vireid.figure import figure
-from mbn_jax.data.synthetic_vireid.geometry import View
-from mbn_jax.data.synthetic_vireid.identity import (
+from mbn_jax.data.synthetic_vireid.parts import (
+    Label,
+    Part,
+    View,
+    materials,
+    print_patterns,
+)
+from mbn_jax.data.synthetic_vireid.person import (
     Identity,
     Material,
+    Pose,
     Rng,
     draw_identity,
+    draw_pose,
     dyed,
 )
-from mbn_jax.data.synthetic_vireid.parts import Label, Part, materials, print_patterns
-from mbn_jax.data.synthetic_vireid.pose import Pose, draw_pose
 
 CANVAS = (256, 128)  # (height, width): twice a typical crop, reduced by area averaging
 _PERSON, _IMAGE, _FOLDS = 1, 2, 3  # so that the streams of one seed never meet
@@ -27,6 +46,10 @@ _PERSON, _IMAGE, _FOLDS = 1, 2, 3  # so that the streams of one seed never meet
 # edition 0. Edition 1 has other people in the same places, and nothing was changed
 # after it had been looked at. A change here or there asks for a new data version.
 _EDITION = 1
+# Of the overview: pixels of an image, between images, and above them; and how many
+# images of each camera it shows where the command does not say.
+_TILE, _GAP, _MARGIN = (144, 72), 4, 22
+_IMAGES = {"nir": 2, "thermal": 5, "three": 3}
 
 
 @functools.lru_cache(maxsize=256)
@@ -45,30 +68,30 @@ def render(
     """Renders one image.
 
     Args:
-      seed: of the whole data set.
-      identity: number of the person, from 1.
-      camera: who looks.
-      image: number of the image of this person in this camera, from 1.
-      difficulty: strength of what differs between the images of one person.
+        seed: of the whole data set.
+        identity: number of the person, from 1.
+        camera: who looks.
+        image: number of the image of this person in this camera, from 1.
+        difficulty: strength of what differs between the images of one person.
 
     Returns:
-      (height, width, 3) uint8 RGB; the size varies with camera and image.
+        (height, width, 3) uint8 RGB; the size varies with camera and image.
     """
     who = person(seed, identity)
     rng = image_rng(seed, identity, camera, image)
     pose, view = draw_moment(rng, who, camera, difficulty)
     labels, relief = paint(who, pose, view, _obstacle(rng, difficulty))
-    table = sensor.appearance(materials(who, _dull(rng)), camera)
-    light = sensor.draw_light(rng, difficulty)
+    table = scene.appearance(materials(who, _dull(rng)), camera)
+    light = scene.draw_light(rng, difficulty)
     background = _background(rng, seed, camera, view, difficulty.clutter)
     if camera.sensor == "visible":
         background = background * _shadow(view, light)
-    radiance = sensor.expose(
+    radiance = scene.expose(
         labels, relief, _creases(rng, seed), table, background, camera, light
     )
     height = round(camera.height * math.exp(rng.uniform(-0.15, 0.15)))
     size = (height, round(height / 2 * math.exp(rng.uniform(-0.06, 0.06))))
-    return sensor.develop(radiance, size, camera, light, difficulty, rng)
+    return scene.develop(radiance, size, camera, light, difficulty, rng)
 
 
 def image_rng(seed: int, identity: int, camera: Camera, image: int) -> Rng:
@@ -90,8 +113,8 @@ def paint(
     """Paints the figure.
 
     Returns:
-      (H, W) uint8 values of `Label`, and (H, W) uint8 relief, which grows toward the
-      camera and is 0 where the background shows.
+        (H, W) uint8 values of `Label`, and (H, W) uint8 relief, which grows toward the
+        camera and is 0 where the background shows.
     """
     canvas = np.zeros((*CANVAS, 2), np.uint8)
     for part in sorted(figure(who, pose, view), key=lambda part: part.order):
@@ -102,6 +125,51 @@ def paint(
     for part in obstacle or []:
         _fill(canvas, part)
     return np.ascontiguousarray(canvas[..., 0]), np.ascontiguousarray(canvas[..., 1])
+
+
+def contact_sheet(
+    cameras: Sequence[Camera], identities: Sequence[int], images: int, seed: int = 0
+) -> np.ndarray:
+    """Renders a table with a row per identity and ``images`` columns per camera."""
+    height, width = _TILE[0] + _GAP, _TILE[1] + _GAP
+    gap = 10  # between cameras
+    columns = len(cameras) * (images * width + gap)
+    shape = (_MARGIN + len(identities) * height, columns, 3)
+    sheet = np.full(shape, 255, np.uint8)
+    for column, camera in enumerate(cameras):
+        start = column * (images * width + gap)
+        kind = {"near_infrared": "near-infrared"}.get(camera.sensor, camera.sensor)
+        text = f"{camera.number}: {kind}"
+        font = cv2.FONT_HERSHEY_SIMPLEX
+        cv2.putText(sheet, text, (start, 15), font, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
+        for row, identity in enumerate(identities):
+            for image in range(images):
+                tile = render(seed, identity, camera, image + 1)
+                tile = cv2.resize(tile, _TILE[::-1], interpolation=cv2.INTER_CUBIC)
+                top, left = _MARGIN + row * height, start + image * width
+                sheet[top : top + _TILE[0], left : left + _TILE[1]] = tile
+    return sheet
+
+
+def main() -> None:
+    """Draws the overview."""
+    parser = argparse.ArgumentParser(
+        description="Draws an overview of the synthetic data."
+    )
+    parser.add_argument("--kind", choices=list(_IMAGES), default="nir")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--identities", type=int, nargs="+", default=[1, 2, 3, 4])
+    parser.add_argument("--images", type=int, help="images per camera")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    sheet = contact_sheet(
+        config_from_name(arguments.kind).cameras,
+        arguments.identities,
+        arguments.images or _IMAGES[arguments.kind],
+        arguments.seed,
+    )
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(arguments.output), sheet[..., ::-1])
 
 
 def _fill(canvas: np.ndarray, part: Part) -> None:
@@ -141,7 +209,7 @@ def _background(
     return (mean + np.float32(clutter) * (window - mean)).astype(np.float32)
 
 
-def _shadow(view: View, light: sensor.Light) -> np.ndarray:
+def _shadow(view: View, light: scene.Light) -> np.ndarray:
     """The soft shadow (H, W, 1) on the floor; it falls away from the light."""
     mask = np.full(CANVAS, 255, np.uint8)
     column = round(view.origin[0] - 22 * light.direction[0])
@@ -194,3 +262,7 @@ def _obstacle(rng: Rng, difficulty: Difficulty) -> list[Part]:
         top, bottom = 0, height
     corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
     return [Part(np.array(corners, np.float64), Label.OBSTACLE, 1.0, 0.4)]
+
+
+if __name__ == "__main__":
+    main()

@@ -4,10 +4,9 @@ import os
 
 import pytest
 
+from mbn_jax.data.checks import check_rows
 from mbn_jax.data.findings import Findings
-from mbn_jax.data.image_folders import find_rows
-from mbn_jax.data.label_checks import check_labels
-from mbn_jax.data.manifest import Manifest
+from mbn_jax.data.manifest import Manifest, find_rows
 from mbn_jax.errors import InputError
 
 from . import own_images
@@ -48,7 +47,7 @@ def test_folders_that_are_links_are_followed(folders, tmp_path):
 def test_rows_of_folders_are_a_sound_manifest(folders, tmp_path):
     findings = Findings()
     rows = find_rows(folders, tmp_path, val=0.2)
-    check_labels(Manifest(rows=rows, root=tmp_path), findings)
+    check_rows(Manifest(rows=rows, root=tmp_path), findings)
     assert not findings.problems
     of = {
         s: {r.identity for r in rows if r.split == s} for s in ("train", "val", "test")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from mbn_jax.data.examples import open_examples
+from mbn_jax.data.dataset import open_examples
 from mbn_jax.errors import InputError
 
 COUNTS = {"train": 601, "test": 7}

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from . import trees
+from .. import trees
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from mbn_jax.data.findings import MISSING, Findings
 from mbn_jax.data.manifest import Manifest, Row
-from mbn_jax.data.sources.source import Folders, Scan
+from mbn_jax.data.sources import Folders, Scan
 from mbn_jax.errors import InputError
 
 _FROM_ARCHIVE = "from the archive of the data set."

@@ -6,7 +6,7 @@ import pytest
 
 from mbn_jax.errors import InputError
 
-from . import trees
+from .. import trees
 
 WRITE = {
     "sysu_mm01": trees.write_sysu_mm01,

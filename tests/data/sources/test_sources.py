@@ -4,15 +4,15 @@ import pytest
 
 from mbn_jax.data import sources
 from mbn_jax.data.dataset import load_split, training_split
-from mbn_jax.data.prepare import prepare_data
+from mbn_jax.data.preparation import prepare_data
 from mbn_jax.errors import InputError
 
-from . import trees
+from .. import trees
 
 FOURTH = """
 from mbn_jax.data.manifest import Manifest
-from mbn_jax.data.sources.folders import Copy, Layout
-from mbn_jax.data.sources.source import Source
+from mbn_jax.data.sources.published_folder import Copy, Layout
+from mbn_jax.data.sources import Source
 
 LAYOUT = Layout(
     folders=("color", "heat", "lists"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from . import trees
+from .. import trees
 
 
 @pytest.fixture

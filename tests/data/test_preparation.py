@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mbn_jax.data import prepare, writer
+from mbn_jax.data import preparation, writer
 from mbn_jax.data.catalog import VERSION, info, path_of
 from mbn_jax.data.dataset import load_split
 from mbn_jax.data.manifest import Row, write_manifest
@@ -44,7 +44,9 @@ def data_dir(tmp_path):
 
 def prepare_data(dataset, root, data_dir, **options):
     """Of a published data set, from its folder."""
-    prepare.prepare_data(dataset, data_dir, folders={"manual_dir": [root]}, **options)
+    preparation.prepare_data(
+        dataset, data_dir, folders={"manual_dir": [root]}, **options
+    )
 
 
 def images_of(data_dir, dataset="sysu_mm01"):
@@ -211,11 +213,11 @@ def test_file_that_changes_after_the_check_is_named(
 ):
     path = root / "cam6/0010/0002.jpg"
     monkeypatch.setattr(
-        prepare, "_check_room", lambda *_: path.write_bytes(trees.encode("another"))
+        preparation, "_check_room", lambda *_: path.write_bytes(trees.encode("another"))
     )
     with pytest.raises(InputError, match=f"^The image {path} has changed since"):
         prepare_data("sysu_mm01", root, data_dir)
-    monkeypatch.setattr(prepare, "_check_room", lambda *_: path.unlink())
+    monkeypatch.setattr(preparation, "_check_room", lambda *_: path.unlink())
     with pytest.raises(InputError, match=f"^The image {path} was checked, but now"):
         prepare_data("sysu_mm01", root, data_dir)
     assert not list((data_dir / "sysu_mm01").iterdir())
@@ -304,7 +306,7 @@ def test_preparation_never_imports_tensorflow(whole, data_dir):
     program = f"""
 import sys
 from pathlib import Path
-from mbn_jax.data.prepare import prepare_data
+from mbn_jax.data.preparation import prepare_data
 folders = {{"manual_dir": [Path({str(whole)!r})]}}
 prepare_data("sysu_mm01", {str(data_dir)!r}, folders=folders)
 assert "tensorflow" not in sys.modules, "tensorflow"
@@ -335,7 +337,7 @@ def own(tmp_path):
 
 def prepare_own(own, data_dir, name="mine", **options):
     images = own[0].parent / "photos"
-    prepare.prepare_data(name, data_dir, manifest=own[0], images=images, **options)
+    preparation.prepare_data(name, data_dir, manifest=own[0], images=images, **options)
 
 
 def test_own_images_become_a_data_set_like_any_other(own, data_dir, capsys):
@@ -428,9 +430,9 @@ def test_process_that_waited_for_another_compares_what_that_has_written(
 ):
     path, rows = own
     prepare_own(own, data_dir)
-    there = prepare.is_prepared
+    there = preparation.is_prepared
     # As if the data set were written after the first look.
-    monkeypatch.setattr(prepare, "is_prepared", lambda *_: False)
+    monkeypatch.setattr(preparation, "is_prepared", lambda *_: False)
     monkeypatch.setattr(writer, "is_prepared", iter_of(False, there))
     write_manifest(path, [rows[0]._replace(camera="9"), *rows[1:]])
     with pytest.raises(InputError, match="holds other data of the name mine"):
@@ -538,9 +540,9 @@ def test_the_next_command_is_one_that_a_shell_can_run(own, tmp_path, capsys):
 def test_a_directory_without_a_name_is_not_the_current_one(own, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="The name of a folder is empty"):
-        prepare.prepare_data("mine", "data", manifest=own[0], images="")
+        preparation.prepare_data("mine", "data", manifest=own[0], images="")
     with pytest.raises(InputError, match=r"manifest cannot be read: \. is not"):
-        prepare.prepare_data("mine", "data", manifest="")
+        preparation.prepare_data("mine", "data", manifest="")
     there = set(tmp_path.iterdir())
     with pytest.raises(
         InputError, match="directory of the prepared data is given as a"
@@ -589,9 +591,9 @@ def test_name_that_own_images_cannot_have_is_refused(own, data_dir, name):
 def test_flags_of_another_source_are_refused(whole, data_dir):
     folders = {"manual_dir": [whole], "visible": [whole]}
     with pytest.raises(InputError, match="--visible does not go with --dataset=sysu"):
-        prepare.prepare_data("sysu_mm01", data_dir, folders=folders)
+        preparation.prepare_data("sysu_mm01", data_dir, folders=folders)
     with pytest.raises(InputError, match="is made from folders; give --manual_dir=DIR"):
-        prepare.prepare_data("sysu_mm01", data_dir)
+        preparation.prepare_data("sysu_mm01", data_dir)
 
 
 def test_interrupted_preparation_of_made_images_leaves_nothing(data_dir, monkeypatch):

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from mbn_jax.data import image_folders
-from mbn_jax.data.image_folders import images_below
+from mbn_jax.data import images
+from mbn_jax.data.images import images_below
 from mbn_jax.errors import InputError
 
 
@@ -62,7 +62,7 @@ def test_folder_that_cannot_be_read_is_named(folder, monkeypatch):
             raise PermissionError(13, "Permission denied")
         return scandir(place)
 
-    monkeypatch.setattr(image_folders.os, "scandir", refusing)
+    monkeypatch.setattr(images.os, "scandir", refusing)
     with pytest.raises(
         InputError, match=r"^The folder .*more cannot be read \(Permissio"
     ):

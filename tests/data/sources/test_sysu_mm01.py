@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from mbn_jax.data.dataset import load_split
-from mbn_jax.data.prepare import prepare_data
+from mbn_jax.data.preparation import prepare_data
 from mbn_jax.data.sources.sysu_mm01 import SOURCE, protocol
 from mbn_jax.evaluation import evaluate_chance
 from mbn_jax.evaluation.records import Records
 
-from . import trees
+from .. import trees
 
 OFFICIAL = os.environ.get("SYSU_MM01_EXP")
 

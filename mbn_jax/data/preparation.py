@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mbn_jax.data import sources
-from mbn_jax.data.catalog import is_prepared, known_datasets, path_of
-from mbn_jax.data.images import MAX_MEGAPIXELS, Checked, check_images
-from mbn_jax.data.label_checks import check_labels
+from mbn_jax.data.catalog import is_prepared, path_of
+from mbn_jax.data.checks import Checked, check_images, check_rows
+from mbn_jax.data.images import MAX_MEGAPIXELS
 from mbn_jax.data.manifest import Manifest, read_manifest
 from mbn_jax.data.sixteen_bits import FLAG, scales_by_modality
-from mbn_jax.data.sources.source import Folders, Scan
+from mbn_jax.data.sources import Folders, Scan, known_datasets, source_of
 from mbn_jax.data.writer import check_same, write
 from mbn_jax.errors import InputError
 from mbn_jax.files import check_writable
@@ -74,7 +73,8 @@ def prepare_data(
         if manifest is None
         else _scan_manifest(dataset, manifest, images, sixteen_bits)
     )
-    checked = _check(dataset, scan, manifest, max_megapixels)
+    checked = _check_images(dataset, scan, manifest, max_megapixels)
+    _report(dataset, scan, manifest)
     if check_only:
         return
     if manifest is not None and is_prepared(dataset, data_dir):
@@ -91,8 +91,8 @@ def prepare_data(
 
 
 def _names(dataset: str, manifest: object) -> list[str]:
-    """The data sets that a name stands for."""
-    source = sources.source_of(dataset)
+    """Returns the data sets that a name stands for."""
+    source = source_of(dataset)
     if manifest is not None:
         if source or not re.fullmatch(_NAME, dataset):
             taken = "is taken by this project" if source else "cannot be a name"
@@ -105,26 +105,24 @@ def _names(dataset: str, manifest: object) -> list[str]:
         raise InputError(
             f"{dataset} needs no preparation: it is rendered when first used."
         )
-    names = [dataset] if source and source.knows(dataset) else []
     if source and dataset == source.name:
-        names = list(source.datasets)
-    if not names:
-        raise InputError(
-            f"There is no data set {dataset!r} to prepare; the known ones are"
-            f" {known_datasets()}, and images of your own need --manifest=FILE.csv."
-        )
-    return names
+        return list(source.datasets)
+    if source and source.knows(dataset):
+        return [dataset]
+    raise InputError(
+        f"There is no data set {dataset!r} to prepare; the known ones are"
+        f" {known_datasets()}, and images of your own need --manifest=FILE.csv."
+    )
 
 
 def _scan_source(dataset: str, names: Sequence[str], folders: Folders) -> Scan:
-    source = sources.source_of(dataset)
+    source = source_of(dataset)
     assert source is not None
     assert source.scan is not None
-    missing = [flag for flag in source.folders if not folders.get(flag)]
+    missing = [f"--{flag}=DIR" for flag in source.folders if not folders.get(flag)]
     if missing:
         raise InputError(
-            f"{dataset} is made from folders; give"
-            f" {' and '.join(f'--{flag}=DIR' for flag in missing)}, too."
+            f"{dataset} is made from folders; give {' and '.join(missing)}, too."
         )
     known = (*source.folders, *source.optional_folders)
     for flag in folders:
@@ -146,84 +144,85 @@ def _scan_manifest(
     scales = scales_by_modality(sixteen_bits, manifest.modalities)
     manifest = dataclasses.replace(manifest, scales=scales)
     if manifest.rows:
-        check_labels(manifest, findings)
+        check_rows(manifest, findings)
     elif not findings.problems:
         findings.problem(
-            "no rows",
-            f"The manifest {path} has no rows; add a row for each image.",
+            "no rows", f"The manifest {path} has no rows; add a row for each image."
         )
     return Scan(root=manifest.root, manifests={dataset: manifest}, findings=findings)
 
 
-def _check(dataset: str, scan: Scan, file: object, max_megapixels: float) -> Checked:
-    """Decodes all images, prints the findings, and raises if there are problems."""
-    findings = scan.findings
-    stored = {
-        row.path: position
-        for manifest in scan.manifests.values()
-        if manifest.make is None
-        for position, row in enumerate(manifest.rows)
-    }
-    checked = Checked({}, 0, 0)
-    if stored or scan.left_out:
-        options: dict[str, Any] = {}
-        if file is not None:
-            (own,) = scan.manifests.values()
-            options["place"] = lambda path: f"{file}, line {own.lines[stored[path]]}: "
-            options["remedy"] = "replace it or remove its row from the manifest"
-            options["too_large"] = (
-                "scale it down, remove its row from the manifest, or raise"
-                " --max_megapixels"
-            )
-            options["scales"] = {
+def _check_images(
+    dataset: str, scan: Scan, file: object, max_megapixels: float
+) -> Checked:
+    """Decodes all images that are files; ``file`` is the path of a manifest or None."""
+    manifests = [m for m in scan.manifests.values() if m.make is None]
+    paths = dict.fromkeys(row.path for m in manifests for row in m.rows)
+    if not paths and not scan.left_out:
+        return Checked()
+    options: dict[str, Any] = {}
+    if file is not None:
+        (own,) = manifests
+        lines = dict(zip(paths, own.lines, strict=True))
+        options = {
+            "place": lambda path: f"{file}, line {lines[path]}: ",
+            "remedy": "replace it or remove its row from the manifest",
+            "too_large": "scale it down, remove its row from the manifest, or raise"
+            " --max_megapixels",
+            "scales": {
                 row.path: own.scales[row.modality]
                 for row in own.rows
                 if row.modality in own.scales
-            }
-        checked = check_images(
-            scan.root,
-            list(stored),
-            findings,
-            title=dataset,
-            left_out=scan.left_out,
-            max_megapixels=max_megapixels,
-            **options,
+            },
+        }
+    checked = check_images(
+        scan.root,
+        list(paths),
+        scan.findings,
+        title=dataset,
+        left_out=scan.left_out,
+        max_megapixels=max_megapixels,
+        **options,
+    )
+    if any(m.scales for m in manifests) and not checked.num_sixteen_bits:
+        scan.findings.warning(
+            "scales without images",
+            f"--{FLAG} changes nothing, since no image has 16 bits.",
         )
-        if any(m.scales for m in scan.manifests.values()) and not (
-            checked.num_sixteen_bits
-        ):
-            findings.warning(
-                "scales without images",
-                f"--{FLAG} changes nothing, since no image has 16 bits.",
-            )
-    for name, manifest in scan.manifests.items():
-        _print_sizes(name if len(scan.manifests) > 1 else "", manifest)
-    findings.report()
-    if findings.problems:
-        what = f"{file}" if file is not None else f"{scan.root}"
-        whole = "a data set" if file is not None else f"a complete copy of {dataset}"
-        raise InputError(
-            f"{what} is not {whole} (problems above: {len(findings.problems):,}), and"
-            " nothing was written; fix them and start again."
-        )
-    print(f"No problems in {file if file is not None else scan.root}.", file=sys.stderr)
     return checked
 
 
-def _print_sizes(name: str, manifest: Manifest) -> None:
+def _report(dataset: str, scan: Scan, file: object) -> None:
+    """Prints sizes and findings, and raises `InputError` if there are problems."""
+    for name, manifest in scan.manifests.items():
+        _print_sizes(f"{name}/" if len(scan.manifests) > 1 else "", manifest)
+    scan.findings.report()
+    what: object = scan.root
+    whole = f"a complete copy of {dataset}"
+    if file is not None:
+        what, whole = file, "a data set"
+    if scan.findings.problems:
+        raise InputError(
+            f"{what} is not {whole} (problems above: {len(scan.findings.problems):,}),"
+            " and nothing was written; fix them and start again."
+        )
+    print(f"No problems in {what}.", file=sys.stderr)
+
+
+def _print_sizes(prefix: str, manifest: Manifest) -> None:
     for split, of_modality in manifest.counts().items():
         identities = len({row.identity for row in manifest.of(split)})
         parts = [f"{count:,} {modality}" for modality, count in of_modality.items()]
         listed = [", ".join(parts[:-1]), parts[-1]]
         print(
-            f"{name}{'/' * bool(name)}{split}: {sum(of_modality.values()):,} images of"
+            f"{prefix}{split}: {sum(of_modality.values()):,} images of"
             f" {identities:,} identities, {' and '.join(filter(None, listed))}",
             file=sys.stderr,
         )
 
 
 def _next_command(dataset: str, data_dir: str | os.PathLike) -> str:
-    source = sources.source_of(dataset)
+    source = source_of(dataset)
     flags = (
         f"--config=agw:{dataset}"
         if source and source.images_per_modality

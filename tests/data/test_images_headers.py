@@ -7,8 +7,13 @@ import cv2
 import numpy as np
 import pytest
 
-from mbn_jax.data.headers import declared_size, is_cut_off
-from mbn_jax.data.images import MAX_MEGAPIXELS, decode, quiet_opencv
+from mbn_jax.data.images import (
+    MAX_MEGAPIXELS,
+    declared_size,
+    decode,
+    is_cut_off,
+    quiet_opencv,
+)
 from mbn_jax.errors import InputError
 
 WIDTH, HEIGHT = 301, 23
