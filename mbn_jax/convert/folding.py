@@ -13,23 +13,26 @@ from mbn_jax.context import intercepted
 from mbn_jax.convert.batch_norm import to_batch_norm
 from mbn_jax.convert.trees import (
     Path,
-    Variables,
     expect_shape,
     find_norms,
     flatten,
     join,
+    norm_leaves,
     shape_at,
     unflatten,
 )
 from mbn_jax.functional import promoted
 from mbn_jax.norm import ModalityBatchNorm
 
+# The path of the convolution that each normalization follows.
+Convolutions = Mapping[str, str] | Callable[[str], str | None]
+
 
 def fold(
-    variables: Variables,
+    variables: Mapping[str, Any],
     modality: int | Literal["pooled"],
     *,
-    convolutions: Mapping[str, str] | Callable[[str], str | None] | None = None,
+    convolutions: Convolutions | None = None,
     epsilon: float = 1e-5,
 ) -> dict[str, Any]:
     r"""Merges one modality's normalizations with their convolutions, for inference.
@@ -97,36 +100,30 @@ def fold(
     for norm, convolution in _pairs(flat, convolutions).items():
         kernel_path = ("params", *convolution, "kernel")
         bias_path = ("params", *convolution, "bias")
-        kernel, bias = flat[kernel_path], flat.get(bias_path)
-        mean, var, scale, beta = (
-            flat.pop((collection, *norm, name), None)
-            for collection, name in (
-                ("batch_stats", "mean"),
-                ("batch_stats", "var"),
-                ("params", "scale"),
-                ("params", "bias"),
-            )
-        )
+        kernel, old_bias = flat[kernel_path], flat.get(bias_path)
+        leaves = {n: flat.pop(path) for n, path in norm_leaves(flat, norm).items()}
+        biases = [] if old_bias is None else [old_bias]
+        given = (kernel, *biases, *leaves.values())
+        dtype = promoted(jnp.float32, *(a.dtype for a in given))
+        leaves = {name: leaf.astype(dtype) for name, leaf in leaves.items()}
         # A power instead of a function of jnp keeps NumPy trees in NumPy.
-        given = (kernel, bias, mean, var, scale, beta)
-        dtype = promoted(jnp.float32, *(a.dtype for a in given if a is not None))
-        wide: list[Any] = [None if a is None else a.astype(dtype) for a in given]
-        weights, offset, mean, var, scale, beta = wide
-        multiplier = (var + epsilon) ** -0.5
-        if scale is not None:
-            multiplier = multiplier * scale
-        away = -mean if offset is None else offset - mean
-        constant = away * multiplier
-        if beta is not None:
-            constant = constant + beta
+        multiplier = (leaves["var"] + epsilon) ** -0.5
+        if "scale" in leaves:
+            multiplier = multiplier * leaves["scale"]
+        mean = leaves["mean"]
+        away = -mean if old_bias is None else old_bias.astype(dtype) - mean
+        bias = away * multiplier
+        if "bias" in leaves:
+            bias = bias + leaves["bias"]
         per_output = multiplier.reshape((1,) * (kernel.ndim - 1) + (-1,))
-        flat[kernel_path] = (weights * per_output).astype(kernel.dtype)
-        flat[bias_path] = constant.astype(kernel.dtype if bias is None else bias.dtype)
+        scaled = kernel.astype(dtype) * per_output
+        flat[kernel_path] = scaled.astype(kernel.dtype)
+        flat[bias_path] = bias.astype((kernel if old_bias is None else old_bias).dtype)
     return unflatten(flat, variables)
 
 
 def find_convolutions(
-    apply: Callable[..., Any], variables: Variables, *arguments: Any
+    apply: Callable[..., Any], variables: Mapping[str, Any], *arguments: Any
 ) -> dict[str, str]:
     """Finds which convolution every normalization directly follows, by tracing.
 
@@ -172,15 +169,10 @@ def find_convolutions(
     made: list[tuple[str, Any]] = []
     taken: list[tuple[str, Any]] = []
 
-    def watch(
-        next_fun: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: nn.module.InterceptorContext,
-    ) -> Any:
-        layer = context.module
+    def watch(next_fun: Any, args: Any, kwargs: Any, call: Any) -> Any:
+        layer = call.module
         result = next_fun(*args, **kwargs)
-        if context.method_name == "__call__":
+        if call.method_name == "__call__":
             # A subclass may transform its kernel, so that scaling it has no effect.
             if type(layer) in (nn.Conv, nn.ConvTranspose, nn.Dense):
                 if not getattr(layer, "transpose_kernel", False):
@@ -219,8 +211,7 @@ def _refuse_nnx(variables: Any) -> None:
 
 
 def _pairs(
-    flat: dict[Path, Any],
-    convolutions: Mapping[str, str] | Callable[[str], str | None] | None,
+    flat: dict[Path, Any], convolutions: Convolutions | None
 ) -> dict[Path, Path]:
     """Maps the path of every normalization to be merged to that of its convolution."""
     norms = {join(norm): norm for norm in find_norms(flat, ("C",), "")}
@@ -229,18 +220,14 @@ def _pairs(
         for path in flat
         if path[0] == "params" and path[-1] == "kernel"
     }
-    if convolutions is None:
-        rule: Callable[[str], str | None] = _conv_for_norm
-    elif isinstance(convolutions, Mapping):
-        rule = convolutions.get
-        for name in convolutions:
-            if name not in norms:
-                raise ValueError(
-                    f"convolutions names {name!r}, which is not a normalization in "
-                    f"batch_stats, expected some of {', '.join(norms)}."
-                )
-    else:
-        rule = convolutions
+    rule = _conv_for_norm if convolutions is None else convolutions
+    if isinstance(rule, Mapping):
+        if unknown := [name for name in rule if name not in norms]:
+            raise ValueError(
+                f"convolutions names {unknown[0]!r}, which is not a normalization in "
+                f"batch_stats, expected some of {', '.join(norms)}."
+            )
+        rule = rule.get
 
     pairs: dict[Path, Path] = {}
     for name, norm in norms.items():
