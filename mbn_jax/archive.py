@@ -1,4 +1,4 @@
-"""Zip archives of anybody: what they declare is checked before it is read."""
+"""Untrusted zip archives: what they declare is checked before it is read."""
 
 import os
 import struct
@@ -11,8 +11,8 @@ from typing import BinaryIO
 
 from mbn_jax.files import regular_size
 
-# What zipfile and the functions below raise for a file that is damaged, hostile or
-# something else. RuntimeError is zipfile's for passwords, and NotImplementedError one.
+# What zipfile and the functions below raise for a file that is damaged, hostile or not
+# an archive; zipfile raises RuntimeError for passwords and what is not implemented.
 ERRORS = (
     *(OSError, ValueError, EOFError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error, struct.error),
@@ -20,7 +20,7 @@ ERRORS = (
 _MOST_LISTED = 2**20
 _ENCRYPTED = 1
 # The record at the end of an archive: signature, size of the list of members, length of
-# a comment; before it, another signature if the archive has more than 4 GiB.
+# a comment. If the archive has more than 4 GiB, another signature precedes it.
 _END, _END_SIZE = "<4s8xI4xH", 22
 _LARGE, _LARGE_SIZE = b"PK\x06\x07", 20
 
@@ -31,7 +31,7 @@ def open_archive(path: str | Path) -> Iterator[zipfile.ZipFile]:
 
     Raises:
       InputError: the file is missing, or not a regular one.
-      ERRORS: it is not such an archive, or the body of the `with` raises one of them.
+      ERRORS: it is not such an archive.
     """
     regular_size(Path(path))
     with open(path, "rb") as file:
@@ -46,15 +46,15 @@ def members(
     """Looks up members by name.
 
     Args:
-      archive: as `open_archive` gives it.
-      most_bytes: that a member may have when it is read, by its name.
-      compressed: whether it may be compressed, by deflate.
+      archive: the archive that `open_archive` opened.
+      most_bytes: the largest size of each member after decompression, by name.
+      compressed: whether members may be compressed, by deflate.
 
     Returns:
-      Those of the names that are there.
+      The members that exist, by name; others are ignored.
 
     Raises:
-      ERRORS: a name is there twice, or a member is larger, encrypted, or compressed in
+      ERRORS: a name occurs twice, or a member is larger, encrypted, or compressed in
         another way.
     """
     allowed = [zipfile.ZIP_STORED] + [zipfile.ZIP_DEFLATED] * compressed
@@ -79,13 +79,9 @@ def members(
 
 
 def read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    """A member's bytes, of which there are as many as it declares.
-
-    Raises:
-      ERRORS: it is damaged.
-    """
+    """Reads as many bytes as a member declares; raises one of `ERRORS` if it cannot."""
     with archive.open(member) as file:
-        # Without a size, zipfile would unpack up to 2 GiB and cut that off.
+        # Without a size, zipfile would decompress up to 2 GiB before it truncates.
         content = file.read(member.file_size)
     if len(content) < member.file_size:
         raise EOFError(f"{member.filename} is cut off")
@@ -93,7 +89,7 @@ def read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
 
 
 def _check_end(file: BinaryIO) -> None:
-    """Raises ValueError for a list that `zipfile` would make too many objects of."""
+    """Raises `ValueError` if `zipfile` would create too many objects for the list."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _END_SIZE - _LARGE_SIZE))
     end = file.read()

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, after a loss of power as well."""
+"""Files that are there whole or not at all, even after a loss of power, and JSON."""
 
 import contextlib
 import errno
@@ -12,7 +12,7 @@ from typing import Any
 
 from mbn_jax.errors import InputError
 
-# At the end of a file's name: being written, or left by a process that was killed.
+# The end of the name of a file that is being written, or whose writer was killed.
 UNFINISHED = ".unfinished"
 _MOST_BYTES = 256 * 2**20
 _MOST_LEVELS = 64
@@ -29,11 +29,11 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """As `write_atomically`, for files that belong together.
+    """Writes files that belong together, each like `write_atomically`.
 
-    None gets its name before all are on the disk, so that a disk that is full leaves
-    the earlier files as they were. A loss of power between the names can leave some of
-    each, so the files must tell by themselves that they do not fit each other.
+    None gets its name before all are on the disk, so that a full disk leaves the
+    earlier files as they were. A loss of power between the names can leave some of
+    each, so the files must show by themselves that they do not fit each other.
 
     Raises:
       InputError: a path is that of a folder, a device or a pipe, or is too long.
@@ -44,48 +44,36 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
     try:
         for path, content in contents.items():
             make_folder(path.parent)
-            written[path] = _write_unfinished(path, content)
+            # A name may have 255 bytes, and a character has up to four.
+            descriptor, written[path] = tempfile.mkstemp(
+                dir=path.parent, prefix=path.name[:50], suffix=UNFINISHED
+            )
+            _write_to_disk(descriptor, content)
         for path, temporary in written.items():
             os.replace(temporary, path)
             sync(path.parent)
     except BaseException:
+        # The disk may be read-only by now; raise the error that says so.
         for temporary in written.values():
-            _remove(temporary)
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
         raise
 
 
-def _write_unfinished(path: Path, content: bytes) -> str:
-    """Writes a file beside `path` and to the disk; returns its name."""
-    descriptor, temporary = tempfile.mkstemp(
-        # A name may have 255 bytes, and four to a character.
-        dir=path.parent,
-        prefix=path.name[:50],
-        suffix=UNFINISHED,
-    )
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            # mkstemp makes files that only their owner may read.
-            mask = os.umask(0)
-            os.umask(mask)
-            os.fchmod(file.fileno(), 0o666 & ~mask)
-            file.flush()
-            # Otherwise the new name may reach the disk before the content does.
-            os.fsync(file.fileno())
-    except BaseException:
-        _remove(temporary)
-        raise
-    return temporary
-
-
-def _remove(temporary: str) -> None:
-    # The disk may be read-only by now; the error that says so is the one to raise.
-    with contextlib.suppress(OSError):
-        os.unlink(temporary)
+def _write_to_disk(descriptor: int, content: bytes) -> None:
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        # mkstemp makes files that only their owner may read.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.fchmod(descriptor, 0o666 & ~mask)
+        file.flush()
+        # Otherwise the new name may reach the disk before the content does.
+        os.fsync(descriptor)
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder and those above it that are missing, and syncs what names them."""
+    """Makes a folder and its missing parents, and syncs the folders that name them."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -94,10 +82,7 @@ def make_folder(folder: Path) -> None:
 
 
 def move_durably(folder: Path, target: Path) -> None:
-    """Renames a folder of the same file system once all in it is on the disk.
-
-    When it returns, the new name is on the disk, too.
-    """
+    """Renames a folder within a file system; both content and name are then on disk."""
     for parent, _, names in os.walk(folder):
         for name in names:
             sync(Path(parent, name))
@@ -109,7 +94,7 @@ def move_durably(folder: Path, target: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the list of the names in a folder, is on the disk."""
+    """Waits until a file, or the list of names in a folder, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -122,16 +107,13 @@ def sync(path: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes the files, at any depth, that `write_atomically` could not finish.
-
-    Call this where no other process writes.
-    """
+    """Removes unfinished files at any depth; no other process may be writing there."""
     for path in folder.rglob("*" + UNFINISHED):
         path.unlink()
 
 
 def check_named(folder: str | os.PathLike[str]) -> None:
-    """Raises `InputError` for "", which `Path` takes for the current directory."""
+    """Raises `InputError` for "", which `Path` reads as the current directory."""
     if not os.fspath(folder):
         raise InputError(
             "The name of a folder is empty; name a folder, or . for the current "
@@ -140,16 +122,16 @@ def check_named(folder: str | os.PathLike[str]) -> None:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Raises `InputError` where a folder cannot be made or written to.
+    """Raises `InputError` if a folder cannot be made or written to.
 
-    For before any work that would be in vain.
+    Call this before starting expensive work.
     """
     check_named(folder)
     folder = Path(folder).absolute()
     _check_length(folder)
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        kind = "may not be written to" if existing.is_dir() else "is no folder"
+        kind = "may not be written to" if existing.is_dir() else "is not a folder"
         raise InputError(
             f"{folder} cannot be written to, because {existing} {kind}; name another "
             "folder."
@@ -157,9 +139,9 @@ def check_writable(folder: str | Path) -> None:
 
 
 def check_file(path: str | Path) -> None:
-    """Raises `InputError` where a file cannot be made or replaced, before any work.
+    """Raises `InputError` if a file cannot be made or replaced.
 
-    A folder, a device or a pipe of this name is never replaced.
+    A folder, a device or a pipe is never replaced. Call this before expensive work.
     """
     _check_replaceable(path)
     check_writable(Path(path).parent)
@@ -186,7 +168,7 @@ def _check_length(path: Path) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes an object as indented JSON, whole or not at all."""
+    """Writes an object as indented JSON, like `write_atomically`."""
     write_atomically(path, as_json_bytes(content))
 
 
@@ -196,20 +178,12 @@ def as_json_bytes(content: Mapping[str, Any]) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, see `parse_json`.
-
-    Raises:
-      InputError: it cannot be read, or `parse_json` refuses it; names the file.
-    """
+    """Reads a JSON file like `parse_json`; raises `InputError` if it cannot."""
     return parse_json(read_bytes(path), path)
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a regular file of up to 256 MiB.
-
-    Raises:
-      InputError: it is too large, or cannot be read, see `regular_size`.
-    """
+    """Reads a regular file of up to 256 MiB; raises `InputError` if it cannot."""
     size = regular_size(path)
     if size > _MOST_BYTES:
         raise InputError(
@@ -223,16 +197,14 @@ def read_bytes(path: Path) -> bytes:
 
 
 def regular_size(path: Path) -> int:
-    """Bytes of a regular file; call this before opening what somebody names.
+    """Returns the bytes of a file; raises `InputError` unless it is a regular one.
 
-    A pipe would wait for a writer, and a device never ends.
-
-    Raises:
-      InputError: it is missing, or not a regular file.
+    Call this before opening a file that a user names: opening a pipe waits for a
+    writer, and a device never ends.
     """
     try:
         status = path.stat()
-    except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
+    except (OSError, ValueError) as error:  # ValueError: an impossible name
         raise _unreadable(path, error) from error
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path} is not a regular file; give one.")
@@ -247,15 +219,15 @@ def _unreadable(path: Path, error: OSError | ValueError) -> InputError:
 
 
 def parse_json(text: str | bytes, name: str | Path) -> dict[str, Any]:
-    """The object in JSON text; what is inside the object is for the caller to check.
+    """Parses a JSON object, whose content the caller must check.
 
     Args:
-      text: UTF-8, where it is bytes.
+      text: the JSON; bytes are UTF-8.
       name: what the text is, for the error.
 
     Raises:
-      InputError: it is not JSON, holds something else than an object, is nested more
-        than 64 levels deep, or has an integer that 64 bits do not hold.
+      InputError: if it is not a JSON object, is nested more than 64 levels deep, or
+        has an integer that does not fit 64 bits.
     """
     try:
         content = json.loads(text, parse_int=_parse_integer)
@@ -283,7 +255,7 @@ def _children(value: Any) -> Collection[Any]:
 
 
 def _parse_integer(digits: str) -> int:
-    # Beyond this a number that stands for a float cannot always become one.
+    # A larger integer in place of a float could not always become one.
     if len(digits) > 20 or abs(number := int(digits)) >= 2**63:
         raise ValueError(f"the number {digits[:20]}… is too large")
     return number

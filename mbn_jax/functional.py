@@ -160,19 +160,16 @@ def modality_batch_norm(
       bias: `(C,)` or `(num_modalities, C)`; None means 0.
       use_running_average: normalize with `mean` and `var`, which are returned
         unchanged, instead of the statistics of the batch.
-      mask: bool, `(B,)` or broadcastable to `x` with the rank of `x`; False keeps a
-        sample or a position out of the statistics.
+      mask: as in `modality_moments`; it does not change what is normalized.
       axis: the channel axis, which must not be 0.
       momentum: decay of the running statistics.
       epsilon: added to the variance.
       dtype: dtype of the result (default: inferred from input, scale and bias).
-      axis_name: mapped axis to reduce over, under pmap and shard_map.
-      axis_index_groups: groups of indices within that axis.
-      force_float32_reductions: accumulate in float32 or wider.
-      unknown: what modality -1 means with running statistics: "nan" (as for every
-        index out of range), or "pooled", the mixture of the modalities
-        (`pooled_moments`), with the weighted mean of the scales and biases if each
-        modality has its own.
+      axis_name: as in `modality_moments`.
+      axis_index_groups: as in `modality_moments`.
+      force_float32_reductions: as in `modality_moments`.
+      unknown: what modality -1 means with running statistics, "nan" or "pooled", as in
+        `mbn_jax.ModalityBatchNorm`.
       pooled_weights: weights of the modalities in the mixture; None means equal.
 
     Returns:
@@ -306,12 +303,7 @@ def pooled_moments(
 
 
 def pooled_mean(table: Any, weights: Sequence[float] | None = None) -> Any:
-    """Takes the weighted mean over modalities, `(…, num_modalities, C)` to `(…, C)`.
-
-    Raises:
-      ValueError: if it is not a table of numbers, or if the weights are not one
-        non-negative number per modality.
-    """
+    """Computes the mean of `pooled_moments` alone, also for scales and biases."""
     table = _table(table)
     shares = modality_weights(weights, table.shape[-2]).astype(table.dtype)
     return (shares[:, None] * table).sum(-2)

@@ -1,15 +1,14 @@
-"""Modalities by name: their order, which of them have color, and how to look one up."""
+"""The names of modalities: their order, and which of them have color."""
 
 from collections.abc import Iterable, Sequence
 
 from mbn_jax.errors import InputError
 
-# The names of a network or of a feature file that does not say otherwise.
+# The names for a network or a feature file without names of its own.
 DEFAULT = ("visible", "infrared")
-# Modalities of these names (in any case) have color; augmentation treats images of all
-# others as gray, even where their files have three different channels: `augment` says
-# which of its parts ask for color.
-COLOR = ("color", "color", "rgb", "vis", "visible")
+# Modalities with these names, in any case, have color. Augmentation treats the images
+# of all others as gray, even if their files have three different channels.
+COLOR = ("color", "colour", "rgb", "vis", "visible")
 
 
 def has_color(name: str) -> bool:
@@ -27,11 +26,7 @@ def ordered(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def index(name: str, modalities: Sequence[str] = DEFAULT) -> int:
-    """Returns the index of a modality.
-
-    Raises:
-      InputError: there is no modality of that name.
-    """
+    """Returns the index of a modality; raises `InputError` if there is none."""
     if name not in modalities:
         raise InputError(
             f"There is no modality {name!r}; expected one of {', '.join(modalities)}."

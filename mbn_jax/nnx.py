@@ -23,22 +23,14 @@ from mbn_jax.nnx_graph import (
 
 
 class ModalityBatchNorm(nnx.Module):
-    r"""Batch normalization with one set of statistics per modality, as an NNX module.
+    """Batch normalization with one set of statistics per modality, as an NNX module.
 
-    A sample $x$ of modality $m$ becomes, channel by channel,
-    $\gamma (x - \mu_m) / \sqrt{\sigma_m^2 + \epsilon} + \beta$ with the mean and the
-    biased variance over the samples of modality $m$ alone. The arguments have the names
-    and defaults of `flax.nnx.BatchNorm`, without `use_fast_variance`, `promote_dtype`
-    and the metadata, and with `num_modalities`, `share_affine`, `unknown`,
-    `pooled_weights` and `force_float32_reductions`. `model.train()`, `model.eval()` and
-    `nnx.view` switch between the statistics of the batch and the running ones.
-
-    * Masked samples do not enter the statistics and are normalized like the others.
-      Their non-finite values affect no other sample.
-    * A modality that is absent from the (global) batch keeps its running statistics.
-    * A modality index outside `[0, num_modalities)` gives NaN in that sample's output.
-    * Under `jax.jit` with sharded arrays, the statistics are global. Under `jax.pmap`
-      and `jax.shard_map`, set `axis_name`.
+    It computes the same as `mbn_jax.ModalityBatchNorm`, also in special cases and
+    across devices. The arguments have the names and defaults of `flax.nnx.BatchNorm`,
+    without `use_fast_variance`, `promote_dtype` and the metadata, and with
+    `num_modalities`, `share_affine`, `unknown`, `pooled_weights` and
+    `force_float32_reductions`. `model.train()`, `model.eval()` and `nnx.view` switch
+    between the statistics of the batch and the running ones.
 
     The running statistics are `nnx.BatchStat` variables in float32, whatever `dtype`,
     so that a bfloat16 network evaluates with exact statistics.
@@ -57,9 +49,6 @@ class ModalityBatchNorm(nnx.Module):
     >>> y = layer(x, modality)
 
     ```
-
-    Reference: Li, Qi, Chen, Zhou, "Bridging the Distribution Gap of Visible-Infrared
-    Person Re-identification with Modality Batch Normalization", arXiv 2103.04778.
 
     Attributes:
       mean: `nnx.BatchStat` `(num_modalities, num_features)`, float32.
@@ -94,10 +83,12 @@ class ModalityBatchNorm(nnx.Module):
     ):
         """Creates the variables.
 
+        `mbn_jax.ModalityBatchNorm` says more about the arguments.
+
         Args:
           num_features: number of channels, C.
           num_modalities: number of modalities.
-          share_affine: one $\\gamma$ and $\\beta$ for all modalities, or one each.
+          share_affine: one scale and bias for all modalities, or one each.
           use_running_average: normalize with the running statistics instead of those
             of the batch; if None, every call must set it.
           axis: the channel axis of the input; not axis 0, which holds the samples.
@@ -105,15 +96,14 @@ class ModalityBatchNorm(nnx.Module):
           epsilon: added to the variance.
           dtype: dtype of the result (default: inferred from input and parameters).
           param_dtype: dtype of scale and bias.
-          use_bias: add $\\beta$.
-          use_scale: multiply by $\\gamma$.
-          bias_init: initializer of $\\beta$.
-          scale_init: initializer of $\\gamma$.
+          use_bias: add a bias.
+          use_scale: multiply by a scale.
+          bias_init: initializer of the bias.
+          scale_init: initializer of the scale.
           axis_name: mapped axis to reduce over, for pmap and shard_map only.
           axis_index_groups: groups of indices within that axis, for pmap only.
           force_float32_reductions: accumulate in float32 or wider.
-          unknown: what modality -1 means with running statistics: "nan", or "pooled",
-            the mixture of the modalities (see `mbn_jax.ModalityBatchNorm`).
+          unknown: what modality -1 means with running statistics, "nan" or "pooled".
           pooled_weights: weights of the modalities in the mixture; None means equal.
           rngs: its `params` stream initializes scale and bias.
 
@@ -129,16 +119,12 @@ class ModalityBatchNorm(nnx.Module):
         affine_shape = (num_features,) if share_affine else table_shape
         self.mean = nnx.BatchStat(jnp.zeros(table_shape, jnp.float32))
         self.var = nnx.BatchStat(jnp.ones(table_shape, jnp.float32))
-        self.scale = nnx.data(
-            nnx.Param(scale_init(rngs.params(), affine_shape, param_dtype))
-            if use_scale
-            else None
-        )
-        self.bias = nnx.data(
-            nnx.Param(bias_init(rngs.params(), affine_shape, param_dtype))
-            if use_bias
-            else None
-        )
+
+        def parameter(init: Initializer) -> nnx.Param:
+            return nnx.Param(init(rngs.params(), affine_shape, param_dtype))
+
+        self.scale = nnx.data(parameter(scale_init) if use_scale else None)
+        self.bias = nnx.data(parameter(bias_init) if use_bias else None)
         self.num_features = num_features
         self.num_modalities = num_modalities
         self.share_affine = share_affine
@@ -340,11 +326,9 @@ def replace_batch_norm(
     found = find_layers(model, nnx.BatchNorm)
     layers = {path: layer for path, layer in found.items() if at is None or at(path)}
     if not layers:
-        held = (
-            f"at chooses none of its layers {', '.join(found)}"
-            if found
-            else "it has none, or they are ModalityBatchNorm layers already"
-        )
+        held = "it has none, or they are ModalityBatchNorm layers already"
+        if found:
+            held = f"at chooses none of its layers {', '.join(found)}"
         raise ValueError(
             f"There is no nnx.BatchNorm to replace in the {type(model).__name__}: "
             f"{held}."

@@ -12,11 +12,7 @@ Layer = TypeVar("Layer", bound=nnx.Module)
 
 
 def find_layers(model: Any, kind: type[Layer]) -> dict[str, Layer]:
-    """Finds the layers of one class in a model, by path, in the order of the graph.
-
-    Args:
-      model: an NNX module, or any tree of modules.
-      kind: the class; its subclasses are included.
+    """Finds the layers of a class and its subclasses, in the order of the graph.
 
     Returns:
       Each layer once, under the first of its paths, such as "blocks/0/bn"; the path of
@@ -53,15 +49,12 @@ def change_class(
 
 
 def own_method(layer: nnx.Module, base: type[nnx.Module]) -> str | None:
-    """Returns the name of a member that a subclass of `base` adds or changes, if any.
+    """Returns the name of a method or property that a subclass of `base` has, if any.
 
-    Members are methods and properties. `__init__` is ignored, because the attributes of
-    the layer hold its effect.
+    `__init__` is ignored, because the attributes of the layer hold its effect.
     """
     for cls in type(layer).__mro__:
-        if cls in base.__mro__:
-            continue
-        for name, value in vars(cls).items():
+        for name, value in vars(cls).items() if cls not in base.__mro__ else ():
             special = name.startswith("__") and name != "__call__"
             if not special and (callable(value) or hasattr(value, "__get__")):
                 return name
@@ -110,17 +103,21 @@ def edit_variables(
       The new variables of each layer by name.
     """
     done: dict[int, nnx.Variable] = {}
-    result = []
-    for layer in layers:
-        fresh = {}
-        for name in names:
-            variable = getattr(layer, name)
-            if variable is not None:
-                if id(variable) not in done:
-                    done[id(variable)] = edit(layer, name, variable)
-                fresh[name] = done[id(variable)]
-        result.append(fresh)
-    return result
+
+    def edited(layer: Any, name: str) -> nnx.Variable:
+        variable = getattr(layer, name)
+        if id(variable) not in done:
+            done[id(variable)] = edit(layer, name, variable)
+        return done[id(variable)]
+
+    return [
+        {
+            name: edited(layer, name)
+            for name in names
+            if getattr(layer, name) is not None
+        }
+        for layer in layers
+    ]
 
 
 def with_value(

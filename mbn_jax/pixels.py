@@ -1,4 +1,4 @@
-"""From the pixels of an image to what a network takes: ImageNet's normalization."""
+"""ImageNet's normalization, from the pixels of an image to a network's input."""
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +9,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def normalize(images: jax.Array) -> jax.Array:
-    """Returns ``(images / 255 - mean) / std`` with ImageNet's mean and deviation.
+    """Computes `(images / 255 - mean) / std` with ImageNet's mean and deviation.
 
     Args:
-        images: (..., 3) uint8.
+      images: `(…, 3)`, uint8.
 
     Returns:
-        The same shape, float32.
+      The same shape, float32.
     """
     return standardize(to_unit_range(images))
 
@@ -26,7 +26,7 @@ def to_unit_range(images: jax.Array) -> jax.Array:
 
 
 def standardize(images: jax.Array) -> jax.Array:
-    """Returns images (..., 3) in [0, 1], less ImageNet's mean, over its deviation."""
+    """Returns images `(…, 3)` in [0, 1] minus ImageNet's mean, over its deviation."""
     shape = (1,) * (images.ndim - 1) + (3,)
     mean, std = (
         jnp.reshape(jnp.array(values, jnp.float32), shape)

@@ -1,4 +1,4 @@
-"""Text of others, made safe for a terminal."""
+"""What a terminal shows: text from outside made safe, and progress."""
 
 import contextlib
 import io
@@ -7,53 +7,41 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
-# C0 but for tab and newline, delete, C1, and the marks that turn the direction of text.
+# C0 except tab and line feed, delete, C1, and marks that change the text direction.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:
-    """Replaces what a terminal would obey instead of showing, by its escape.
+    """Escapes control characters, except line feeds and tabs.
 
-    Names of folders, identities and data sets are anybody's: one with an escape
-    sequence could clear the screen or rename the window.
-
-    Returns:
-      The text with "\\x1b" in place of the escape character, and so on; a line feed and
-      a tab stay as they are.
+    A folder, an identity or a data set may have any name. One with an escape sequence
+    could clear the screen or rename the window; it is shown as "\\x1b" and so on.
     """
-    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _UNSEEN.sub(lambda found: _escape(found[0]), text)
 
 
 def one_line(text: str) -> str:
-    """Replaces every character that has no shape of its own, by its escape.
+    """Escapes every character that is not printable, such as "\\n" and "\\xa0".
 
-    A name with a line feed could pass for another line of a table.
-
-    Returns:
-      The text with "\\n", "\\x1b", "\\u202e", "\\xa0" and so on in their places; an
-      ordinary space stays.
+    A name with a line feed could otherwise pass for another line of a table.
     """
-    if text.isprintable():
-        return text
-    return "".join(
-        character
-        if character.isprintable()
-        else character.encode("unicode_escape").decode()
-        for character in text
-    )
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 class PrintableOutput(io.TextIOWrapper):
-    """A stream in place of another one: what is written to it is made `printable`.
+    """A stream that makes text `printable` and writes it to another stream's buffer.
 
-    Characters that its encoding does not have become question marks.
+    Characters that the encoding does not have become question marks.
 
     Attributes:
-      terminal: the other stream, for what draws with control sequences (`terminal_of`).
+      terminal: the other stream, for programs that draw with control sequences.
     """
 
     def __init__(self, stream: TextIO) -> None:
-        """Writes to what the stream writes to."""
         super().__init__(
             stream.buffer,
             encoding=stream.encoding,
@@ -65,13 +53,13 @@ class PrintableOutput(io.TextIOWrapper):
 
     def write(self, text: str) -> int:
         """Writes text."""
-        # Progress bars of libraries begin with it, to be drawn over the one before.
+        # Progress bars of libraries begin with it, to overwrite the one before.
         start = "\r" if text.startswith("\r") else ""
         return super().write(start + printable(text.removeprefix("\r")))
 
 
 def terminal_of(stream: TextIO) -> TextIO:
-    """The stream for what has to draw on a terminal, such as rich."""
+    """Returns the stream for libraries that draw on a terminal, such as rich."""
     return stream.terminal if isinstance(stream, PrintableOutput) else stream
 
 
@@ -79,21 +67,19 @@ def terminal_of(stream: TextIO) -> TextIO:
 def progress(
     doing: str, done: str, title: str, total: int, unit: str = "images"
 ) -> Iterator[Callable[[], None]]:
-    """Shows on standard error how many of some things have been worked on.
-
-    A bar on a terminal, and two lines anywhere else.
+    """Shows progress on standard error: a bar on a terminal, two lines elsewhere.
 
     Args:
       doing: for example "Rendering".
       done: for example "Rendered".
-      title: what the things belong to.
-      total: number of things.
-      unit: what the things are.
+      title: for example the name of the data set.
+      total: number of items.
+      unit: the items, in plural.
 
     Yields:
-      A function to call after each of them.
+      A function to call after each item.
     """
-    # Imported here: the network alone does without rich.
+    # Imported here, because a network alone does not need rich.
     import rich.console
     import rich.markup
     import rich.progress

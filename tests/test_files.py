@@ -85,7 +85,9 @@ def test_a_file_takes_the_place_of_nothing_but_a_file(tmp_path, monkeypatch):
     for name in ("x" * 300, f"{'x' * 300}/new"):
         with pytest.raises(InputError, match="File name too long"):
             check_file(name)
-    with pytest.raises(InputError, match=r"cannot be written to, because .*file is no"):
+    with pytest.raises(
+        InputError, match=r"cannot be written to, because .*file is not"
+    ):
         check_file("file/new")
     # As for a device, which root could replace.
     for path in (tmp_path, tmp_path / "pipe"):

@@ -156,7 +156,7 @@ def test_the_command_writes_a_figure_a_table_and_all_figures(finished, tmp_path)
     ("arguments", "says"),
     [
         ((), "no work directory"),
-        (("--output=/dev/null/gaps", "run"), "/dev/null is no folder"),
+        (("--output=/dev/null/gaps", "run"), "/dev/null is not a folder"),
         (("nowhere",), "nowhere"),
         (("--batches=3",), "batches"),
         ((f"--num_batches={10**20}", "run"), "--num_batches"),

@@ -70,7 +70,7 @@ def test_a_data_directory_that_cannot_be_written(config, tmp_path):
     refused(
         config,
         tmp_path / "run",
-        r"file/data/.* cannot be written to, because .*file is no folder",
+        r"file/data/.* cannot be written to, because .*file is not a folder",
     )
 
 
