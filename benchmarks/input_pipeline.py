@@ -37,7 +37,7 @@ from benchmarks.photographs import (
 from mbn_jax.data.dataset import Split, load_split
 from mbn_jax.data.pipeline import train_batches
 from mbn_jax.data.preparation import prepare_data
-from mbn_jax.data.sampling import BalancedSampler
+from mbn_jax.data.sampling import Sampler, make_sampler
 
 DATASET = "photographs"
 IMAGE_SIZE = (288, 144)
@@ -71,11 +71,16 @@ def in_fresh_process(*flags: str) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def training_data(data_dir: Path) -> tuple[Split, BalancedSampler]:
+def training_data(data_dir: Path) -> tuple[Split, Sampler]:
     """The records to read, and the order to read them in."""
     split = load_split(DATASET, "train", data_dir)
-    sampler = BalancedSampler(
-        split.identity, split.modality, num_identities=8, num_images=4, seed=0
+    sampler = make_sampler(
+        "balanced",
+        split.identity,
+        split.modality,
+        num_identities=8,
+        num_images=4,
+        seed=0,
     )
     return split, sampler
 
@@ -83,7 +88,7 @@ def training_data(data_dir: Path) -> tuple[Split, BalancedSampler]:
 def peer_batches(
     root: Path,
     split: Split,
-    sampler: BalancedSampler,
+    sampler: Sampler,
     numbers: range,
     pool: ThreadPoolExecutor,
     resampling: Image.Resampling,

@@ -178,7 +178,7 @@ def load_split(
         InputError: a name is not known, the directory cannot be written to, the data
             set is not prepared, or a record is damaged.
     """
-    prepare(dataset, data_dir)
+    ensure_prepared(dataset, data_dir)
     known = info(dataset, data_dir)
     stored = split
     if split == "test" and "test" not in known.counts:
@@ -190,7 +190,7 @@ def load_split(
             f" {', '.join(known.counts)}."
         )
     folder = path_of(dataset, data_dir)
-    source, labels, damaged = open_examples(folder, stored, f"{dataset}/{split}")
+    source = Examples(folder, stored, f"{dataset}/{split}")
     expected = sum(sum(known.counts[part].values()) for part in parts)
     if len(source) != expected:
         raise InputError(
@@ -202,12 +202,18 @@ def load_split(
     if stored == "query+gallery":
         num_queries = sum(known.counts["query"].values())
         role = np.where(np.arange(len(source)) < num_queries, QUERY_ONLY, GALLERY_ONLY)
+    scales = known.sixteen_bits.get("scales", {})
+    labels, damaged = source.labels()
     opened = Split(
         dataset=dataset,
         split=split,
         source=source,
         info=known,
-        scales=_scales(known),
+        scales={
+            index: scale_from_text(scales[modality])
+            for index, modality in enumerate(known.modalities)
+            if modality in scales
+        },
         modalities=known.modalities,
         role=role,
         **labels,
@@ -215,7 +221,7 @@ def load_split(
     return opened.without_damaged(damaged, skip_damaged)
 
 
-def prepare(dataset: str, data_dir: str | os.PathLike) -> None:
+def ensure_prepared(dataset: str, data_dir: str | os.PathLike) -> None:
     """Prepares data that can be made on this machine, unless they are prepared.
 
     Args:
@@ -245,19 +251,32 @@ class Examples(Sequence[Any]):
     cannot be read raises `InputError`, also if its file was whole when it was opened.
     """
 
-    def __init__(self, serialized: Any, title: str, folder: Path) -> None:
-        """Wraps a source of serialized ``tf.train.Example`` messages.
+    def __init__(self, folder: Path, split: str, title: str) -> None:
+        """Opens a split of a prepared data set.
 
         Args:
-            serialized: the source.
-            title: of the split, for errors.
-            folder: in which its files are, for errors.
+            folder: in which TFDS has written it, as array_record.
+            split: name of the split, or a sum of names.
+            title: of the data set and the split, for errors.
+
+        Raises:
+            InputError: what TFDS has written beside the records is missing or damaged.
         """
+        import tensorflow_datasets as tfds
         from tensorflow_datasets.proto import tf_example_pb2
 
-        self._serialized = serialized
+        try:
+            self._serialized = tfds.builder_from_directory(folder).as_data_source(
+                split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+            )
+        except Exception as error:  # TFDS has a dozen, of itself, protobuf and JSON
+            reason = " ".join(str(error).split())[:200].rstrip(".")
+            raise InputError(
+                f"The data set in {folder} is not complete ({reason}); delete that"
+                " folder and prepare the data set again."
+            ) from error
         self._message = tf_example_pb2.Example.FromString
-        self._title, self._folder = title, folder
+        self._where = f"{title} in {folder}"
 
     def __len__(self) -> int:
         """Returns the number of records."""
@@ -280,10 +299,42 @@ class Examples(Sequence[Any]):
             if isinstance(error, IndexError):
                 reason = "its file ends before it"
             raise InputError(
-                f"Record {index} of {self._title} in {self._folder} is damaged"
+                f"Record {index} of {self._where} is damaged"
                 f" ({reason}); delete that folder, prepare the data set again, and"
                 " start the same command again."
             ) from error
+
+    def labels(self) -> tuple[dict[str, Any], dict[int, str]]:
+        """Reads the labels of all records.
+
+        Returns:
+            ``identity``, ``camera`` and ``modality`` (N,) int32 and ``name`` (N,) str;
+            and for every record that cannot be read, whose labels are 0, what is wrong,
+            in a phrase.
+        """
+        numbers = np.zeros((len(_LABELS), len(self)), np.int32)
+        names = [""] * len(self)
+        damaged: dict[int, str] = {}
+
+        def keep(index: int, record: dict[str, Any]) -> None:
+            numbers[:, index] = [record[label] for label in _LABELS]
+            names[index] = record["name"]
+
+        for start in range(0, len(self), _CHUNK):
+            chunk = range(len(self))[start : start + _CHUNK]
+            try:
+                for index, record in zip(
+                    chunk, self[start : start + _CHUNK], strict=True
+                ):
+                    keep(index, record)
+            except InputError:
+                for index in chunk:
+                    try:
+                        keep(index, self[index])
+                    except InputError as error:
+                        damaged[index] = str(error).partition(";")[0]
+        labels: dict[str, Any] = dict(zip(_LABELS, numbers, strict=True))
+        return labels | {"name": np.array(names, str)}, damaged
 
     def _parsed(self, serialized: bytes) -> dict[str, Any]:
         feature = self._message(serialized).features.feature
@@ -292,78 +343,6 @@ class Examples(Sequence[Any]):
             "name": feature["name"].bytes_list.value[0].decode(),
             "image": feature["image"].bytes_list.value[0],
         }
-
-
-def open_examples(
-    folder: Path, split: str, title: str
-) -> tuple[Examples, dict[str, Any], dict[int, str]]:
-    """Opens a split of a prepared data set.
-
-    Args:
-        folder: in which TFDS has written it, as array_record.
-        split: name of the split, or a sum of names.
-        title: of the data set and the split, for errors.
-
-    Returns:
-        The records by index, whose ``"image"`` is an encoded image; the labels of all
-        of them, ``identity``, ``camera`` and ``modality`` (N,) int32 and ``name`` (N,)
-        str; and for every record that cannot be read, what is wrong, in a phrase: its
-        labels are 0.
-
-    Raises:
-        InputError: what TFDS has written beside the records is missing or damaged.
-    """
-    import tensorflow_datasets as tfds
-
-    try:
-        serialized = tfds.builder_from_directory(folder).as_data_source(
-            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-        )
-    except Exception as error:  # TFDS has a dozen kinds, of itself, protobuf and JSON
-        reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise InputError(
-            f"The data set in {folder} is not complete ({reason}); delete that folder"
-            " and prepare the data set again."
-        ) from error
-    source = Examples(serialized, title, folder)
-    numbers = np.zeros((len(_LABELS), len(source)), np.int32)
-    names: list[str] = []
-    damaged: dict[int, str] = {}
-    for start in range(0, len(source), _CHUNK):
-        for index, record in enumerate(_read_chunk(source, start), start):
-            if isinstance(record, str):
-                damaged[index] = record
-                names.append("")
-                continue
-            numbers[:, index] = [record[label] for label in _LABELS]
-            names.append(record["name"])
-    labels: dict[str, Any] = dict(zip(_LABELS, numbers, strict=True))
-    return source, labels | {"name": np.array(names, str)}, damaged
-
-
-def _read_chunk(source: Examples, start: int) -> list[Any]:
-    """The records of a chunk; in place of one that cannot be read, why."""
-    stop = min(start + _CHUNK, len(source))
-    try:
-        return source[start:stop]
-    except InputError:
-        return [_read(source, index) for index in range(start, stop)]
-
-
-def _read(source: Examples, index: int) -> Any:
-    try:
-        return source[index]
-    except InputError as error:
-        return str(error).partition(";")[0]
-
-
-def _scales(known: Info) -> dict[int, Scale]:
-    scales = known.sixteen_bits.get("scales", {})
-    return {
-        index: scale_from_text(scales[modality])
-        for index, modality in enumerate(known.modalities)
-        if modality in scales
-    }
 
 
 def _texts(numbers: np.ndarray, number_of: Mapping[str, int]) -> np.ndarray:

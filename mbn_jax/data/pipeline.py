@@ -2,10 +2,14 @@
 
 A batch is one item of a random-access source, so that its number is all the state there
 is: reading from ``start`` continues a run exactly.
+
+Everywhere here, ``num_threads=0`` reads in the caller's thread. The threads of an
+iterator end with it: when it is exhausted, closed, or dropped.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import grain
 import numpy as np
@@ -16,6 +20,7 @@ from mbn_jax.data.images import decode
 from mbn_jax.data.sampling import Sampler
 from mbn_jax.errors import InputError
 
+T = TypeVar("T")
 # Images that are handed to a thread at once where the caller does not say.
 _CHUNK = 64
 
@@ -32,8 +37,6 @@ def train_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields the batches ``start`` … ``stop - 1``, read ahead in threads.
 
-    The threads end with the iterator: when it is exhausted, closed, or dropped.
-
     Args:
         split: the records.
         sampler: says which records make up a batch.
@@ -41,7 +44,7 @@ def train_batches(
         start: number of the first batch; the number of steps done, to resume.
         stop: number after that of the last batch.
         rows: the rows of each batch that are read: those of this process.
-        num_threads: 0 reads in the caller's thread.
+        num_threads: that read.
 
     Yields:
         A dictionary with b rows: ``image`` (b, H, W, 3) uint8, and ``identity`` (class
@@ -72,14 +75,13 @@ def image_batches(
 ) -> Iterator[np.ndarray]:
     """Yields images in the order asked for, read ahead in threads, for evaluation.
 
-    A few batches are in memory at a time, however many images there are. The threads
-    end with the iterator: when it is exhausted, closed, or dropped.
+    A few batches are in memory at a time, however many images there are.
 
     Args:
         split: the records.
         batches: which records make up each batch, (b,) integers.
         image_size: (height, width) in pixels.
-        num_threads: 0 reads in the caller's thread.
+        num_threads: that read.
 
     Yields:
         (b, H, W, 3) uint8.
@@ -107,7 +109,7 @@ def load_images(
         split: the records.
         indices: which records, (n,) integers.
         image_size: (height, width) in pixels.
-        num_threads: 0 reads in the caller's thread.
+        num_threads: that read.
 
     Returns:
         (n, H, W, 3) uint8, in the order of ``indices``.
@@ -132,7 +134,7 @@ def damaged_images(
     Args:
         split: the records.
         indices: which records, (n,) integers.
-        num_threads: 0 reads in the caller's thread.
+        num_threads: that read.
 
     Returns:
         For each that cannot be decoded, by its index, what is wrong.
@@ -162,16 +164,15 @@ def _read_images(
     split: Split, indices: np.ndarray, image_size: tuple[int, int]
 ) -> np.ndarray:
     images = np.empty((len(indices), *image_size, 3), np.uint8)
-    for row, index in enumerate(indices):
-        name = f"{split.name[index]} of {split.dataset}/{split.split}"
+    for image, index in zip(images, indices, strict=True):
         # Straight into the batch: to copy each image into it costs a tenth.
         decode(
             split.encoded_image(index),
             image_size,
-            name,
+            f"{split.name[index]} of {split.dataset}/{split.split}",
             scale=split.scale(index),
             max_megapixels=math.inf,  # how large an image may be is asked of the files
-            out=images[row],
+            out=image,
         )
     return images
 
@@ -180,8 +181,7 @@ class _Source:
     """What Grain reads from: item i is the value of a function at i."""
 
     def __init__(self, item: Callable[[int], object], length: int) -> None:
-        self._item = item
-        self._length = length
+        self._item, self._length = item, length
 
     def __len__(self) -> int:
         return self._length
@@ -190,7 +190,7 @@ class _Source:
         return self._item(int(index))
 
 
-def _in_order(item: Callable[[int], object], length: int, num_threads: int) -> Iterator:
+def _in_order(item: Callable[[int], T], length: int, num_threads: int) -> Iterator[T]:
     """Yields item(0), item(1), …, worked out ahead of need by Grain's threads."""
     if length <= 0:
         return

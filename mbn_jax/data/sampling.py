@@ -10,8 +10,8 @@ than another; the images of an identity in a modality are dealt out by the same 
 K at each visit.
 """
 
-import abc
 import functools
+from collections.abc import Callable
 
 import numpy as np
 from absl import logging
@@ -21,8 +21,8 @@ from mbn_jax.errors import InputError
 SAMPLERS = ("balanced", "agnostic", "natural")
 
 
-class Sampler(abc.ABC):
-    """What the samplers have in common.
+class Sampler:
+    """Batches of records, which `make_sampler` makes.
 
     Attributes:
         classes: sorted eligible identities, (C,) int32; the class label of an identity
@@ -33,16 +33,22 @@ class Sampler(abc.ABC):
     """
 
     def __init__(
-        self, identity: np.ndarray, classes: np.ndarray, batch_size: int, batches: int
+        self,
+        identity: np.ndarray,
+        classes: np.ndarray,
+        shape: tuple[int, int],
+        draw_epoch: Callable[[np.random.Generator], np.ndarray],
+        seed: int,
     ) -> None:
-        """Keeps what the methods need."""
+        """Takes (batches, images) of an epoch, and what draws it."""
         self.classes = classes.astype(np.int32)
         self.left_out = np.setdiff1d(identity, classes).astype(np.int32)
-        self.batch_size = batch_size
-        self.batches_per_epoch = max(1, batches)
+        self.batches_per_epoch, self.batch_size = shape
         self._identity = identity
         # A cache, not a state: two epochs because threads may straddle the boundary.
-        self._cached_epoch = functools.lru_cache(maxsize=2)(self._epoch)
+        self._epoch = functools.lru_cache(maxsize=2)(
+            lambda epoch: draw_epoch(np.random.default_rng([seed, epoch]))
+        )
 
     def batch(self, index: int) -> np.ndarray:
         """Returns the records of batch ``index``.
@@ -54,7 +60,7 @@ class Sampler(abc.ABC):
             (batch_size,) int64 record indices, in the order of the rows.
         """
         epoch, position = divmod(index, self.batches_per_epoch)
-        return self._cached_epoch(epoch)[position].copy()
+        return self._epoch(epoch)[position].copy()
 
     def class_of(self, record_indices: np.ndarray) -> np.ndarray:
         """Returns the class labels, int32, of records of eligible identities.
@@ -73,164 +79,6 @@ class Sampler(abc.ABC):
             )
         return label.astype(np.int32)
 
-    @abc.abstractmethod
-    def _epoch(self, epoch: int) -> np.ndarray:
-        """All batches of an epoch, (batches_per_epoch, batch_size) int64."""
-
-
-class BalancedSampler(Sampler):
-    """Batches of P identities with K images each in every modality.
-
-    The rows of a batch are ordered identity by identity and, within an identity,
-    modality by modality, so that a contiguous shard of whole identities holds every
-    modality. An identity that lacks a modality cannot fill its rows: it is left out,
-    and the number left out is logged.
-
-    Example:
-        >>> identity = np.repeat([7, 9, 12], 4)
-        >>> modality = np.tile([0, 0, 1, 1], 3)
-        >>> sampler = BalancedSampler(
-        ...     identity, modality, num_identities=2, num_images=1, seed=0
-        ... )
-        >>> records = sampler.batch(5)
-        >>> modality[records].tolist()
-        [0, 1, 0, 1]
-
-    An epoch has images of the largest modality // (P * K) batches, at least 1: the rule
-    of AGW (Ye et al., TPAMI 2021), counted over the eligible identities.
-    """
-
-    def __init__(
-        self,
-        identity: np.ndarray,
-        modality: np.ndarray,
-        *,
-        num_identities: int,
-        num_images: int,
-        seed: int,
-        num_modalities: int = 2,
-    ) -> None:
-        """Sorts the records by identity and modality.
-
-        Args:
-            identity: the identity of each record, (N,) integers.
-            modality: the modality of each record, (N,) integers below
-                ``num_modalities``.
-            num_identities: P, the identities in a batch.
-            num_images: K, the images of an identity in each modality.
-            seed: not negative.
-            num_modalities: M, the modalities that an identity must have.
-
-        Raises:
-            InputError: a size or a label is out of range, no identity has every
-                modality, or P is larger than the number of identities that do.
-        """
-        identity, modality = np.asarray(identity), np.asarray(modality)
-        _check(identity, modality, num_identities, num_images, seed, num_modalities)
-        self.num_identities = num_identities
-        self.num_images = num_images
-        self.num_modalities = num_modalities
-        self.seed = seed
-
-        complete = functools.reduce(
-            np.intersect1d,
-            [identity[modality == m] for m in range(num_modalities)],
-            np.unique(identity),
-        )
-        # The records of every (class, modality) lie side by side in `_records`.
-        eligible = np.flatnonzero(np.isin(identity, complete))
-        label = np.searchsorted(complete, identity[eligible])
-        group = label * num_modalities + modality[eligible]
-        self._records = eligible[np.argsort(group, kind="stable")].astype(np.int64)
-        self._counts = np.bincount(group, minlength=complete.size * num_modalities)
-        self._starts = np.cumsum(self._counts) - self._counts
-
-        largest = int(self._counts.reshape(-1, num_modalities).sum(0).max(initial=0))
-        super().__init__(
-            identity,
-            complete,
-            batch_size=num_identities * num_images * num_modalities,
-            batches=largest // (num_identities * num_images),
-        )
-        if self.left_out.size:
-            logging.warning(
-                "%d of %d identities have no image in some of the %d modalities and"
-                " are left out.",
-                self.left_out.size,
-                self.left_out.size + self.classes.size,
-                num_modalities,
-            )
-        if not self.classes.size:
-            by_modality = (
-                f"modality {m}: {np.unique(identity[modality == m]).size}"
-                for m in range(num_modalities)
-            )
-            raise InputError(
-                f"None of the {self.left_out.size} identities has an image in all"
-                f" {num_modalities} modalities (identities with images in"
-                f" {', '.join(by_modality)}), so that no balanced batch can be drawn;"
-                " add images of the missing modalities, or set the sampler to"
-                ' "agnostic" or "natural".'
-            )
-        if num_identities > self.classes.size:
-            raise InputError(
-                f"A batch of {num_identities} identities cannot be drawn from the"
-                f" {self.classes.size} identities that have an image in every modality;"
-                f" set num_identities to {self.classes.size} or less, or use a larger"
-                " data set."
-            )
-
-    def _epoch(self, epoch: int) -> np.ndarray:
-        """All batches of an epoch, (batches_per_epoch, batch_size) int64."""
-        rng = np.random.default_rng([self.seed, epoch])
-        labels = _even_groups(
-            rng, self.classes.size, self.num_identities, self.batches_per_epoch
-        ).ravel()
-        visits = np.bincount(labels, minlength=self.classes.size)
-        # A stable sort lists the visits of each class one after the other.
-        by_class = np.argsort(labels, kind="stable")
-        shape = (labels.size, self.num_modalities, self.num_images)
-        records = np.empty(shape, np.int64)
-        first = 0
-        for label in np.flatnonzero(visits):
-            rows = by_class[first : first + visits[label]]
-            first += visits[label]
-            for modality in range(self.num_modalities):
-                group = label * self.num_modalities + modality
-                images = _even_groups(
-                    rng, self._counts[group], self.num_images, visits[label]
-                )
-                records[rows, modality] = self._records[self._starts[group] + images]
-        return records.reshape(self.batches_per_epoch, self.batch_size)
-
-
-class NaturalSampler(Sampler):
-    """Batches of images as they are in the data, whatever identity and modality.
-
-    Permutations of all images are laid end to end: modalities and identities come in
-    proportion to their images, and their shares vary from batch to batch.
-    """
-
-    def __init__(self, identity: np.ndarray, *, batch_size: int, seed: int) -> None:
-        """Keeps what is needed.
-
-        Args:
-            identity: the identity of each record, (N,) integers.
-            batch_size: images in a batch.
-            seed: not negative.
-        """
-        identity = np.asarray(identity)
-        self.seed = seed
-        super().__init__(
-            identity, np.unique(identity), batch_size, identity.size // batch_size
-        )
-
-    def _epoch(self, epoch: int) -> np.ndarray:
-        rng = np.random.default_rng([self.seed, epoch])
-        return _even_groups(
-            rng, self._identity.size, self.batch_size, self.batches_per_epoch
-        )
-
 
 def make_sampler(
     name: str,
@@ -244,51 +92,145 @@ def make_sampler(
 ) -> Sampler:
     """Returns a sampler of batches of P * K * M images by its name.
 
+    * "balanced": P identities with K images each in every modality. The rows of a batch
+      are ordered identity by identity and, within an identity, modality by modality, so
+      that a contiguous shard of whole identities holds every modality. An identity that
+      lacks a modality cannot fill its rows: it is left out, and the number left out is
+      logged.
+    * "agnostic": P identities with M * K images each, whatever their modality, as MCJA
+      draws them.
+    * "natural": permutations of all images laid end to end, so that modalities and
+      identities come in proportion to their images.
+
+    The share of a modality varies from batch to batch with all samplers but the first.
+
+    Example:
+        >>> identity = np.repeat([7, 9, 12], 4)
+        >>> modality = np.tile([0, 0, 1, 1], 3)
+        >>> sampler = make_sampler(
+        ...     "balanced", identity, modality, num_identities=2, num_images=1, seed=0
+        ... )
+        >>> records = sampler.batch(5)
+        >>> modality[records].tolist()
+        [0, 1, 0, 1]
+
+    An epoch has images of the largest modality // (P * K) batches, at least 1: the rule
+    of AGW (Ye et al., TPAMI 2021), counted over the eligible identities.
+
     Args:
-        name: "balanced": P identities with K images in each of the M modalities;
-            "agnostic": P identities with M * K images each, whatever their modality, as
-            MCJA draws them; "natural": in proportion to the data. The share of a
-            modality varies from batch to batch with all samplers but the first.
+        name: one of `SAMPLERS`.
         identity: the identity of each record, (N,) integers.
         modality: the modality of each record, (N,) integers below ``num_modalities``.
-        num_identities: P.
-        num_images: K.
+        num_identities: P, the identities in a batch.
+        num_images: K, the images of an identity in each modality.
         seed: not negative.
-        num_modalities: M.
+        num_modalities: M, the modalities that an identity must have.
 
     Raises:
-        InputError: as `BalancedSampler`; natural batches can always be drawn.
+        InputError: a size or a label is out of range, no identity has every modality,
+            or P is larger than the number of identities that do. Natural batches can
+            always be drawn.
     """
+    identity, modality = np.asarray(identity), np.asarray(modality)
     if name == "natural":
         batch_size = num_modalities * num_identities * num_images
-        return NaturalSampler(identity, batch_size=batch_size, seed=seed)
+        shape = max(1, identity.size // batch_size), batch_size
+        return Sampler(
+            identity,
+            np.unique(identity),
+            shape,
+            lambda rng: _even_groups(rng, identity.size, shape),
+            seed,
+        )
     if name == "agnostic":
         # As if all images were of one modality.
         num_images = num_modalities * num_images
         modality, num_modalities = np.zeros_like(modality), 1
-    return BalancedSampler(
-        identity,
-        modality,
-        num_identities=num_identities,
-        num_images=num_images,
-        seed=seed,
-        num_modalities=num_modalities,
+    sizes = num_identities, num_images, num_modalities
+    _check(identity, modality, *sizes, seed)
+    return _balanced(identity, modality, *sizes, seed)
+
+
+def _balanced(
+    identity: np.ndarray,
+    modality: np.ndarray,
+    num_identities: int,
+    num_images: int,
+    num_modalities: int,
+    seed: int,
+) -> Sampler:
+    classes = functools.reduce(
+        np.intersect1d,
+        [identity[modality == m] for m in range(num_modalities)],
+        np.unique(identity),
     )
+    # In `records` those of every (class, modality) lie side by side.
+    eligible = np.flatnonzero(np.isin(identity, classes))
+    label = np.searchsorted(classes, identity[eligible])
+    group = label * num_modalities + modality[eligible]
+    records = eligible[np.argsort(group, kind="stable")].astype(np.int64)
+    counts = np.bincount(group, minlength=classes.size * num_modalities)
+    starts = np.cumsum(counts) - counts
+    largest = int(counts.reshape(-1, num_modalities).sum(0).max(initial=0))
+    num_batches = max(1, largest // (num_identities * num_images))
+
+    def draw_epoch(rng: np.random.Generator) -> np.ndarray:
+        labels = _even_groups(rng, classes.size, (num_batches, num_identities)).ravel()
+        visits = np.bincount(labels, minlength=classes.size)
+        # A stable sort lists the visits of each class one after the other.
+        by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(visits)[:-1])
+        drawn = np.empty((labels.size, num_modalities, num_images), np.int64)
+        for label in np.flatnonzero(visits):
+            for modality in range(num_modalities):
+                group = label * num_modalities + modality
+                shape = visits[label], num_images
+                images = _even_groups(rng, counts[group], shape)
+                drawn[by_class[label], modality] = records[starts[group] + images]
+        return drawn.reshape(num_batches, -1)
+
+    batch_size = num_identities * num_images * num_modalities
+    shape = num_batches, batch_size
+    sampler = Sampler(identity, classes, shape, draw_epoch, seed)
+    num_all = sampler.left_out.size + classes.size
+    if sampler.left_out.size:
+        logging.warning(
+            "%d of %d identities have no image in some of the %d modalities and are"
+            " left out.",
+            sampler.left_out.size,
+            num_all,
+            num_modalities,
+        )
+    if not classes.size:
+        by_modality = (
+            f"modality {m}: {np.unique(identity[modality == m]).size}"
+            for m in range(num_modalities)
+        )
+        raise InputError(
+            f"None of the {num_all} identities has an image in all {num_modalities}"
+            f" modalities (identities with images in {', '.join(by_modality)}), so that"
+            " no balanced batch can be drawn; add images of the missing modalities, or"
+            ' set the sampler to "agnostic" or "natural".'
+        )
+    if num_identities > classes.size:
+        raise InputError(
+            f"A batch of {num_identities} identities cannot be drawn from the"
+            f" {classes.size} identities that have an image in every modality; set"
+            f" num_identities to {classes.size} or less, or use a larger data set."
+        )
+    return sampler
 
 
 def _even_groups(
-    rng: np.random.Generator, size: int, group: int, count: int
+    rng: np.random.Generator, size: int, shape: tuple[int, int]
 ) -> np.ndarray:
-    """Deals ``count`` groups of numbers below ``size``, each number equally often.
+    """Deals groups of numbers below ``size``, each number equally often.
 
     Permutations are laid end to end and cut into groups: how often two numbers occur
     differs by one at most. A group that lies across a seam is kept free of repetition
     by letting the numbers that it already holds come later in the next permutation.
     Only a group larger than ``size`` repeats numbers, again as evenly as possible.
-
-    Returns:
-        (count, group) int64.
     """
+    count, group = shape
     laid: list[np.ndarray] = []
     length = 0
     while length < count * group:
@@ -300,7 +242,7 @@ def _even_groups(
             following = np.concatenate([following[free], np.delete(following, free)])
         laid.append(following)
         length += size
-    return np.concatenate(laid)[: count * group].reshape(count, group)
+    return np.concatenate(laid)[: count * group].reshape(shape)
 
 
 def _check(
@@ -308,8 +250,8 @@ def _check(
     modality: np.ndarray,
     num_identities: int,
     num_images: int,
-    seed: int,
     num_modalities: int,
+    seed: int,
 ) -> None:
     if identity.ndim != 1 or identity.shape != modality.shape:
         raise InputError(

@@ -119,9 +119,9 @@ def scales_by_modality(
                 f" ({found[name]} and {text}); leave one of the two out."
             )
         found[name] = scale_from_text(text)
-    default = {name: AUTO for name in modalities} | dict(default or {})
     scales = {
-        name: found.get(name, found.get("", default[name])) for name in modalities
+        name: found.get(name, found.get("", (default or {}).get(name, AUTO)))
+        for name in modalities
     }
     return {name: scale for name, scale in scales.items() if scale != AUTO}
 

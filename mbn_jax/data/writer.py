@@ -41,8 +41,8 @@ def write(
     """Writes a data set, unless it is prepared already.
 
     It is written under another name and renamed once it is complete and on the disk, so
-    that an interrupted preparation is never taken for a data set; what such a one has
-    left is removed. Of several processes one writes and the others wait.
+    that an interrupted preparation is never taken for a data set; what an earlier one
+    has left is removed. Of several processes one writes and the others wait.
 
     Args:
         dataset: its name.
@@ -56,6 +56,7 @@ def write(
     """
     if is_prepared(dataset, data_dir):
         return
+    checked = checked or Checked()
     directory = path_of(dataset, data_dir).parent
     check_writable(directory)
     # What TFDS calls the directory that it writes, and we ours around it.
@@ -64,7 +65,7 @@ def write(
         make_folder(directory)
         with _alone(directory, dataset) as alone:
             if is_prepared(dataset, data_dir):  # by the process that was waited for
-                if manifest.make is None and checked is not None:
+                if manifest.make is None:
                     check_same(dataset, manifest, data_dir, checked)
                 return
             # Another process may be writing what looks like a leftover.
@@ -96,9 +97,8 @@ def check_same(
     Raises:
         InputError: they are others.
     """
-    expected = fingerprint(
-        manifest.rows, checked.digests, _scales_in_use(manifest, checked)
-    )
+    scales = _scales_in_use(manifest, checked)
+    expected = fingerprint(manifest.rows, checked.digests, scales)
     if info(dataset, data_dir).fingerprint != expected:
         raise InputError(
             f"{path_of(dataset, data_dir)} holds other data of the name {dataset};"
@@ -130,14 +130,11 @@ def fingerprint(
     return total.hexdigest()
 
 
-def _scales_in_use(manifest: Manifest, checked: Checked | None) -> Mapping[str, Scale]:
-    """The scales of a manifest, or none where no image has 16 bits."""
-    return manifest.scales if checked and checked.num_sixteen_bits else {}
+def _scales_in_use(manifest: Manifest, checked: Checked) -> Mapping[str, Scale]:
+    return manifest.scales if checked.num_sixteen_bits else {}
 
 
-def _write(
-    dataset: str, manifest: Manifest, data_dir: Path, checked: Checked | None
-) -> None:
+def _write(dataset: str, manifest: Manifest, data_dir: Path, checked: Checked) -> None:
     builder = _Builder(dataset, manifest, data_dir, checked)
     # TFDS would show a bar without a total for every split, and write it into log
     # files; it makes the directory of its downloads, and there are none. In ours the
@@ -159,10 +156,7 @@ class _DatasetInfo(tfds.core.DatasetInfo):
     """The metadata that TFDS writes."""
 
     def initialize_from_bucket(self) -> None:
-        """Keeps TFDS from looking in a bucket for data that only this machine has.
-
-        It would leave an empty temporary folder behind each time.
-        """
+        """Keeps TFDS from a bucket, which would leave an empty temporary folder."""
 
 
 class _Builder(  # type: ignore[call-arg]
@@ -179,15 +173,10 @@ class _Builder(  # type: ignore[call-arg]
     code_path = Path(__file__)
 
     def __init__(
-        self,
-        dataset: str,
-        manifest: Manifest,
-        data_dir: Path,
-        checked: Checked | None,
+        self, dataset: str, manifest: Manifest, data_dir: Path, checked: Checked
     ) -> None:
         self.name, _, config = dataset.partition("/")
-        self._dataset, self._manifest = dataset, manifest
-        self._task, self._checked = task_of(dataset), checked
+        self._dataset, self._manifest, self._checked = dataset, manifest, checked
         self._identities = number(row.identity for row in manifest.rows)
         self._cameras = number(row.camera for row in manifest.rows)
         self._digests: dict[str, bytes] = {}
@@ -212,19 +201,15 @@ class _Builder(  # type: ignore[call-arg]
         return _DatasetInfo(
             builder=self,
             features=tfds.features.FeaturesDict(features),
-            description=f"Images of several modalities for {self._task}.",
+            description=f"Images of several modalities for {task_of(self._dataset)}.",
             metadata=tfds.core.MetadataDict(),
         )
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
-        total = len(self._manifest.rows)
-        doing = (
-            ("Rendering", "Rendered")
-            if self._manifest.make
-            else ("Converting", "Converted")
-        )
+        verb = "Render" if self._manifest.make else "Convert"
+        doing, done, total = f"{verb}ing", f"{verb}ed", len(self._manifest.rows)
         with (
-            progress(*doing, self._dataset, total) as advance,
+            progress(doing, done, self._dataset, total) as advance,
             ThreadPoolExecutor(_NUM_THREADS) as pool,
         ):
             self._advance, self._pool = advance, pool
@@ -232,33 +217,32 @@ class _Builder(  # type: ignore[call-arg]
         self.info.metadata.update(self._metadata())
 
     def _metadata(self) -> dict[str, Any]:
-        deep = self._checked.num_sixteen_bits if self._checked else 0
+        deep = self._checked.num_sixteen_bits
         scales = _scales_in_use(self._manifest, self._checked)
+        sixteen_bits = {"images": deep, "scales": as_texts(scales)} if deep else {}
         return {
             "dataset": self._dataset,
             "modalities": self._manifest.modalities,
             "counts": self._manifest.counts(),
             "fingerprint": fingerprint(self._manifest.rows, self._digests, scales),
-            "task": self._task,
+            "task": task_of(self._dataset),
             "identities": _unlike_numbers(self._identities),
             "cameras": _unlike_numbers(self._cameras),
             "settings": self._manifest.settings,
-            "sixteen_bits": {"images": deep, "scales": as_texts(scales)}
-            if deep
-            else {},
+            "sixteen_bits": sixteen_bits,
         }
 
     def _shard_iterators_per_split(
         self, dl_manager: Any
-    ) -> dict[str, list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]]:
+    ) -> dict[str, list[Callable[[], Iterator[Any]]]]:
         def shards(rows: Sequence[Row]) -> list[Callable[[], Iterator[Any]]]:
-            starts = range(0, len(rows), _IMAGES_PER_SHARD)
-            parts = [rows[start : start + _IMAGES_PER_SHARD] for start in starts]
-            return [functools.partial(self._examples, part) for part in parts]
+            return [
+                functools.partial(self._examples, rows[start:][:_IMAGES_PER_SHARD])
+                for start in range(0, len(rows), _IMAGES_PER_SHARD)
+            ]
 
-        return {
-            split: shards(self._manifest.of(split)) for split in self._manifest.splits
-        }
+        manifest = self._manifest
+        return {split: shards(manifest.of(split)) for split in manifest.splits}
 
     def _examples(self, rows: Sequence[Row]) -> Iterator[tuple[str, dict[str, Any]]]:
         modalities = list(self._manifest.modalities)
@@ -282,7 +266,6 @@ class _Builder(  # type: ignore[call-arg]
         until its end to count them: photographs would fill the memory.
         """
         if self._manifest.make is None:
-            assert self._checked is not None
             digest = self._digests[row.path] = self._checked.digests[row.path]
             return os.fspath(unchanged(self._manifest.root / row.path, digest))
         encoded = self._manifest.make(row)
@@ -297,16 +280,14 @@ class _Builder(  # type: ignore[call-arg]
 
 
 def _unlike_numbers(number_of: Mapping[str, int]) -> dict[str, int]:
-    """Returns the texts that differ from their numbers."""
     return {text: value for text, value in number_of.items() if text != str(value)}
 
 
 @contextlib.contextmanager
 def _alone(directory: Path, title: str) -> Iterator[bool]:
-    """Keeps other processes from writing in a directory; the lock ends with ours.
+    """Keeps other processes from writing in a directory until it ends.
 
-    Yields:
-        Whether there is a lock: some network file systems have none for directories.
+    Yields whether there is a lock: some network file systems have none for directories.
     """
     descriptor = os.open(directory, os.O_RDONLY)
     try:

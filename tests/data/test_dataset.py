@@ -10,8 +10,8 @@ import pytest
 from mbn_jax.data.catalog import VERSION, path_of
 from mbn_jax.data.dataset import (
     Split,
+    ensure_prepared,
     load_split,
-    prepare,
     training_split,
     validation_split,
 )
@@ -25,7 +25,7 @@ TINY = "synthetic_vireid/thermal-3-1-2-x2"
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     directory = tmp_path_factory.mktemp("not yet there") / "data"
-    prepare(TINY, directory)
+    ensure_prepared(TINY, directory)
     return directory
 
 
@@ -71,7 +71,7 @@ def test_preparing_again_writes_nothing(data_dir):
         )
 
     before = state()
-    prepare(TINY, data_dir)
+    ensure_prepared(TINY, data_dir)
     assert before
     assert state() == before
 
@@ -85,7 +85,7 @@ def test_loading_prepares_the_embedded_set(tmp_path):
 )
 def test_unknown_data_set_is_answered_with_the_known_ones(tmp_path, name):
     with pytest.raises(InputError, match=f"{name}.*synthetic_vireid/nir, synth"):
-        prepare(name, tmp_path)
+        ensure_prepared(name, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -107,7 +107,7 @@ def test_sum_of_splits_is_one_after_the_other(data_dir):
 
 @pytest.mark.parametrize("name", REAL_DATASETS)
 def test_real_data_set_that_is_not_there_is_answered_with_the_command(tmp_path, name):
-    for load in (prepare, lambda *args: load_split(args[0], "test", args[1])):
+    for load in (ensure_prepared, lambda *args: load_split(args[0], "test", args[1])):
         with pytest.raises(InputError) as refused:
             load(name, tmp_path)
         message = str(refused.value)
@@ -128,14 +128,14 @@ def test_what_is_trained_and_validated_on():
 def test_leftovers_of_a_killed_preparation_are_removed(tmp_path):
     name = "synthetic_vireid/thermal-1-1-1-x1"
     (tmp_path / name / "incomplete.ABCDEF_2.0.0").mkdir(parents=True)
-    prepare(name, tmp_path)
+    ensure_prepared(name, tmp_path)
     assert [path.name for path in (tmp_path / name).iterdir()] == [VERSION]
 
 
 def test_data_directory_below_a_file_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written to"):
-        prepare(TINY, tmp_path / "file" / "data")
+        ensure_prepared(TINY, tmp_path / "file" / "data")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -145,7 +145,7 @@ def test_read_only_data_directory_is_an_error_before_anything_is_written(
     # Not by chmod: the tests may run as a user who may write anywhere.
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
     with pytest.raises(InputError, match="cannot be written to"):
-        prepare(TINY, tmp_path / "data")
+        ensure_prepared(TINY, tmp_path / "data")
     assert not list(tmp_path.iterdir())
 
 
@@ -157,7 +157,7 @@ def test_failing_disk_is_an_input_error_and_leaves_no_data_set(tmp_path, monkeyp
 
     monkeypatch.setattr(module, "render", full)
     with pytest.raises(InputError, match="No space left on device"):
-        prepare(TINY, tmp_path)
+        ensure_prepared(TINY, tmp_path)
     monkeypatch.undo()
     assert len(load_split(TINY, "val", tmp_path)) == 4
 

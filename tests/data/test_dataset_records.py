@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from mbn_jax.data.dataset import open_examples
+from mbn_jax.data.dataset import Examples
 from mbn_jax.errors import InputError
 
 COUNTS = {"train": 601, "test": 7}
@@ -67,6 +67,12 @@ def builder(tmp_path_factory):
     tfds.display_progress_bar(True)
     assert len(list(builder.data_path.glob("*train.array_record*"))) == SHARDS
     return builder
+
+
+def open_examples(folder, split, title):
+    """The records of a split, their labels, and what is wrong with some."""
+    examples = Examples(folder, split, title)
+    return examples, *examples.labels()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from mbn_jax.data.dataset import Split
 from mbn_jax.data.images import decode, resize
 from mbn_jax.data.pipeline import image_batches, load_images, train_batches
-from mbn_jax.data.sampling import BalancedSampler
+from mbn_jax.data.sampling import make_sampler
 from mbn_jax.errors import InputError
 
 SIZE = (16, 8)
@@ -50,8 +50,13 @@ def split():
 
 @pytest.fixture
 def sampler(split):
-    return BalancedSampler(
-        split.identity, split.modality, num_identities=2, num_images=2, seed=0
+    return make_sampler(
+        "balanced",
+        split.identity,
+        split.modality,
+        num_identities=2,
+        num_images=2,
+        seed=0,
     )
 
 

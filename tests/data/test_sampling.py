@@ -3,7 +3,7 @@ import logging
 import numpy as np
 import pytest
 
-from mbn_jax.data.sampling import SAMPLERS, BalancedSampler, make_sampler
+from mbn_jax.data.sampling import SAMPLERS, make_sampler
 from mbn_jax.errors import InputError
 
 # Identity 10 * i has i + 2 visible and 3 infrared images.
@@ -26,7 +26,8 @@ def records(num_visible=NUM_VISIBLE, num_others=(NUM_INFRARED,), order_seed=0):
 def sampler_of(
     identity, modality, num_identities=2, num_images=2, seed=0, num_modalities=2
 ):
-    return BalancedSampler(
+    return make_sampler(
+        "balanced",
         identity,
         modality,
         num_identities=num_identities,
@@ -169,7 +170,8 @@ def test_epoch_has_at_least_one_batch():
 
 def test_one_modality_is_enough():
     identity = np.repeat([3, 4, 5], 4)
-    sampler = BalancedSampler(
+    sampler = make_sampler(
+        "balanced",
         identity,
         np.zeros(12, np.int32),
         num_identities=2,

@@ -39,6 +39,13 @@ class Option(NamedTuple):
     help: str
 
 
+# Of the data sets of two modalities: the indices of the queries' and the gallery's.
+DIRECTIONS = {"visible_to_infrared": (0, 1), "infrared_to_visible": (1, 0)}
+DIRECTION_OF_TWO = Option(
+    "direction",
+    tuple(DIRECTIONS),
+    "visible_to_infrared (the default) or infrared_to_visible.",
+)
 # The option of every data set that has no protocols of its own.
 DIRECTION = Option(
     "direction",

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 from mbn_jax.data.manifest import Manifest, Row
 from mbn_jax.data.sources import (
+    DIRECTION_OF_TWO,
+    DIRECTIONS,
     Folders,
-    Labels,
     Option,
     Scan,
     Source,
@@ -20,6 +21,7 @@ from mbn_jax.data.sources import (
 )
 from mbn_jax.data.sources.published_folder import Copy, Layout
 from mbn_jax.evaluation.protocols import Protocol, SeededDraw
+from mbn_jax.evaluation.records import Labels
 
 _CAMERAS = tuple(range(1, 10))
 # By folder: the split, the modality and the index file.
@@ -53,7 +55,6 @@ _LAYOUT = Layout(
     ),
 )
 _WORDS = ("visible", "infrared")
-_DIRECTIONS = {"visible_to_infrared": (0, 1), "infrared_to_visible": (1, 0)}
 _VARIANTS = ("plain", "swapped")
 
 
@@ -149,7 +150,7 @@ def protocol(
     Raises:
         InputError: an option is not one of the above.
     """
-    whole, drawn = _DIRECTIONS[check_choice("direction", direction, [*_DIRECTIONS])]
+    whole, drawn = DIRECTIONS[check_choice("direction", direction, [*DIRECTIONS])]
     swapped = check_choice("variant", variant, _VARIANTS) == "swapped"
     one_each = f"one {_WORDS[drawn]} image of each identity in each camera"
     if swapped:
@@ -188,14 +189,10 @@ SOURCE = Source(
         " signed) and unpack it (docs/datasets.md shows the layout),"
     ),
     scan=scan,
-    protocols=lambda: tuple(protocol(direction) for direction in _DIRECTIONS),
+    protocols=lambda: tuple(protocol(direction) for direction in DIRECTIONS),
     protocol=protocol,
     options=(
-        Option(
-            "direction",
-            tuple(_DIRECTIONS),
-            "visible_to_infrared (the default) or infrared_to_visible.",
-        ),
+        DIRECTION_OF_TWO,
         Option(
             "variant",
             _VARIANTS,

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 from mbn_jax.data.manifest import Manifest, Row
 from mbn_jax.data.sources import (
+    DIRECTION_OF_TWO,
+    DIRECTIONS,
     Folders,
-    Labels,
-    Option,
     Scan,
     Source,
     SplitRuns,
@@ -24,6 +24,7 @@ from mbn_jax.data.sources import (
 )
 from mbn_jax.data.sources.published_folder import Copy, Layout, Line
 from mbn_jax.evaluation.protocols import Protocol
+from mbn_jax.evaluation.records import Labels
 
 _NUMBERS = tuple(range(1, 11))
 _SPLITS = ("train", "test")
@@ -41,7 +42,6 @@ _LAYOUT = Layout(
     ),
     others=r"idx/(train|test)_(visible|thermal)_([1-9]|10)\.txt",
 )
-_DIRECTIONS = {"visible_to_infrared": (0, 1), "infrared_to_visible": (1, 0)}
 
 
 def scan(folders: Folders, names: Sequence[str]) -> Scan:
@@ -118,7 +118,7 @@ def protocol(direction: str = "visible_to_infrared") -> Protocol:
     Raises:
         InputError: there is no such direction.
     """
-    query, gallery = _DIRECTIONS[check_choice("direction", direction, [*_DIRECTIONS])]
+    query, gallery = DIRECTIONS[check_choice("direction", direction, [*DIRECTIONS])]
     words = ("visible", "thermal")
     return Protocol(
         name=f"regdb_{direction}",
@@ -162,15 +162,9 @@ SOURCE = Source(
         " (docs/datasets.md shows the layout),"
     ),
     scan=scan,
-    protocols=lambda: tuple(protocol(direction) for direction in _DIRECTIONS),
+    protocols=lambda: tuple(protocol(direction) for direction in DIRECTIONS),
     protocol=protocol,
-    options=(
-        Option(
-            "direction",
-            tuple(_DIRECTIONS),
-            "visible_to_infrared (the default) or infrared_to_visible.",
-        ),
-    ),
+    options=(DIRECTION_OF_TWO,),
     labels=Labels(
         dataset="RegDB",
         path=r"(?:^|/)(?P<modality>Visible|Thermal)/(?P<identity>\d+)/[^/]+\.bmp$",

@@ -19,14 +19,7 @@ import numpy as np
 
 from mbn_jax.data.findings import some
 from mbn_jax.data.manifest import Manifest, Row
-from mbn_jax.data.sources import (
-    Folders,
-    Labels,
-    Option,
-    Scan,
-    Source,
-    check_choice,
-)
+from mbn_jax.data.sources import Folders, Option, Scan, Source, check_choice
 from mbn_jax.data.sources.published_folder import Copy, Layout
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.protocols import (
@@ -36,7 +29,7 @@ from mbn_jax.evaluation.protocols import (
     SeededDraw,
     by_identity_and_camera,
 )
-from mbn_jax.evaluation.records import Records
+from mbn_jax.evaluation.records import Labels, Records
 from mbn_jax.files import regular_size
 
 # By (camera, identity): row t - 1 is the order of the image numbers in trial t.
@@ -115,7 +108,7 @@ def _check_numbers(
     numbers: Mapping[tuple[int, int], set[int]],
     listed: Mapping[str, Sequence[int]],
 ) -> None:
-    """Notes images that are missing: one of them changes most of a seeded gallery.
+    """Reports missing images: one of them changes most of a seeded gallery.
 
     Args:
         copy: of the data set.
@@ -136,46 +129,38 @@ def _check_numbers(
             )
     members = set().union(*listed.values())
     with_images = {identity for (_, identity), found in numbers.items() if found}
-    known_absent = members - with_images  # noted by `check_present`
+    known_absent = members - with_images  # reported by `check_present`
     if not all(listed.values()):  # a list is missing, and may be of any identity
         members |= {identity for _, identity in official}
     for camera, identity in sorted({*numbers, *official}):
         folder = copy.root / f"cam{camera}/{identity:04d}"
-        found = numbers.get((camera, identity))
+        found, by_file = numbers.get((camera, identity)), ""
         if official and identity in members:
-            # Where the folder of a camera is missing this is noted already.
-            if found is not None or (
-                folder.parent.is_dir() and identity not in known_absent
+            # Where the folder of a camera is missing this is reported already.
+            if found is None and (
+                identity in known_absent or not folder.parent.is_dir()
             ):
-                count = official.get((camera, identity), 0)
-                by_file = f" and should have {count} by {path}"
-                _check_folder(copy, folder, found, {*range(1, count + 1)}, by_file)
-        elif found is not None:
+                continue
+            count = official.get((camera, identity), 0)
+            by_file = f" and should have {count} by {path}"
+        elif found is None:
+            continue
+        else:
             # Numbers that start at 0 are as many as if they started at 1.
-            _check_folder(
-                copy, folder, found, {*range(1, max(len(found), *found, 0) + 1)}, ""
+            count = max(len(found), *found, 0)
+        has = "is missing"
+        if found is not None:
+            has = "has 1 image" if len(found) == 1 else f"has {len(found)} images"
+        found, expected = found or set(), {*range(1, count + 1)}
+        differences = {"missing": expected - found, "unknown": found - expected}
+        said = [f"{k}: {some(sorted(v), 5)}" for k, v in differences.items() if v]
+        if said or not (found or by_file):
+            copy.findings.warning(
+                "folders that are not complete",
+                f"The folder {folder} {has}{by_file}"
+                f" ({'; '.join(said) or 'it is empty'}); copy it from the archive of"
+                " the data set.",
             )
-
-
-def _check_folder(
-    copy: Copy, folder: Path, found: set[int] | None, expected: set[int], by_file: str
-) -> None:
-    """Notes a folder that does not have the numbers of images that it should have."""
-    if found == expected and (found or by_file):
-        return
-    has = "is missing"
-    if found is not None:
-        has = "has 1 image" if len(found) == 1 else f"has {len(found)} images"
-    differences = {
-        "missing": sorted(expected - (found or set())),
-        "unknown": sorted((found or set()) - expected),
-    }
-    said = [f"{what}: {some(which, 5)}" for what, which in differences.items() if which]
-    copy.findings.warning(
-        "folders that are not complete",
-        f"The folder {folder} {has}{by_file} ({'; '.join(said) or 'it is empty'}); copy"
-        " it from the archive of the data set.",
-    )
 
 
 def read_permutations(path: str | Path) -> Permutations:
@@ -196,7 +181,7 @@ def read_permutations(path: str | Path) -> Permutations:
     import scipy.io
 
     if os.path.exists(path):
-        regular_size(Path(path))
+        regular_size(Path(path))  # to read a pipe would wait forever
     try:
         with open(path, "rb") as file:
             cameras = scipy.io.loadmat(file)["rand_perm_cam"]

@@ -9,31 +9,15 @@ import math
 
 import numpy as np
 
-from mbn_jax.data.synthetic_vireid.parts import (
-    Label,
-    Order,
-    Part,
-    View,
-    box,
-    capsule,
-    ellipse,
-    loft,
-)
-from mbn_jax.data.synthetic_vireid.person import (
-    Body,
-    Identity,
-    Point,
-    Pose,
-    Skeleton,
-    skeleton,
-)
+from mbn_jax.data.synthetic_vireid.parts import Label, Order, Part, View
+from mbn_jax.data.synthetic_vireid.person import Body, Identity, Point, Pose, Skeleton
 
 Level = tuple[Point, float, float]  # center, lateral and sagittal half axis
 
 
 def figure(identity: Identity, pose: Pose, view: View) -> list[Part]:
     """The parts of a person, in no order."""
-    joints = skeleton(identity, pose)
+    joints = Skeleton.of(identity, pose)
     parts = head_parts(identity, joints, view) + bag_parts(identity, joints, view)
     for side in (0, 1):
         parts += leg(identity, joints, view, side) + arm(identity, joints, view, side)
@@ -45,7 +29,7 @@ def figure(identity: Identity, pose: Pose, view: View) -> list[Part]:
 def _neck(body: Body, joints: Skeleton, view: View) -> list[Part]:
     top = joints.head - np.array([0.0, 0.4 * body.head, 0.0])
     radius = 0.033 * body.height * body.girth**0.5
-    neck = capsule(view, joints.neck, top, (radius, radius))
+    neck = view.capsule(joints.neck, top, (radius, radius))
     return [Part(neck, Label.SKIN, Order.NECK, 0.0)]
 
 
@@ -61,7 +45,7 @@ def _pelvis(identity: Identity, joints: Skeleton, pose: Pose, view: View) -> Par
     if lower.skirt:
         flare = (0.02 + 1.6 * lower.looseness) * lower.length
         levels[-1] = _hem(levels[-1], joints, pose, flare)
-    return Part(loft(view, levels, sag=0.012), Label.LOWER, Order.LOWER, 0.01)
+    return Part(view.loft(levels, sag=0.012), Label.LOWER, Order.LOWER, 0.01)
 
 
 def _trunk(identity: Identity, joints: Skeleton, pose: Pose, view: View) -> list[Part]:
@@ -73,7 +57,7 @@ def _trunk(identity: Identity, joints: Skeleton, pose: Pose, view: View) -> list
     levels = [_level(identity, joints, h, ease) for h in heights]
     if upper.hem < 0.45:
         levels[-1] = _hem(levels[-1], joints, pose, 0.03)
-    parts = [Part(loft(view, levels, sag=0.012), Label.UPPER, Order.TRUNK, 0.02)]
+    parts = [Part(view.loft(levels, sag=0.012), Label.UPPER, Order.TRUNK, 0.02)]
     facing = math.cos(view.yaw)
     if upper.inner is not None and facing > 0.25:
         parts.append(_front_panel(levels, view, 0.3, Label.INNER))
@@ -86,7 +70,7 @@ def _trunk(identity: Identity, joints: Skeleton, pose: Pose, view: View) -> list
         back = joints.neck + np.array([0.0, 0.0, -0.06 * body.height])
         depth = float(view.project(back)[2])
         order = Order.HEAD + 1e-3 if depth > -0.05 else Order.NECK - 1e-3
-        hood = ellipse(view, back, (0.075 * body.height, 0.05 * body.height))
+        hood = view.ellipse(back, (0.075 * body.height, 0.05 * body.height))
         parts.append(Part(hood, Label.UPPER, order, depth))
     return parts
 
@@ -155,7 +139,7 @@ class _Limb:
         self, a: Point, b: Point, radii: tuple[float, float], label: Label, layer: int
     ) -> None:
         """Adds the stretch from `a` to `b`."""
-        outline = capsule(self._view, a, b, radii)
+        outline = self._view.capsule(a, b, radii)
         order = self._order + 1e-4 * layer
         self.parts.append(Part(outline, label, order, self._depth))
 
@@ -232,7 +216,7 @@ def _covered(chain: tuple[Point, Point, Point], fraction: float) -> tuple[Point,
 def head_parts(identity: Identity, joints: Skeleton, view: View) -> list[Part]:
     """Face, hair and hat; `r` is the unit of length."""
     style, r, head = identity.hair.style, identity.body.head, joints.head
-    face = ellipse(view, head, (0.74 * r, r))
+    face = view.ellipse(head, (0.74 * r, r))
     parts = [Part(face, Label.SKIN, Order.HEAD, 0.05)]
 
     def at(x: float, up: float, back: float) -> Point:
@@ -247,7 +231,7 @@ def head_parts(identity: Identity, joints: Skeleton, view: View) -> list[Part]:
 
     def ball(up: float, back: float, across: float, high: float) -> None:
         center = at(0.0, up, back)
-        add(ellipse(view, center, (across * r, high * r)), center)
+        add(view.ellipse(center, (across * r, high * r)), center)
 
     def crown(
         up: float, across: float, high: float, label: Label, order: float
@@ -268,24 +252,24 @@ def head_parts(identity: Identity, joints: Skeleton, view: View) -> list[Part]:
             (at(0.0, 0.0, 0.35), width * r, 0.75 * r),
             (at(0.0, end, 0.75), width * r, 0.5 * r),
         ]
-        add(loft(view, levels), at(0.0, -0.5, 0.5))
+        add(view.loft(levels), at(0.0, -0.5, 0.5))
     elif style == "ponytail":
         tail = at(0.0, 0.35, 0.95), at(0.0, -2.1, 1.45)
-        add(capsule(view, *tail, (0.28 * r, 0.2 * r)), at(0.0, 0.0, 1.2))
+        add(view.capsule(*tail, (0.28 * r, 0.2 * r)), at(0.0, 0.0, 1.2))
     elif style == "bun":
         ball(0.95, 0.55, 0.5, 0.45)
     for x in (-0.3, 0.3):
         eye = at(x, 0.1, -0.72)
         if view.project(eye - head)[2] > 0.1 * r:
-            outline = ellipse(view, eye, (0.11 * r, 0.07 * r))
+            outline = view.ellipse(eye, (0.11 * r, 0.07 * r))
             parts.append(Part(outline, Label.EYE, Order.HEAD + 1e-4, 0.05))
     if style in ("short", "bob", "long", "ponytail", "bun"):
         crown(0.42, 0.72, 0.6, Label.HAIR, Order.HEAD + 1e-3)
     elif style in ("cap", "beanie"):
         crown(0.22, 0.88, 0.85 if style == "cap" else 1.1, Label.HAT, Order.HAT)
     if style == "cap":
-        brim = capsule(
-            view, at(0.0, 0.3, -0.5), at(0.0, 0.18, -1.45), (0.16 * r, 0.13 * r)
+        brim = view.capsule(
+            at(0.0, 0.3, -0.5), at(0.0, 0.18, -1.45), (0.16 * r, 0.13 * r)
         )
         order = Order.HAT if math.cos(view.yaw) > -0.5 else Order.FAR
         parts.append(Part(brim, Label.HAT, order, 0.1))
@@ -330,11 +314,11 @@ def bag_parts(identity: Identity, joints: Skeleton, view: View) -> list[Part]:
 
     depth = float(view.project(center)[2])
     order = depth + (Order.NEAR if depth > -0.08 else Order.FAR)
-    parts = [Part(box(view, center, half), Label.BAG, order, depth)]
+    parts = [Part(view.box(center, half), Label.BAG, order, depth)]
     for start, end in straps:
         nearness = float(view.project(0.5 * (start + end))[2])
         order = Order.STRAP if nearness > -0.02 else Order.FAR
-        outline = capsule(view, start, end, (0.013, 0.013))
+        outline = view.capsule(start, end, (0.013, 0.013))
         parts.append(Part(outline, Label.STRAP, order, nearness))
     return parts
 
@@ -350,10 +334,10 @@ def _backpack(identity: Identity, joints: Skeleton, view: View) -> list[Part]:
         order = Order.NEAR + depth
     else:
         order = Order.STRAP + 1e-3 if depth > -0.1 else Order.FAR
-    parts = [Part(box(view, center, half), Label.BAG, order, depth)]
+    parts = [Part(view.box(center, half), Label.BAG, order, depth)]
     if depth > 0.1:  # a pocket tells the back from the front
         pocket = center + np.array([0.0, -0.4 * half[1], -half[2]])
-        outline = box(view, pocket, (0.7 * half[0], 0.4 * half[1], 0.01))
+        outline = view.box(pocket, (0.7 * half[0], 0.4 * half[1], 0.01))
         parts.append(Part(outline, Label.STRAP, order + 1e-3, depth))
         return parts
     for side in (-1.0, 1.0):
@@ -361,6 +345,6 @@ def _backpack(identity: Identity, joints: Skeleton, view: View) -> list[Part]:
         top = joints.neck + np.array([x, -0.02 * body.height, 0.4 * surface])
         end = joints.spine(0.66 * body.height) + np.array([1.1 * x, 0.0, surface])
         if view.project(np.array([0.3 * x, 0.0, surface]))[2] > -0.02:
-            outline = capsule(view, top, end, (0.02, 0.017))
+            outline = view.capsule(top, end, (0.02, 0.017))
             parts.append(Part(outline, Label.STRAP, Order.STRAP, 0.03))
     return parts

@@ -108,51 +108,45 @@ class View:
         """Half the width, in meters, at which an elliptic cross-section is seen."""
         return math.hypot(lateral * math.cos(self.yaw), sagittal * math.sin(self.yaw))
 
+    def capsule(
+        self, start: np.ndarray, end: np.ndarray, radii: tuple[float, float]
+    ) -> np.ndarray:
+        """The outline (14, 2) of a limb from `start` to `end`, radii in meters."""
+        a, b = self.project(np.array([start, end]))[:, :2]
+        along = b - a
+        length = math.hypot(along[0], along[1])
+        u = along / length if length > 1e-6 else np.array([1.0, 0.0])
+        rotation = np.array([[u[0], u[1]], [-u[1], u[0]]])
+        arc = _HALF_CIRCLE @ rotation
+        return np.concatenate(
+            [a - self.scale * radii[0] * arc, b + self.scale * radii[1] * arc]
+        )
 
-def capsule(
-    view: View, start: np.ndarray, end: np.ndarray, radii: tuple[float, float]
-) -> np.ndarray:
-    """The outline (14, 2) of a limb from `start` to `end`, radii in meters."""
-    a, b = view.project(np.array([start, end]))[:, :2]
-    along = b - a
-    length = math.hypot(along[0], along[1])
-    u = along / length if length > 1e-6 else np.array([1.0, 0.0])
-    rotation = np.array([[u[0], u[1]], [-u[1], u[0]]])
-    arc = _HALF_CIRCLE @ rotation
-    return np.concatenate(
-        [a - view.scale * radii[0] * arc, b + view.scale * radii[1] * arc]
-    )
+    def ellipse(self, center: np.ndarray, half_axes: tuple[float, float]) -> np.ndarray:
+        """The outline (16, 2) of an upright ellipse, half axes in meters."""
+        return self.project(center)[:2] + self.scale * _CIRCLE * np.array(half_axes)
 
+    def loft(
+        self, levels: list[tuple[np.ndarray, float, float]], sag: float = 0.0
+    ) -> np.ndarray:
+        """The outline (2 n + 1, 2) of a stack of elliptic cross-sections.
 
-def ellipse(
-    view: View, center: np.ndarray, half_axes: tuple[float, float]
-) -> np.ndarray:
-    """The outline (16, 2) of an upright ellipse about a point, half axes in meters."""
-    return view.project(center)[:2] + view.scale * _CIRCLE * np.array(half_axes)
+        Args:
+            view: the self.
+            levels: (center, lateral half axis, sagittal half axis) from top to bottom,
+                meters.
+            sag: meters by which the middle of the lowest edge hangs below its ends.
+        """
+        centers = self.project(np.array([center for center, _, _ in levels]))[:, :2]
+        widths = self.scale * np.array([self.half_width(a, b) for _, a, b in levels])
+        offset = np.stack([widths, np.zeros_like(widths)], axis=1)
+        bottom = centers[-1:] + np.array([[0.0, self.scale * sag]])
+        return np.concatenate([centers - offset, bottom, (centers + offset)[::-1]])
 
-
-def loft(
-    view: View, levels: list[tuple[np.ndarray, float, float]], sag: float = 0.0
-) -> np.ndarray:
-    """The outline (2 n + 1, 2) of a stack of elliptic cross-sections.
-
-    Args:
-        view: the view.
-        levels: (center, lateral half axis, sagittal half axis) from top to bottom,
-            meters.
-        sag: meters by which the middle of the lowest edge hangs lower than its ends.
-    """
-    centers = view.project(np.array([center for center, _, _ in levels]))[:, :2]
-    widths = view.scale * np.array([view.half_width(a, b) for _, a, b in levels])
-    offset = np.stack([widths, np.zeros_like(widths)], axis=1)
-    bottom = centers[-1:] + np.array([[0.0, view.scale * sag]])
-    return np.concatenate([centers - offset, bottom, (centers + offset)[::-1]])
-
-
-def box(view: View, center: np.ndarray, half_axes: npt.ArrayLike) -> np.ndarray:
-    """The outline (n, 2) of a box whose sides lie along x, y and z of the body."""
-    corners = view.project(center + _CORNERS * np.asarray(half_axes))[:, :2]
-    return cv2.convexHull(corners.astype(np.float32))[:, 0]
+    def box(self, center: np.ndarray, half_axes: npt.ArrayLike) -> np.ndarray:
+        """The outline (n, 2) of a box whose sides lie along x, y and z of the body."""
+        corners = self.project(center + _CORNERS * np.asarray(half_axes))[:, :2]
+        return cv2.convexHull(corners.astype(np.float32))[:, 0]
 
 
 def materials(identity: Identity, obstacle: Material) -> dict[Label, Material]:

@@ -151,8 +151,8 @@ def dyed(rng: Rng, insulation: tuple[float, float] = (0.2, 0.8)) -> Material:
     red, green, blue = (c**2 for c in colorsys.hsv_to_rgb(hue, saturation, value))
     return Material(
         color=(red, green, blue),
-        near_infrared=float(rng.uniform(0.06, 0.85)),
-        insulation=float(rng.uniform(*insulation)),
+        near_infrared=rng.uniform(0.06, 0.85),
+        insulation=rng.uniform(*insulation),
     )
 
 
@@ -200,36 +200,34 @@ class Skeleton:
     ankles: tuple[Point, Point]
     toes: tuple[Point, Point]
 
-    def spine(self, height: float) -> Point:
-        """The point of the trunk's axis `height` meters over the ground."""
-        along = (height - self.pelvis[1]) / (self.neck[1] - self.pelvis[1])
-        return (
-            self.pelvis
-            + max(along, 0.0) * (self.neck - self.pelvis)
-            + (np.array([0.0, min(along, 0.0) * (self.neck[1] - self.pelvis[1]), 0.0]))
+    @classmethod
+    def of(cls, identity: Identity, pose: Pose) -> "Skeleton":
+        """Poses the body of a person; the lower foot stands on the ground."""
+        body = identity.body
+        legs = [_leg(body, pose, side) for side in (-1, 1)]
+        lowest = min(ankle[1] for _, _, ankle, _ in legs)
+        lift = np.array([0.0, 0.045 * body.height - lowest, 0.0])
+        hips, knees, ankles, toes = (
+            (right + lift, left + lift) for right, left in zip(*legs, strict=True)
         )
 
+        pelvis = np.array([0.0, body.leg * body.height, 0.0]) + lift
+        trunk = (0.84 - body.leg) * body.height
+        axis = np.array([0.0, math.cos(pose.lean), math.sin(pose.lean)])
+        neck = pelvis + trunk * axis
+        head = neck + np.array([0.0, 0.16 * body.height - body.head, 0.012])
+        arms = [_arm(identity, pose, neck, side) for side in (-1, 1)]
+        shoulders, elbows, hands = zip(*arms, strict=True)
+        return cls(
+            pelvis, neck, head, shoulders, elbows, hands, hips, knees, ankles, toes
+        )
 
-def skeleton(identity: Identity, pose: Pose) -> Skeleton:
-    """Poses the body of a person; the lower foot stands on the ground."""
-    body = identity.body
-    legs = [_leg(body, pose, side) for side in (-1, 1)]
-    lowest = min(ankle[1] for _, _, ankle, _ in legs)
-    lift = np.array([0.0, 0.045 * body.height - lowest, 0.0])
-    hips, knees, ankles, toes = (
-        (right + lift, left + lift) for right, left in zip(*legs, strict=True)
-    )
-
-    pelvis = np.array([0.0, body.leg * body.height, 0.0]) + lift
-    trunk = (0.84 - body.leg) * body.height
-    axis = np.array([0.0, math.cos(pose.lean), math.sin(pose.lean)])
-    neck = pelvis + trunk * axis
-    head = neck + np.array([0.0, 0.16 * body.height - body.head, 0.012])
-    arms = [_arm(identity, pose, neck, side) for side in (-1, 1)]
-    shoulders, elbows, hands = zip(*arms, strict=True)
-    return Skeleton(
-        pelvis, neck, head, shoulders, elbows, hands, hips, knees, ankles, toes
-    )
+    def spine(self, height: float) -> Point:
+        """The point of the trunk's axis `height` meters over the ground."""
+        axis = self.neck - self.pelvis
+        along = (height - self.pelvis[1]) / axis[1]
+        below = np.array([0.0, min(along, 0.0) * axis[1], 0.0])
+        return self.pelvis + max(along, 0.0) * axis + below
 
 
 def _body(rng: Rng) -> Body:
@@ -237,17 +235,17 @@ def _body(rng: Rng) -> Body:
     tone = rng.uniform(0.15, 1.0)
     skin = Material(
         color=(0.62 * tone + 0.05, 0.4 * tone + 0.02, 0.28 * tone + 0.01),
-        near_infrared=float(rng.uniform(0.5, 0.65)),
+        near_infrared=rng.uniform(0.5, 0.65),
         insulation=0.0,
     )
     height = float(np.clip(rng.normal(1.71, 0.1), 1.45, 2.0))
     return Body(
         height=height,
-        leg=float(rng.uniform(0.475, 0.525)),
-        shoulder=height * float(rng.uniform(0.092, 0.122)),
-        hip=height * float(rng.uniform(0.082, 0.108)),
+        leg=rng.uniform(0.475, 0.525),
+        shoulder=height * rng.uniform(0.092, 0.122),
+        hip=height * rng.uniform(0.082, 0.108),
         girth=float(np.exp(rng.normal(0.0, 0.22))),
-        head=height * float(rng.uniform(0.062, 0.072)),
+        head=height * rng.uniform(0.062, 0.072),
         skin=skin,
     )
 
@@ -257,8 +255,8 @@ def _hair(rng: Rng) -> Hair:
     tone = rng.uniform(0.02, 0.45)
     material = Material(
         color=(tone, 0.65 * tone, 0.4 * tone),
-        near_infrared=float(rng.uniform(0.08, 0.5)),
-        insulation=float(rng.uniform(0.4, 0.65)),
+        near_infrared=rng.uniform(0.08, 0.5),
+        insulation=rng.uniform(0.4, 0.65),
     )
     return Hair(style=style, material=material, hat=dyed(rng))
 
@@ -269,7 +267,7 @@ def _fabric(rng: Rng, weights: Sequence[int]) -> Fabric:
         ground=ground,
         print=_second_dye(rng, ground),
         pattern=_choose(rng, get_args(PatternKind), weights),
-        period=float(rng.uniform(0.09, 0.24)),
+        period=rng.uniform(0.09, 0.24),
     )
 
 
@@ -294,8 +292,8 @@ def _upper(rng: Rng) -> Upper:
         fabric=_fabric(rng, (4, 3, 3, 2, 2, 3, 3, 0)),
         sleeve=_choose(rng, (0.0, 0.3, 0.65, 1.0), (1, 3, 1, 5)),
         hem=_choose(rng, (0.58, 0.49, 0.41, 0.29), (2, 4, 2, 2)),
-        looseness=float(rng.uniform(0.0, 0.045)),
-        hood=bool(rng.random() < 0.2),
+        looseness=rng.uniform(0.0, 0.045),
+        hood=rng.random() < 0.2,
         inner=dyed(rng) if rng.random() < 0.3 else None,
     )
 
@@ -303,9 +301,9 @@ def _upper(rng: Rng) -> Upper:
 def _lower(rng: Rng) -> Lower:
     return Lower(
         fabric=_fabric(rng, (6, 2, 2, 2, 0, 0, 0, 3)),
-        skirt=bool(rng.random() < 0.3),
+        skirt=rng.random() < 0.3,
         length=_choose(rng, (0.32, 0.52, 0.75, 0.97), (2, 2, 1, 5)),
-        looseness=float(rng.uniform(0.0, 0.05)),
+        looseness=rng.uniform(0.0, 0.05),
     )
 
 
@@ -313,7 +311,7 @@ def _bag(rng: Rng) -> Bag:
     return Bag(
         kind=_choose(rng, get_args(BagKind), (4, 3, 2, 2, 2, 2)),
         side=1 if rng.random() < 0.5 else -1,
-        size=float(rng.uniform(0.75, 1.25)),
+        size=rng.uniform(0.75, 1.25),
         body=dyed(rng, insulation=(0.85, 1.0)),
         strap=dyed(rng, insulation=(0.7, 1.0)),
     )
