@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "mbn_jax"
 # Every file or folder of the package imports only what is above it.
 ORDER = [
     # The layer: jax, flax and NumPy.
-    *("errors", "arguments", "mesh", "reductions", "functional"),
+    *("errors", "arguments", "mesh", "reductions", "numerics", "functional"),
     *("norm", "context", "nnx_graph", "nnx", "convert"),
     # The parts.
     *("text", "files", "archive", "modalities", "pixels", "losses"),

@@ -23,10 +23,11 @@ from mbn_jax.convert.trees import (
     join,
     unflatten,
 )
-from mbn_jax.functional import Moments, modality_moments, promoted
+from mbn_jax.functional import Moments, modality_moments
 from mbn_jax.mesh import spec_of, takes_explicit_axes
 from mbn_jax.nnx_graph import change_class, find_layers
 from mbn_jax.norm import ModalityBatchNorm
+from mbn_jax.numerics import promoted
 
 _RECORD = "moments_of_one_pass"
 _LAYER_CALL: Callable[..., Any] = inspect.unwrap(ModalityBatchNorm.__call__)

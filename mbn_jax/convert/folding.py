@@ -21,8 +21,8 @@ from mbn_jax.convert.trees import (
     shape_at,
     unflatten,
 )
-from mbn_jax.functional import promoted
 from mbn_jax.norm import ModalityBatchNorm
+from mbn_jax.numerics import promoted
 
 # The path of the convolution that each normalization follows.
 Convolutions = Mapping[str, str] | Callable[[str], str | None]
