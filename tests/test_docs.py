@@ -9,7 +9,7 @@ import cv2
 import pytest
 
 from mbn_jax.data.sources import sysu_mm01
-from mbn_jax.evaluation.evaluation import evaluate_file
+from mbn_jax.evaluation import evaluate_file
 from mbn_jax.training.config import default_config, flatten
 
 ROOT = Path(__file__).parents[1]

@@ -28,7 +28,8 @@ from mbn_jax.data.sources import (
 )
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.distances import DISTANCE_TITLES
-from mbn_jax.evaluation.evaluation import evaluate_file, format_evaluation
+from mbn_jax.evaluation.results import evaluate_file
+from mbn_jax.evaluation.table import format_evaluation
 from mbn_jax.training.trained_network import (
     Network,
     evaluate_workdir,

@@ -1,4 +1,4 @@
-"""Features, distances, CMC, mAP and mINP, and what chance would score."""
+"""Features, distances, CMC, mAP and mINP, and what guessing would score."""
 
 from mbn_jax.evaluation.chance import chance_level
 from mbn_jax.evaluation.distances import (
@@ -14,6 +14,7 @@ from mbn_jax.evaluation.results import (
     average_precisions,
     evaluate,
     evaluate_chance,
+    evaluate_file,
     make_results,
     mean_over_trials,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "euclidean_distances",
     "evaluate",
     "evaluate_chance",
+    "evaluate_file",
     "every_pair",
     "extract",
     "feature_metrics",

@@ -1,22 +1,22 @@
 """What guessing scores: exact expectations over uniformly random rankings.
 
-A figure such as "mAP 12 %" says nothing until one knows what no knowledge at all
-would give. That depends only on how many gallery images a query sees and how many of
-them match, so it is computed, not simulated.
+"mAP 12 %" says nothing until one knows what guessing would give. That depends only on
+how many gallery images a query sees and how many of them match, so it is computed and
+not simulated.
 """
 
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mbn_jax.evaluation.metrics import CMC_LENGTH, as_figures, no_match
+from mbn_jax.evaluation.metrics import CMC_LENGTH, as_dictionary, no_match
 from mbn_jax.evaluation.protocols import Protocol, check_protocol
-from mbn_jax.evaluation.search import label_arrays
+from mbn_jax.evaluation.ranking import codes
+from mbn_jax.evaluation.records import label_arrays
 
 
 def chance_level(
@@ -27,14 +27,14 @@ def chance_level(
     *,
     protocol: Protocol,
 ) -> dict[str, Any]:
-    """Expected figures when each query's gallery is in a uniformly random order.
+    """Expected metrics when each query's gallery is in a uniformly random order.
 
     Args:
         query_ids: (Q,) identities.
         gallery_ids: (G,) identities.
         query_cameras: (Q,) cameras.
         gallery_cameras: (G,) cameras.
-        protocol: what it removes and what its CMC counts are applied.
+        protocol: says what is removed for a query and what the CMC counts.
 
     Returns:
         The dictionary of `retrieval_metrics`.
@@ -45,26 +45,23 @@ def chance_level(
     """
     check_protocol(protocol)
     labels = label_arrays(query_ids, gallery_ids, query_cameras, gallery_cameras)
-    query_ids, gallery_ids, query_cameras, gallery_cameras = labels
-    queries = Counter(_pairs(query_ids, query_cameras))
-    gallery = Counter(_pairs(gallery_ids, gallery_cameras))
-    num_queries, gallery_size = queries.total(), gallery.total()
+    query_ids, gallery_ids = codes(*labels[:2])
+    query_cameras, gallery_cameras = labels[2:]
+    queries = Counter(zip(query_ids.tolist(), query_cameras.tolist(), strict=True))
 
     # The expectation depends on a few sizes alone, and few combinations occur.
     combinations: Counter[tuple[tuple[int, ...], int]] = Counter()
     for (identity, camera), count in queries.items():
-        seen = _sizes_by_identity(gallery, camera, protocol)
-        matches = seen.pop(identity, 0)
-        if protocol.remove_same_camera and (camera, camera) not in (
-            protocol.removed_cameras
-        ):
-            matches -= gallery[identity, camera]
-        if matches > 0:
-            combinations[tuple(sorted(seen.values())), matches] += count
+        removed = protocol.removed(identity, camera, gallery_ids, gallery_cameras)
+        sizes = np.bincount(gallery_ids[~removed], minlength=identity + 1)
+        matches, sizes[identity] = int(sizes[identity]), 0
+        if matches:
+            others = tuple(np.sort(sizes[sizes > 0]).tolist())
+            combinations[others, matches] += count
     if not combinations:
-        raise no_match(protocol, num_queries, gallery_size)
+        raise no_match(protocol, len(query_ids), len(gallery_ids))
 
-    length = min(CMC_LENGTH, gallery_size)
+    length = min(CMC_LENGTH, len(gallery_ids))
     expected = []
     for others, matches in combinations:
         size = sum(others) + matches
@@ -75,29 +72,14 @@ def chance_level(
         expected.append((cmc, expected_ap(size, matches), expected_inp(size, matches)))
     weights = list(combinations.values())
     cmcs, precisions, penalties = zip(*expected, strict=True)
-    return as_figures(
+    return as_dictionary(
         cmc=np.average(cmcs, 0, weights),
         mean_ap=np.average(precisions, weights=weights),
         mean_inp=np.average(penalties, weights=weights),
-        num_queries=num_queries,
+        num_queries=len(query_ids),
         num_valid_queries=sum(weights),
-        gallery_size=gallery_size,
+        gallery_size=len(gallery_ids),
     )
-
-
-def _pairs(ids: np.ndarray, cameras: np.ndarray) -> Iterator[tuple[Any, Any]]:
-    return zip(ids.tolist(), cameras.tolist(), strict=True)
-
-
-def _sizes_by_identity(
-    gallery: Counter[tuple[Any, Any]], camera: Any, protocol: Protocol
-) -> Counter[Any]:
-    """Gallery images of each identity that a query of a camera may find."""
-    sizes: Counter[Any] = Counter()
-    for (identity, seen_by), count in gallery.items():
-        if (camera, seen_by) not in protocol.removed_cameras:
-            sizes[identity] += count
-    return sizes
 
 
 @functools.cache

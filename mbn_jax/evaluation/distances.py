@@ -16,14 +16,19 @@ from mbn_jax.evaluation.records import Records
 from mbn_jax.mesh import memory_of_host, spec_of, takes_explicit_axes
 
 Distance = Literal["cosine", "euclidean", "k_reciprocal"]
-# How a figure says by which it was made.
+# Printed beside metrics, to say by which distance they were made.
 DISTANCE_TITLES = {
     "cosine": "cosine distance",
     "euclidean": "euclidean distance",
     "k_reciprocal": "RE-RANKED (k-reciprocal, cosine distance)",
 }
-
-
+# Re-ranking holds so many matrices (Q + G, Q + G) of 4 bytes at once: distances and
+# their order of 8 bytes, the vectors before and after the mean, two matrices of 1 byte,
+# and copies.
+_MATRICES = 7
+# Re-ranking may take this share of the machine's memory; beyond it the process would
+# end without a word.
+_SHARE = 0.75
 # A matrix of distances lies over the devices as the queries do.
 _takes_explicit_axes = takes_explicit_axes(
     lambda query, *_, **__: PartitionSpec(*spec_of(query)[:1])
@@ -45,7 +50,7 @@ def cosine_distances(query: ArrayLike, gallery: ArrayLike) -> jax.Array:
     Raises:
         InputError: the features are not two matrices of numbers of equal width.
     """
-    query, gallery = _matrices(query, gallery)
+    query, gallery = _on_device(query, gallery)
     return 1.0 - _products(unit_rows(query), unit_rows(gallery))
 
 
@@ -64,13 +69,13 @@ def euclidean_distances(query: ArrayLike, gallery: ArrayLike) -> jax.Array:
     Raises:
         InputError: the features are not two matrices of numbers of equal width.
     """
-    query, gallery = _matrices(query, gallery)
-    # What all features have in common does not enter the distances, but would cost
-    # digits: the square of a length is the small difference of large numbers.
+    query, gallery = _on_device(query, gallery)
+    # What all features have in common does not change the distances, but would cost
+    # digits: the square of a length is a small difference of large numbers.
     center = jnp.mean(gallery, axis=0, keepdims=True)
     query, gallery = query - center, gallery - center
-    # In a power of two as the unit, which changes no digit: the squares of very large
-    # or very small numbers would leave float32.
+    # The squares of very large or very small numbers would leave float32. The unit is a
+    # power of two, which changes no digit.
     largest = (jnp.max(jnp.abs(side), initial=0) for side in (query, gallery))
     exponent = jnp.clip(jnp.frexp(jnp.maximum(*largest))[1], -125, 126)
     unit = jnp.ldexp(jnp.float32(1), exponent)
@@ -86,7 +91,7 @@ def euclidean_distances(query: ArrayLike, gallery: ArrayLike) -> jax.Array:
 def distance_function(
     name: Distance,
 ) -> Callable[[ArrayLike, ArrayLike], jax.Array]:
-    """The function of a distance's name, of those between two features.
+    """Looks up the function of a distance between two features by its name.
 
     Raises:
         InputError: there is no such distance.
@@ -110,9 +115,9 @@ def l2_normalize(features: ArrayLike) -> np.ndarray:
 
 
 def unit_rows(features: Any, xp: ModuleType = jnp) -> Any:
-    """Rows of length one by NumPy or JAX, whatever the size of the numbers in them."""
+    """Divides rows by their lengths, by NumPy or JAX; a row of zeros stays zero."""
     tiny = np.finfo(np.float32).tiny
-    # Without this the squares of very large or very small numbers leave float32.
+    # Otherwise the squares of very large or very small numbers would leave float32.
     largest = xp.max(xp.abs(features), axis=1, keepdims=True, initial=0)
     features = features / xp.maximum(largest, tiny)
     length = xp.linalg.norm(features, axis=1, keepdims=True)
@@ -120,10 +125,10 @@ def unit_rows(features: Any, xp: ModuleType = jnp) -> Any:
 
 
 def numbers(what: str, values: ArrayLike) -> jax.Array | np.ndarray:
-    """An array of real numbers, on the device if it is there already.
+    """Returns an array of real numbers, on the device if it is there already.
 
     Raises:
-        InputError: it is none.
+        InputError: the values are something else.
     """
     try:
         array = values if isinstance(values, jax.Array) else np.asarray(values)
@@ -137,10 +142,10 @@ def numbers(what: str, values: ArrayLike) -> jax.Array | np.ndarray:
 
 
 def feature_matrix(what: str, features: ArrayLike) -> jax.Array | np.ndarray:
-    """Features as a matrix (N, D) of `numbers`.
+    """Returns features as a matrix (N, D) of `numbers`.
 
     Raises:
-        InputError: they are none.
+        InputError: they are something else.
     """
     matrix = numbers(what, features)
     if matrix.ndim != 2:
@@ -152,10 +157,10 @@ def feature_matrix(what: str, features: ArrayLike) -> jax.Array | np.ndarray:
 
 
 def features_of(records: Records, features: ArrayLike) -> np.ndarray:
-    """Features as a matrix with a row for each record.
+    """Returns features as a matrix with a row for each record.
 
     Raises:
-        InputError: they are none.
+        InputError: they are something else.
     """
     matrix = np.asarray(feature_matrix("features", features))
     if len(matrix) != len(records):
@@ -166,22 +171,21 @@ def features_of(records: Records, features: ArrayLike) -> np.ndarray:
     return matrix
 
 
-def _matrices(query: ArrayLike, gallery: ArrayLike) -> tuple[jax.Array, jax.Array]:
+def _pair(query: ArrayLike, gallery: ArrayLike) -> tuple[Any, Any]:
+    """Returns two matrices of equal width."""
     query = feature_matrix("query features", query)
     gallery = feature_matrix("gallery features", gallery)
-    check_widths(query, gallery)
-    return jnp.asarray(query, jnp.float32), jnp.asarray(gallery, jnp.float32)
-
-
-def check_widths(
-    query: jax.Array | np.ndarray, gallery: jax.Array | np.ndarray
-) -> None:
-    """Raises `InputError` unless both matrices have as many columns."""
     if query.shape[1] != gallery.shape[1]:
         raise InputError(
             f"The query features have {query.shape[1]} dimensions and those of the "
             f"gallery {gallery.shape[1]}: give features of one network."
         )
+    return query, gallery
+
+
+def _on_device(query: ArrayLike, gallery: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    query, gallery = _pair(query, gallery)
+    return jnp.asarray(query, jnp.float32), jnp.asarray(gallery, jnp.float32)
 
 
 def _products(query: jax.Array, gallery: jax.Array) -> jax.Array:
@@ -190,22 +194,13 @@ def _products(query: jax.Array, gallery: jax.Array) -> jax.Array:
     return jnp.matmul(query, gallery.T, precision=jax.lax.Precision.HIGHEST)
 
 
-K1, K2, WEIGHT = 20, 6, 0.3
-# Matrices (Q + G, Q + G) of 4 bytes that are held at once: distances and their order of
-# 8 bytes, the vectors before and after the mean, two matrices of 1 byte, and copies.
-_MATRICES = 7
-# Of the memory of the machine; beyond it the process would end without a word.
-_SHARE = 0.75
-
-
 def k_reciprocal_distances(
     query: ArrayLike,
     gallery: ArrayLike,
     *,
-    k1: int = K1,
-    k2: int = K2,
-    weight: float = WEIGHT,
-    max_bytes: int | None = None,
+    k1: int = 20,
+    k2: int = 6,
+    weight: float = 0.3,
 ) -> np.ndarray:
     r"""Distances between sets of mutual neighbors, mixed with those of the features.
 
@@ -229,8 +224,6 @@ def k_reciprocal_distances(
         k1: neighbors that may be mutual.
         k2: neighbors whose vectors are averaged.
         weight: w, of the distances of the features.
-        max_bytes: memory that may be needed; None means three quarters of what the
-            machine has.
 
     Returns:
         (Q, G) float32. The memory is some seven matrices (Q + G, Q + G) of float32.
@@ -238,17 +231,14 @@ def k_reciprocal_distances(
     Raises:
         ValueError: ``k1`` or ``k2`` is not a positive integer.
         InputError: the features are not two matrices of equal width, of finite numbers;
-            or re-ranking would need more than ``max_bytes``, which is known before any
-            matrix is made.
+            or re-ranking would need more than three quarters of the machine's memory,
+            which is known before any matrix is made.
     """
-    query, gallery = (_matrix(side) for side in (query, gallery))
+    query, gallery = map(_for_re_ranking, _pair(query, gallery))
     num_queries = len(query)
-    check_widths(query, gallery)
     k1, k2 = integer("k1", k1, least=1), integer("k2", k2, least=1)
     size = num_queries + len(gallery)
-    needed = 4 * _MATRICES * size**2
-    if max_bytes is None:
-        max_bytes = int(_SHARE * memory_of_host())
+    needed, max_bytes = 4 * _MATRICES * size**2, int(_SHARE * memory_of_host())
     if needed > max_bytes:
         raise InputError(
             f"Re-ranking {size} images would take some {needed / 2**30:.1f} GiB of "
@@ -284,10 +274,10 @@ def k_reciprocal_distances(
     return (1 - weight) * result + weight * distance[:num_queries, num_queries:]
 
 
-def _matrix(features: ArrayLike) -> np.ndarray:
+def _for_re_ranking(features: jax.Array | np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):  # infinity is refused below
-        matrix = np.asarray(numbers("features", features), np.float32)
-    if matrix.ndim != 2 or 0 in matrix.shape or not np.isfinite(matrix).all():
+        matrix = np.asarray(features, np.float32)
+    if matrix.size == 0 or not np.isfinite(matrix).all():
         raise InputError(
             f"The features of shape {list(matrix.shape)} cannot be re-ranked, expected "
             "[N, D], not empty, without NaN, infinity or a number beyond float32."
@@ -296,7 +286,7 @@ def _matrix(features: ArrayLike) -> np.ndarray:
 
 
 def _mutual_neighbors(nearest: np.ndarray) -> np.ndarray:
-    """(N, N) bool: who is among whose nearest (N, k), both ways."""
+    """Which images are among the nearest (N, k) of each other, (N, N) bool."""
     among = np.zeros((len(nearest), len(nearest)), bool)
     np.put_along_axis(among, nearest, True, axis=1)
     return among & among.T

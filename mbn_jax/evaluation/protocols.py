@@ -9,8 +9,8 @@ docs/protocols.md explains them to a person.
 
 import dataclasses
 import random
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -97,33 +97,50 @@ class Protocol:
         return [Trial(query, drawn) for drawn in self.draw(records, gallery)]
 
     def has_match(self, records: Records) -> bool:
-        """Returns whether any query can find an image of its identity.
+        """Returns whether any query of any trial has a match.
 
         Raises:
             InputError: as `trials` does.
         """
-        labels = np.stack([records.identity, records.camera], axis=1)
-        for trial in self.trials(records):
-            gallery = np.unique(labels[trial.gallery], axis=0)
-            ids, cameras = gallery[:, 0], gallery[:, 1]
-            for identity, camera in np.unique(labels[trial.query], axis=0):
-                removed = self.removed(identity, camera, ids, cameras)
-                if np.any((ids == identity) & ~removed):
-                    return True
-        return False
+        return any(self.matched(records, t).any() for t in self.trials(records))
+
+    def matched(self, records: Records, trial: Trial) -> np.ndarray:
+        """Returns which queries of a trial have a match in its gallery, (Q,) bool."""
+        ids, cameras = records.identity[trial.gallery], records.camera[trial.gallery]
+        pairs = [
+            (records.identity[index], records.camera[index]) for index in trial.query
+        ]
+        found = {
+            (identity, camera): np.any(
+                (ids == identity) & ~self.removed(identity, camera, ids, cameras)
+            )
+            for identity, camera in set(pairs)
+        }
+        return np.array([found[pair] for pair in pairs], bool)
 
     def removed(
         self,
-        query_id: Hashable,
-        query_camera: Hashable,
+        query_ids: Any,
+        query_cameras: Any,
         gallery_ids: np.ndarray,
         gallery_cameras: np.ndarray,
     ) -> np.ndarray:
-        """Which gallery images one query must not find, (G,) bool."""
-        hidden = [to for of, to in self.removed_cameras if of == query_camera]
-        removed = np.isin(gallery_cameras, hidden)
+        """Returns which gallery images are removed for a query.
+
+        Args:
+            query_ids: the identity of one query, or those of several, (Q, 1).
+            query_cameras: cameras, likewise.
+            gallery_ids: (G,).
+            gallery_cameras: (G,).
+
+        Returns:
+            (G,) bool, or (Q, G).
+        """
+        removed = np.zeros(np.broadcast(query_ids, gallery_ids).shape, bool)
         if self.remove_same_camera:
-            removed |= (gallery_ids == query_id) & (gallery_cameras == query_camera)
+            removed |= (gallery_ids == query_ids) & (gallery_cameras == query_cameras)
+        for of, to in self.removed_cameras:
+            removed |= (query_cameras == of) & (gallery_cameras == to)
         return removed
 
 

@@ -16,6 +16,8 @@ from mbn_jax.errors import InputError
 
 # Values of `Records.role`.
 EITHER, QUERY_ONLY, GALLERY_ONLY = 0, 1, 2
+# Of query and gallery: identities, then cameras.
+LabelArrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 _KINDS = (Integral, str, bytes)  # of labels in an array of objects
 
 
@@ -103,6 +105,43 @@ def are_text(labels: np.ndarray) -> bool:
     """Whether labels, as `label_array` gives them, are texts."""
     of_objects = labels.dtype == object and isinstance(next(labels.flat, 0), str)
     return labels.dtype.kind in "UST" or of_objects
+
+
+def label_arrays(
+    query_ids: ArrayLike,
+    gallery_ids: ArrayLike,
+    query_cameras: ArrayLike,
+    gallery_cameras: ArrayLike,
+) -> LabelArrays:
+    """The labels (Q,), (G,), (Q,), (G,) as arrays.
+
+    Raises:
+        InputError: there is not one identity and one camera for every image, or
+            numbers and texts are mixed.
+    """
+    query = label_array("query identities", query_ids)
+    gallery = label_array("gallery identities", gallery_ids)
+    cameras = label_array("query cameras", query_cameras)
+    of_gallery = label_array("gallery cameras", gallery_cameras)
+    for side, ids, seen in (
+        ("query", query, cameras),
+        ("gallery", gallery, of_gallery),
+    ):
+        if ids.ndim != 1 or ids.shape != seen.shape:
+            raise InputError(
+                f"The {side} identities have shape {ids.shape} and its cameras shape "
+                f"{seen.shape}: give one of each for every {side} image."
+            )
+    for what, left, right in (
+        ("identities", query, gallery),
+        ("cameras", cameras, of_gallery),
+    ):
+        if left.size and right.size and are_text(left) != are_text(right):
+            raise InputError(
+                f"The {what} are texts on one side, of query and gallery, and numbers "
+                "on the other: give the same kind of labels for both."
+            )
+    return query, gallery, cameras, of_gallery
 
 
 class Labels(NamedTuple):

@@ -1,5 +1,6 @@
-"""From the features of a split to the content of ``results.json``."""
+"""From features and labels to metrics by protocol, and the content of results.json."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,18 @@ import numpy as np
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation.chance import chance_level
 from mbn_jax.evaluation.distances import Distance, features_of, k_reciprocal_distances
+from mbn_jax.evaluation.features import read_features
 from mbn_jax.evaluation.metrics import (
     feature_metrics,
-    feature_query_figures,
+    feature_query_metrics,
     retrieval_metrics,
 )
 from mbn_jax.evaluation.protocols import Protocol, Trial, check_protocol
-from mbn_jax.evaluation.records import Records
+from mbn_jax.evaluation.records import LabelArrays, Labels, Records, check_labels
 from mbn_jax.evaluation.table import cells, counts
 from mbn_jax.files import read_json
 
-# By the names of the protocols.
+# Metrics by the names of the protocols.
 Figures = dict[str, dict[str, Any]]
 
 
@@ -30,19 +32,19 @@ def evaluate(
     *,
     distance: Distance = "cosine",
 ) -> Figures:
-    """Figures of the features of one set of images, by each protocol.
+    """Metrics of the features of one set of images, by each protocol.
 
     Args:
         features: (N, D) floating.
         records: N of them.
-        protocols: who is query, who is gallery.
+        protocols: say which images are queries and which are the gallery.
         distance: "cosine" or "euclidean"; or "k_reciprocal", which re-ranks by the
             neighbors of all queries and gallery images, see `k_reciprocal_distances`.
 
     Returns:
-        For each protocol's name the dictionary of `retrieval_metrics`, its figures the
-        means over the trials; with ``trials``, a list of the dictionaries of the
-        trials (without ``cmc``), and ``protocol``, the name.
+        For each protocol's name the dictionary of `retrieval_metrics`, with the means
+        over the trials; with ``trials``, a list of the dictionaries of the trials
+        (without ``cmc``), and ``protocol``, the name.
 
     Raises:
         InputError: the features are not a matrix of finite numbers with a row for each
@@ -51,7 +53,7 @@ def evaluate(
     """
     features = features_of(records, features)
 
-    def figures(trial: Trial, protocol: Protocol) -> dict[str, Any]:
+    def metrics(trial: Trial, protocol: Protocol) -> dict[str, Any]:
         query, gallery = (features[rows] for rows in trial)
         labels = _labels(records, trial)
         if distance == "k_reciprocal":
@@ -61,7 +63,87 @@ def evaluate(
             query, gallery, *labels, protocol=protocol, distance=distance
         )
 
-    return _by_protocol(figures, records, protocols)
+    return _by_protocol(metrics, records, protocols)
+
+
+def evaluate_chance(records: Records, protocols: Sequence[Protocol]) -> Figures:
+    """The metrics that guessing would have in `evaluate`, from the labels alone."""
+
+    def metrics(trial: Trial, protocol: Protocol) -> dict[str, Any]:
+        return chance_level(*_labels(records, trial), protocol=protocol)
+
+    return _by_protocol(metrics, records, protocols)
+
+
+def evaluate_protocol(
+    features: np.ndarray,
+    records: Records,
+    protocol: Protocol,
+    *,
+    distance: Distance,
+    source: str,
+) -> dict[str, Any]:
+    """Metrics by one protocol, with all that is needed to know what they are.
+
+    Prints a warning on standard error if the sizes are not those of the complete data
+    set, since an image more or less also changes which others are drawn.
+
+    Args:
+        features: (N, D) floating.
+        records: N of them.
+        protocol: says which images are queries and which are the gallery.
+        distance: "cosine", "euclidean" or "k_reciprocal".
+        source: says what the features are of, for people.
+
+    Returns:
+        The dictionary of `evaluate` for the protocol, with ``title`` and
+        ``description`` of the protocol, ``distance`` and ``source``.
+
+    Raises:
+        InputError: as `evaluate` does.
+    """
+    found = evaluate(features, records, [protocol], distance=distance)[protocol.name]
+    if note := size_note(protocol, found):
+        print(f"warning: {source}: {note}", file=sys.stderr)
+    return found | {
+        "title": protocol.title,
+        "description": protocol.description,
+        "distance": distance,
+        "source": source,
+    }
+
+
+def evaluate_file(
+    path: str | Path,
+    protocol: Protocol | Callable[[Records], Protocol],
+    *,
+    labels: Labels | None = None,
+    distance: Distance = "cosine",
+) -> dict[str, Any]:
+    """Evaluates features of any framework.
+
+    Args:
+        path: an ``.npz``, see `read_features`.
+        protocol: the protocol; or a function that makes it from the file's records, if
+            it depends on the names of their modalities.
+        labels: what is known of the labels and paths of the data set, or None.
+        distance: "cosine", "euclidean" or "k_reciprocal".
+
+    Returns:
+        As `evaluate_protocol`.
+
+    Raises:
+        InputError: as `read_features`, `check_labels` and `evaluate` do.
+    """
+    features, records, of = read_features(path)
+    if not isinstance(protocol, Protocol):
+        protocol = protocol(records)
+    if warning := check_labels(records, labels):
+        print(f"warning: {path}: {warning}", file=sys.stderr)
+    source = f"{path} ({of})" if of else str(path)
+    return evaluate_protocol(
+        features, records, protocol, distance=distance, source=source
+    )
 
 
 def average_precisions(
@@ -72,7 +154,7 @@ def average_precisions(
     Args:
         features: (N, D) floating.
         records: N of them.
-        protocol: who is query, who is gallery.
+        protocol: says which images are queries and which are the gallery.
 
     Returns:
         (Q,) float64, the mean over the trials in which the query has a match, NaN if
@@ -85,11 +167,11 @@ def average_precisions(
     features = features_of(records, features)
     trials = protocol.trials(records)
     found = [
-        feature_query_figures(
+        feature_query_metrics(
             features[trial.query],
             features[trial.gallery],
-            *_labels(records, trial),
-            protocol=protocol,
+            _labels(records, trial),
+            protocol,
         )
         for trial in trials
     ]
@@ -101,17 +183,8 @@ def average_precisions(
     return np.where(matched.any(0), total / np.maximum(matched.sum(0), 1), np.nan)
 
 
-def evaluate_chance(records: Records, protocols: Sequence[Protocol]) -> Figures:
-    """The figures that guessing would have in `evaluate`, from the labels alone."""
-
-    def figures(trial: Trial, protocol: Protocol) -> dict[str, Any]:
-        return chance_level(*_labels(records, trial), protocol=protocol)
-
-    return _by_protocol(figures, records, protocols)
-
-
 def _by_protocol(
-    figures: Callable[[Trial, Protocol], dict[str, Any]],
+    metrics: Callable[[Trial, Protocol], dict[str, Any]],
     records: Records,
     protocols: Sequence[Protocol],
 ) -> Figures:
@@ -119,14 +192,14 @@ def _by_protocol(
         check_protocol(protocol)
     return {
         protocol.name: mean_over_trials(
-            [figures(trial, protocol) for trial in protocol.trials(records)]
+            [metrics(trial, protocol) for trial in protocol.trials(records)]
         )
         | {"protocol": protocol.name}
         for protocol in protocols
     }
 
 
-def _labels(records: Records, trial: Trial) -> tuple[np.ndarray, ...]:
+def _labels(records: Records, trial: Trial) -> LabelArrays:
     query, gallery = trial
     return (
         records.identity[query],
@@ -137,7 +210,7 @@ def _labels(records: Records, trial: Trial) -> tuple[np.ndarray, ...]:
 
 
 def mean_over_trials(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means of the figures of several trials, and the trials themselves.
+    """Means of the metrics of several trials, and the trials themselves.
 
     Args:
         trials: at least one, each as `retrieval_metrics` returns it.
@@ -166,25 +239,20 @@ def mean_over_trials(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def size_note(protocol: Protocol, figures: Mapping[str, Any]) -> str:
-    """Says where the test set is not the complete one of a data set; empty if it is.
-
-    Args:
-        protocol: knows the sizes of the complete test set, or does not.
-        figures: of this protocol.
-    """
+def size_note(protocol: Protocol, metrics: Mapping[str, Any]) -> str:
+    """Says where a test set is not the complete one; empty if it is, or not known."""
     others = [
         f"{size:.12g} {what} instead of {expected}"
         for what, expected, size in (
-            ("queries", protocol.published_queries, figures["num_queries"]),
-            ("gallery images", protocol.published_gallery, figures["gallery_size"]),
+            ("queries", protocol.published_queries, metrics["num_queries"]),
+            ("gallery images", protocol.published_gallery, metrics["gallery_size"]),
         )
         if expected not in (None, size)
     ]
     if not others:
         return ""
     return (
-        f"{' and '.join(others)}: this is not the complete test set, and the figures "
+        f"{' and '.join(others)}: this is not the complete test set, and the metrics "
         "are not comparable with published ones."
     )
 
@@ -202,12 +270,12 @@ def make_results(
 
     Args:
         dataset: name of the data set.
-        split: the split on which all the figures were measured.
+        split: the split on which everything was measured.
         task: what is searched for, for example "person re-identification".
         selection: what the network was trained on and how its step was chosen.
-        protocols: by which `figures` were measured.
-        figures: by the name of a row ("last", "best", "untrained", "chance"): its
-            `Figures`, and ``step`` where it is a network's.
+        protocols: the protocols of the metrics.
+        figures: the metrics by protocol for each row ("last", "best", "untrained",
+            "chance"), and ``step`` where a row is a network's.
     """
     return {
         "dataset": dataset,
@@ -229,13 +297,10 @@ def make_results(
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """The results of a finished run, once it is sure that they can be shown.
-
-    Args:
-        path: of ``results.json``, whose content `make_results` gave.
+    """Reads ``results.json`` of a finished run.
 
     Raises:
-        InputError: it cannot be read, or lacks something that is shown.
+        InputError: it cannot be read, or lacks something that a report shows.
     """
     results = read_json(path)
     try:
@@ -250,7 +315,7 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def _check_shown(results: Mapping[str, Any]) -> None:
-    """Takes out of results what a report takes, and raises where that fails."""
+    """Takes what a report takes, so that what is missing raises an error here."""
     figures = results["figures"]
     texts = [results["dataset"], results["split"], results["selection"]]
     steps = [figures["last"]["step"]]
@@ -266,4 +331,4 @@ def _check_shown(results: Mapping[str, Any]) -> None:
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("a text is something else")
     if not all(isinstance(step, int) for step in steps):
-        raise TypeError("a step is no whole number")
+        raise TypeError("a step is not a whole number")

@@ -1,9 +1,12 @@
-"""Tables of figures, as plain text for a terminal or a log."""
+"""Tables of metrics, as plain text for a terminal or a log."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from mbn_jax.evaluation.distances import DISTANCE_TITLES
 
 COLUMNS = {
     "rank1": "rank-1",
@@ -34,7 +37,7 @@ def cells(figures: Mapping[str, Any]) -> list[str]:
     The second number is the standard deviation over the trials, with n - 1.
 
     Args:
-        figures: of one protocol, as `mbn_jax.evaluation.evaluate` returns them.
+        figures: metrics by one protocol, as `mbn_jax.evaluation.evaluate` returns them.
     """
     trials = figures.get("trials", ())
     if len(trials) < 2:
@@ -58,7 +61,7 @@ def format_block(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A heading of columns, and a line for each row.
 
     Args:
-        rows: by their names, figures as for `cells`.
+        rows: metrics as for `cells`, by the name of the row.
     """
     lines = {name: cells(figures) for name, figures in rows.items()}
     width = max(map(len, lines))
@@ -71,7 +74,7 @@ def format_block(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def format_table(results: Mapping[str, Any]) -> str:
-    """All the figures of ``results.json`` in percent, with the rules they follow.
+    """All metrics of ``results.json`` in percent, with the rules they follow.
 
     Args:
         results: as `mbn_jax.evaluation.make_results` returns it.
@@ -80,7 +83,7 @@ def format_table(results: Mapping[str, Any]) -> str:
         Lines of at most 88 characters, except for the sentences on the rules.
     """
     figures = results["figures"]
-    lines = [f"{results['dataset']}, {results['split']} split; figures in percent"]
+    lines = [f"{results['dataset']}, {results['split']} split; metrics in percent"]
     for name, protocol in results["protocols"].items():
         some = next(iter(figures.values()))[name]
         rows = {row_title(row, figures): figures[row][name] for row in figures}
@@ -93,3 +96,25 @@ def format_table(results: Mapping[str, Any]) -> str:
         if protocol["note"]:
             lines.append(f"warning: {protocol['note']}")
     return "\n".join([*lines, "", results["selection"]])
+
+
+def format_evaluation(result: Mapping[str, Any], *, as_json: bool = False) -> str:
+    """A table of one protocol for a terminal, or JSON.
+
+    Args:
+        result: as `mbn_jax.evaluation.results.evaluate_protocol` returns it.
+        as_json: whether to return the whole result as one JSON object instead.
+    """
+    if as_json:
+        return json.dumps(result, indent=2)
+    return "\n".join(
+        [
+            f"{result['source']}: {result['title']}, "
+            f"{DISTANCE_TITLES[result['distance']]}",
+            f"{counts(result)}; in percent",
+            "",
+            *format_block({"": result}),
+            "",
+            result["description"],
+        ]
+    )

@@ -19,8 +19,8 @@ from mbn_jax.data.sources import SplitRuns, all_sources, protocol_of, source_of
 from mbn_jax.errors import InputError
 from mbn_jax.evaluation import batch_rows, extract, mean_over_trials
 from mbn_jax.evaluation.distances import Distance
-from mbn_jax.evaluation.evaluation import evaluation
-from mbn_jax.evaluation.feature_file import write_features
+from mbn_jax.evaluation.features import write_features
+from mbn_jax.evaluation.results import evaluate_protocol
 from mbn_jax.files import check_file, read_json
 from mbn_jax.mesh import make_mesh, replicated
 from mbn_jax.models.reid import ReID
@@ -237,7 +237,7 @@ def evaluate_workdir(
       distance: "cosine", "euclidean" or "k_reciprocal".
 
     Returns:
-      As `mbn_jax.evaluation.evaluation.evaluation`.
+      As `mbn_jax.evaluation.results.evaluate_protocol`.
 
     Raises:
       InputError: as `test_split` and `test_features` do; no run of the splits is
@@ -248,7 +248,9 @@ def evaluate_workdir(
     split = test_split(workdir, network)
     protocol = protocol_of(split.dataset, split.modalities, options)
     features, label = test_features(workdir, network, split)
-    result = evaluation(features, split, protocol, distance=distance, source=label)
+    result = evaluate_protocol(
+        features, split, protocol, distance=distance, source=label
+    )
     if _split_runs(split.dataset):
         result["title"] += f", {split.dataset.partition('/')[2]} alone"
     return result

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mbn_jax.errors import InputError
-from mbn_jax.evaluation import feature_file
-from mbn_jax.evaluation.feature_file import read_features, write_features
+from mbn_jax.evaluation import features as module
+from mbn_jax.evaluation.features import read_features, write_features
 from mbn_jax.evaluation.records import Records
 
 GOOD = {
@@ -232,7 +232,7 @@ def test_compressed_features_are_read(tmp_path):
 
 
 def test_more_images_than_can_be_evaluated_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_file, "_MOST_IMAGES", 2)
+    monkeypatch.setattr(module, "_MOST_IMAGES", 2)
     with pytest.raises(InputError, match="3 rows, expected no more than 2"):
         read_features(save(tmp_path / "f.npz"))
 

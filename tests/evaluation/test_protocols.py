@@ -14,11 +14,11 @@ from mbn_jax.evaluation import (
     evaluate,
     evaluate_chance,
     every_pair,
-    metrics,
+    ranking,
     retrieval_metrics,
 )
+from mbn_jax.evaluation.ranking import match_ranks
 from mbn_jax.evaluation.records import Records
-from mbn_jax.evaluation.search import Search
 
 from . import reference
 
@@ -242,9 +242,11 @@ def test_figures_equal_the_loops_with_ties(case):
 def test_ranks_equal_the_loops_exactly(case):
     distance = distances_with_ties(len(case.records), seed=6)
     queries, gallery = case.protocol.trials(case.records)[0]
-    search = Search(*labels(case.records, queries, gallery), protocol=case.protocol)
-    finite, ranks, shown = search.ranks(
-        distance[np.ix_(queries, gallery)], np.arange(len(queries))
+    of_pairs = distance[np.ix_(queries, gallery)]
+    ((_, ranks, shown),) = match_ranks(
+        lambda rows: of_pairs[rows],
+        labels(case.records, queries, gallery),
+        case.protocol,
     )
     scores = reference.score(
         case.records.identity, distance, queries, gallery, case.skips, case.cmc
@@ -252,7 +254,6 @@ def test_ranks_equal_the_loops_exactly(case):
     expected = dict(
         zip(scores.query, zip(scores.ranks, scores.shown, strict=True), strict=True)
     )
-    assert finite
     for query, found, first in zip(queries, ranks, shown, strict=True):
         matches, rank = expected.get(query, ([], 0))
         assert sorted(found[found > 0].tolist()) == matches
@@ -286,7 +287,7 @@ def test_chunks_change_nothing(case, monkeypatch):
         *labels(case.records, queries, gallery),
     )
     whole = retrieval_metrics(*arguments, protocol=case.protocol)
-    monkeypatch.setattr(metrics, "_CHUNK", 7 * len(gallery) + 1)
+    monkeypatch.setattr(ranking, "_CHUNK", 7 * len(gallery) + 1)
     assert retrieval_metrics(*arguments, protocol=case.protocol) == whole
 
 

@@ -11,8 +11,9 @@ from mbn_jax.evaluation import (
     retrieval_metrics,
 )
 from mbn_jax.evaluation.distances import k_reciprocal_distances
-from mbn_jax.evaluation.evaluation import evaluation, format_evaluation
 from mbn_jax.evaluation.records import Records
+from mbn_jax.evaluation.results import evaluate_protocol
+from mbn_jax.evaluation.table import format_evaluation
 
 
 def by_sets(query, gallery, k1, k2, weight):
@@ -71,11 +72,11 @@ def test_the_memory_is_known_before_it_is_taken(monkeypatch):
         k_reciprocal_distances(many, many)
     few = many[:10] * np.arange(10)[:, None]
     needed = 4 * 7 * 20**2
-    k_reciprocal_distances(few, few, max_bytes=needed)
-    with pytest.raises(InputError, match="give fewer images"):
-        k_reciprocal_distances(few, few, max_bytes=needed - 1)
     monkeypatch.setattr(distances, "memory_of_host", lambda: -(-needed * 4 // 3))
     k_reciprocal_distances(few, few)
+    monkeypatch.setattr(distances, "memory_of_host", lambda: (needed - 1) * 4 // 3)
+    with pytest.raises(InputError, match="give fewer images"):
+        k_reciprocal_distances(few, few)
     monkeypatch.setattr(distances, "memory_of_host", lambda: needed)
     with pytest.raises(InputError, match="give fewer images"):
         k_reciprocal_distances(few, few)
@@ -85,7 +86,7 @@ def test_the_memory_is_known_before_it_is_taken(monkeypatch):
     ("query", "message"),
     [
         (np.ones((3, 5)), "have 5 dimensions and those of the gallery 4"),
-        (np.ones(4), r"shape \[4\] cannot be re-ranked"),
+        (np.ones(4), r"shape \(4,\), but a matrix"),
         (np.ones((0, 4)), r"shape \[0, 4\] cannot"),
         (np.full((3, 4), np.nan), "without NaN"),
         (np.full((3, 4), 1e300), "beyond float32"),
@@ -109,7 +110,7 @@ def test_a_figure_with_re_ranking_says_so():
         name=np.array([f"{i}.jpg" for i in range(48)]),
     )
     features = np.eye(6)[identity] + 0.6 * rng.normal(size=(48, 6))
-    result = evaluation(
+    result = evaluate_protocol(
         features, records, every_pair()[0], distance="k_reciprocal", source="F.npz"
     )
     assert "RE-RANKED (k-reciprocal, cosine distance)" in format_evaluation(result)
@@ -122,7 +123,9 @@ def test_a_figure_with_re_ranking_says_so():
         protocol=every_pair()[0],
     )
     assert result["mAP"] == by_hand["mAP"]
-    plain = evaluation(features, records, every_pair()[0], distance="cosine", source="")
+    plain = evaluate_protocol(
+        features, records, every_pair()[0], distance="cosine", source=""
+    )
     assert result["mAP"] != plain["mAP"]
     assert "RE-RANKED" not in format_evaluation(plain)
 

@@ -19,7 +19,8 @@ from mbn_jax.evaluation import (
     l2_normalize,
     make_results,
 )
-from mbn_jax.evaluation.evaluation import evaluate_file, format_evaluation
+from mbn_jax.evaluation.results import evaluate_file
+from mbn_jax.evaluation.table import format_evaluation
 from mbn_jax.training import trained_network
 from mbn_jax.training.config import as_json, default_config
 from mbn_jax.training.gaps import measure_workdir
