@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mbn_jax.errors import InputError
     from mbn_jax.functional import Moments, modality_moments
     from mbn_jax.models.reid import ReID
-    from mbn_jax.models.shared import load_pretrained, save_pretrained
+    from mbn_jax.models.weights import load_pretrained, save_pretrained
     from mbn_jax.norm import ModalityBatchNorm
 
 __version__ = "0.1.0"
@@ -33,9 +33,9 @@ _HOMES = {
     "by_modality": "context",
     "embed": "deploy.embed",
     "load": "deploy.loading",
-    "load_pretrained": "models.shared",
+    "load_pretrained": "models.weights",
     "modality_moments": "functional",
-    "save_pretrained": "models.shared",
+    "save_pretrained": "models.weights",
 }
 
 __all__ = [

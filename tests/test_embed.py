@@ -19,7 +19,7 @@ from mbn_jax.deploy.gallery_search import (
     load_networks,
 )
 from mbn_jax.errors import InputError
-from mbn_jax.models.shared import fingerprint
+from mbn_jax.models.weights import fingerprint
 from mbn_jax.pixels import normalize
 
 from .models.test_variants import filled, small

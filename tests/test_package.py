@@ -162,7 +162,7 @@ def test_a_script_without_the_extra_says_how_to_install_it():
     assert line.endswith(COMMAND)
 
 
-@pytest.mark.parametrize("missing", ["mbn_jax.models.shared", "zipfile"])
+@pytest.mark.parametrize("missing", ["mbn_jax.models.weights", "zipfile"])
 def test_another_missing_module_is_not_taken_for_the_extra(missing):
     code = f"import sys, mbn_jax; sys.modules[{missing!r}] = None; mbn_jax.load"
     line = last_line("-c", code)

@@ -29,7 +29,7 @@ from mbn_jax.deploy.loading import (
     trained_scales,
     with_scales,
 )
-from mbn_jax.models.shared import check_folder
+from mbn_jax.models.weights import check_folder
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Work directory, or a folder of shared weights.", required=True

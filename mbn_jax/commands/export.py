@@ -25,7 +25,7 @@ from mbn_jax.deploy.loading import load_network
 from mbn_jax.errors import InputError
 from mbn_jax.files import check_file
 from mbn_jax.modalities import index
-from mbn_jax.models.shared import check_folder
+from mbn_jax.models.weights import check_folder
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Work directory, or a folder of shared weights.", required=True

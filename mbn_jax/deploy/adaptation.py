@@ -18,7 +18,7 @@ from mbn_jax.deploy.folder import (
 )
 from mbn_jax.errors import InputError
 from mbn_jax.modalities import index
-from mbn_jax.models.norms import PLACES
+from mbn_jax.models.layers import PLACES
 from mbn_jax.models.reid import ReID
 from mbn_jax.pixels import normalize
 from mbn_jax.text import progress

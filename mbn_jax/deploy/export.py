@@ -23,7 +23,7 @@ from mbn_jax.errors import InputError
 from mbn_jax.files import check_file
 from mbn_jax.models.reid import ReID
 from mbn_jax.models.resnet import stem_name
-from mbn_jax.models.shared import fingerprint
+from mbn_jax.models.weights import fingerprint
 from mbn_jax.pixels import normalize
 
 _SMALLEST = float(jnp.finfo(jnp.float32).tiny)

@@ -23,7 +23,7 @@ from jax import export as jax_export
 from mbn_jax import archive
 from mbn_jax.errors import InputError
 from mbn_jax.files import parse_json, write_atomically
-from mbn_jax.models.shared import is_image_size
+from mbn_jax.models.weights import is_image_size
 
 # JAX's own, which compares the size of a batch with what the program was written for.
 _ALLOWED_CALL = "custom_call @shape_assertion("
@@ -122,7 +122,7 @@ class ExportedModel:
       image_size: (height, width) in pixels that it takes.
       modality: of the images that it is for, an index into `modalities`.
       modalities: the names of all modalities of the network that it was made of.
-      network: `mbn_jax.models.shared.fingerprint` of that network, which is the
+      network: `mbn_jax.models.weights.fingerprint` of that network, which is the
         same in the exported models of all its modalities.
       exported: the program, from (B, H, W, 3) uint8 to (B, D) float32, for any B.
       sixteen_bits: see `mbn_jax.models.reid.ReID`.

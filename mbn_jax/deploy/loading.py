@@ -18,7 +18,7 @@ from mbn_jax.deploy.exported import ExportedModel, load_exported
 from mbn_jax.errors import InputError
 from mbn_jax.files import check_named
 from mbn_jax.models.reid import ReID
-from mbn_jax.models.shared import NETWORK, WEIGHTS, fingerprint, load_pretrained
+from mbn_jax.models.weights import NETWORK, WEIGHTS, fingerprint, load_pretrained
 from mbn_jax.training.trained_network import load_with_step
 
 

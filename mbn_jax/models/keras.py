@@ -1,8 +1,8 @@
-"""Keras Applications' ResNet-50 as TensorFlow.js keeps it, and our leaves of it."""
+"""Keras Applications' ResNet-50 as TensorFlow.js stores it, and where its arrays go."""
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,32 +10,41 @@ import numpy as np
 
 from mbn_jax.errors import InputError
 from mbn_jax.files import read_bytes, read_json
-from mbn_jax.models.shared import Arrays
+from mbn_jax.models.weights import Arrays
 from mbn_jax.pixels import IMAGENET_MEAN, IMAGENET_STD
 
-Path_ = tuple[str, ...]
-
-# What Keras's "caffe" mode subtracts from pixels in 0..255, RGB, and its epsilon.
+# What Keras's "caffe" mode subtracts from RGB in 0..255, and the two epsilons.
 _MEAN = np.array([123.68, 116.779, 103.939])
 _KERAS_EPSILON, _EPSILON = 1e-3, 1e-5
 
 
 def read_keras(folder: str | Path) -> Arrays:
-    """The arrays of a TensorFlow.js layers model by their names.
+    """Reads the arrays of a TensorFlow.js layers model by their names.
 
     Raises:
-      InputError: a file is missing, cut off, outside of the folder, or holds what is
-        not float32; or the description of them is damaged.
+      InputError: a file is missing, cut off, outside of the folder, or contains other
+        types than float32; or its description is damaged.
     """
     folder = Path(folder)
+    description = folder / "model.json"
+
+    def items(content: Any, key: str) -> list[Any]:
+        found = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(found, list):
+            raise InputError(
+                f"{description} is not the description of a TensorFlow.js layers "
+                f"model, which has a list of {key}."
+            )
+        return found
+
     arrays: Arrays = {}
-    for group in _items(read_json(folder / "model.json"), "weightsManifest", folder):
+    for group in items(read_json(description), "weightsManifest"):
         data = b"".join(
-            read_bytes(_inside(folder, name)) for name in _items(group, "paths", folder)
+            read_bytes(_inside(folder, name)) for name in items(group, "paths")
         )
         position = 0
-        for entry in _items(group, "weights", folder):
-            name, shape = _described(entry, folder)
+        for entry in items(group, "weights"):
+            name, shape = _described(entry, description)
             size = math.prod(shape)
             if len(data) < position + 4 * size:
                 raise InputError(
@@ -52,16 +61,6 @@ def read_keras(folder: str | Path) -> Arrays:
     return arrays
 
 
-def _items(content: Any, key: str, folder: Path) -> list[Any]:
-    items = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(items, list):
-        raise InputError(
-            f"{folder / 'model.json'} is not the description of a TensorFlow.js layers "
-            f"model, which has a list of {key}."
-        )
-    return items
-
-
 def _inside(folder: Path, name: Any) -> Path:
     """A file of the folder itself: a path could lead to any other."""
     if not isinstance(name, str) or Path(name).name != name:
@@ -72,7 +71,7 @@ def _inside(folder: Path, name: Any) -> Path:
     return folder / name
 
 
-def _described(entry: Any, folder: Path) -> tuple[str, list[int]]:
+def _described(entry: Any, description: Path) -> tuple[str, list[int]]:
     """Name and shape of an array of float32."""
     entry = entry if isinstance(entry, dict) else {}
     name, shape = entry.get("name"), entry.get("shape")
@@ -84,38 +83,46 @@ def _described(entry: Any, folder: Path) -> tuple[str, list[int]]:
         or not all(type(length) is int and length > 0 for length in shape)
     ):
         raise InputError(
-            f"{folder / 'model.json'} describes an array by the name {name!r} and the "
-            f"shape {shape!r}, expected text and a list of up to four lengths; copy "
-            "it again."
+            f"{description} describes an array by the name {name!r} and the shape "
+            f"{shape!r}, expected text and a list of up to four lengths; copy it again."
         )
     if entry.get("dtype") != "float32" or "quantization" in entry:
         raise InputError(
-            f"{name} in {folder} is {entry.get('dtype')}, expected float32 that is not "
-            "quantized."
+            f"{name} in {description.parent} is {entry.get('dtype')}, expected float32 "
+            "that is not quantized."
         )
     return name, shape
 
 
 def find_in_keras(
-    arrays: Arrays, path: Path_
+    arrays: Arrays, path: Sequence[str]
 ) -> tuple[list[str], Callable[[], np.ndarray]]:
-    """Names of the arrays that a leaf is made of by Keras's rules, and how.
+    """Finds the arrays that a leaf is made of by Keras's names.
 
-    Keras's convolutions have biases, which the means of the normalizations take up
-    here; its epsilon is larger, which the variances take up; its images are BGR in
-    0..255 minus a mean, which the first kernel takes up. (A difference of half a pixel
-    value between the means at the border of the image remains.)
+    Keras's convolutions have biases, which are subtracted from the means of the
+    normalizations; its larger epsilon is added to the variances; its images are BGR in
+    0..255 minus a mean, which changes the first kernel and mean. (At the border of the
+    image, a difference between the means of half a pixel value remains.)
+
+    Args:
+      arrays: as `read_keras` returns them.
+      path: of the leaf in the parameters or statistics of the backbone or classifier.
+
+    Returns:
+      The names, and a function that makes the leaf.
     """
-    if path[1] == "fc":
-        name = f"fc1000/{path[-1]}"
+    *modules, leaf = path
+    if modules == ["fc"]:
+        name = f"fc1000/{leaf}"
         return [name], lambda: arrays[name]
-    layer, leaf = _layer(path[1:-1]), path[-1]
-    convolution = f"res{layer}" if layer[0].isdigit() else layer
-    norm = f"bn{layer}" if layer[0].isdigit() else f"bn_{layer}"
-    pixel_std = 255 * np.array(IMAGENET_STD, np.float64)
+    layer = _layer(modules)
+    is_stem = layer == "conv1"
+    convolution = layer if is_stem else f"res{layer}"
+    norm = f"bn_{layer}" if is_stem else f"bn{layer}"
     if leaf == "kernel":
         name = f"{convolution}/kernel"
-        if path[1].startswith("conv1"):
+        if is_stem:
+            pixel_std = 255 * np.array(IMAGENET_STD, np.float64)
             return [name], lambda: arrays[name][:, :, ::-1] * pixel_std[:, None]
         return [name], lambda: arrays[name]
     if leaf == "mean":
@@ -123,7 +130,7 @@ def find_in_keras(
 
         def mean() -> np.ndarray:
             mean, bias = (arrays[name].astype(np.float64) for name in names)
-            if convolution == "conv1":
+            if is_stem:
                 offset = 255 * np.array(IMAGENET_MEAN) - _MEAN
                 kernel = arrays["conv1/kernel"][:, :, ::-1]
                 bias = bias + np.einsum("hwio,i->o", kernel, offset)
@@ -137,7 +144,7 @@ def find_in_keras(
     return [name], lambda: arrays[name]
 
 
-def _layer(modules: Path_) -> str:
+def _layer(modules: Sequence[str]) -> str:
     """`2a_branch2b` for conv2 and norm2 of the first block of stage 1; `conv1`."""
     block = re.fullmatch(r"stage(\d)_block(\d+)", modules[0])
     if not block:

@@ -1,6 +1,7 @@
-"""What the networks are put together from, beside their normalizations."""
+"""The layers that the networks consist of."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,102 +9,140 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Dtype
 
-from mbn_jax.models.norms import NormFactory
+from mbn_jax.models import cpu
+from mbn_jax.norm import ModalityBatchNorm
 
+NORMS = ("mbn", "bn")  # to train with; "none" is a network that convert.fold made
+# Where the normalizations of a network are, for `mbn_at`.
+PLACES = ("stem", "stage1", "stage2", "stage3", "stage4", "neck")
+NormFactory = Callable[..., nn.Module]
 ConvolutionFactory = Callable[..., nn.Conv]
 
 
-def convolve(
-    x: jax.Array,
-    kernel: jax.Array,
-    strides: Sequence[int],
-    padding: Any,
-    **arguments: Any,
-) -> jax.Array:
-    """`jax.lax.conv_general_dilated` of NHWC and HWIO, in the form a CPU is fast in.
-
-    XLA for CPU computes a 1×1 convolution in one thread, and its weight gradient as a
-    convolution with a kernel of the size of the image. It also computes a convolution
-    in one thread, by a general loop, if the kernel is larger than the map, as in the
-    last stage for small images. As products of two matrices, the 1×1 convolutions make
-    a step of a ResNet-50 take 0.6 of the time, and those on small maps a step of a
-    narrow ResNet-18 with last stride 2 for images of 96×48 take 0.45. The matrices have
-    two axes, not (B, H, W, C) by one: the gradient would sum over three axes, and XLA
-    would transpose for that. Elsewhere the convolution stays: accelerators are made for
-    it, and flattening positions moves data where they are tiled, as on a TPU.
-    """
-    size = kernel.shape[:2]
-    out = [
-        (n + sum(pad) - k) // stride + 1
-        for n, pad, k, stride in zip(x.shape[1:3], padding, size, strides, strict=True)
-    ]
-    # The input's gradient is a convolution of the output's, so the output counts.
-    is_small = any(n < k for n, k in zip(out, size, strict=True))
-    if jax.default_backend() != "cpu" or not (size == (1, 1) or is_small):
-        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **arguments)
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    rows, columns = (
-        [slice(i, i + n * stride, stride) for i in range(k)]
-        for n, k, stride in zip(out, size, strides, strict=True)
-    )
-    shifted = [x[:, row, column] for row in rows for column in columns]
-    patches = jnp.concatenate(shifted, axis=-1).reshape(-1, kernel[..., 0].size)
-    flat = kernel.reshape(patches.shape[1], -1)
-    y = jnp.dot(patches, flat, precision=arguments["precision"])
-    return y.reshape(x.shape[0], *out, -1)
-
-
-def max_pool(x: jax.Array) -> jax.Array:
-    """Largest of 3×3 positions, stride 2, of (B, H, W, C).
-
-    The gradient of `nn.max_pool` is a search through windows, which XLA for CPU does
-    with four arrays of indices in memory; this one, maxima of shifted pictures, takes a
-    quarter of the time there. Where several positions are largest, they share the
-    gradient instead of the first having all of it.
-    """
-    if jax.default_backend() != "cpu":
-        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-    for axis in (2, 1):
-        half = (x.shape[axis] + 1) // 2
-        border = [(1, 1) if i == axis else (0, 0) for i in range(x.ndim)]
-        padded = jnp.pad(x, border, constant_values=-jnp.inf)
-        first, second, third = (
-            jax.lax.slice_in_dim(padded, i, i + 2 * half - 1, 2, axis) for i in range(3)
-        )
-        x = jnp.maximum(jnp.maximum(first, second), third)
-    return x
-
-
 def convolution(features: int, size: int, stride: int, **arguments: Any) -> nn.Conv:
-    """A square convolution, padded so that stride 1 keeps the size."""
+    """Returns a square convolution, padded so that stride 1 keeps the size."""
     return nn.Conv(
         features,
         (size, size),
         strides=(stride, stride),
         padding=size // 2,
-        conv_general_dilated=convolve,
+        conv_general_dilated=cpu.convolve,
         kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
         **arguments,
     )
 
 
-def relu_of_sum(x: jax.Array, y: jax.Array) -> jax.Array:
-    """`nn.relu(x + y)`, as a selection between two.
+class MixedBatchNorm(nn.BatchNorm):
+    """`flax.linen.BatchNorm` over the mixed batch: the baseline."""
 
-    XLA for CPU computes a maximum again in its readers, and so, from block to block,
-    sums of blocks before. So written, a step of a ResNet-50 accesses 6 % fewer bytes.
+    def __call__(  # type: ignore[override]
+        self,
+        x: jax.Array,
+        modality: jax.Array,
+        use_running_average: bool | None = None,
+        mask: jax.Array | None = None,
+    ) -> jax.Array:
+        """Normalizes `x` (B, …, C) by the statistics of the whole batch."""
+        del modality
+        return super().__call__(x, use_running_average, mask=mask)
+
+
+class Identity(nn.Module):
+    """Replaces a normalization that `mbn_jax.convert.fold` merged with a convolution.
+
+    Attributes:
+      scale_init: ignored.
     """
-    total = x + y
-    return jnp.where(total <= 0, 0, total)
+
+    scale_init: Callable[..., jax.Array] = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *arguments: Any) -> jax.Array:
+        """Returns `x`."""
+        return x
+
+
+class IBN(nn.Module):
+    """Instance normalization of the first half of the channels, another of the rest.
+
+    Reference: Pan et al., "Two at Once: Enhancing Learning and Generalization
+    Capacities via IBN-Net", ECCV 2018, IBN-a.
+
+    Attributes:
+      norm: makes the normalization of the second half.
+      dtype: of the result.
+    """
+
+    norm: NormFactory
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        modality: jax.Array,
+        use_running_average: bool | None = None,
+        mask: jax.Array | None = None,
+    ) -> jax.Array:
+        """Normalizes `x` (B, H, W, C)."""
+        first, second = jnp.split(x, [x.shape[-1] // 2], axis=-1)
+        instance = nn.InstanceNorm(epsilon=1e-5, dtype=self.dtype, name="instance")
+        batch = self.norm(name="batch")
+        return jnp.concatenate(
+            [instance(first), batch(second, modality, use_running_average, mask)], -1
+        )
+
+
+def norm_of(network: Any, norm: str) -> NormFactory:
+    """Returns what makes normalizations by name.
+
+    Args:
+      network: with the attributes of `mbn_jax.models.resnet.ResNet`.
+      norm: "mbn" for `ModalityBatchNorm`, "bn" for `flax.linen.BatchNorm`, "none" for
+        no normalization.
+
+    Raises:
+      ValueError: for another name.
+    """
+    arguments = dict(
+        momentum=network.momentum, dtype=network.dtype, axis_name=network.axis_name
+    )
+    if norm == "mbn":
+        return partial(
+            ModalityBatchNorm,
+            num_modalities=len(network.modalities),
+            share_affine=network.share_affine,
+            **arguments,
+        )
+    if norm == "bn":
+        return partial(MixedBatchNorm, **arguments)
+    if norm == "none":
+        return Identity
+    raise ValueError(f"norm is {norm!r}, expected one of {', '.join(NORMS)}, none.")
+
+
+def norm_at(network: Any, place: str, *, keep: bool = False) -> NormFactory:
+    """Returns what makes the normalizations at a place of a network.
+
+    Args:
+      network: with the attributes of `mbn_jax.models.resnet.ResNet`.
+      place: one of `PLACES`.
+      keep: whether a network without normalizations has a plain batch normalization
+        here, because there is no convolution to merge it with.
+    """
+    norm = network.norm
+    if (norm == "none" and keep) or (norm == "mbn" and place not in network.mbn_at):
+        norm = "bn"
+    return norm_of(network, norm)
 
 
 class SqueezeExcitation(nn.Module):
-    """Weighs channels by what the whole picture holds.
+    """Weights channels by their means over the whole image.
 
     Reference: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018.
 
     Attributes:
-      reduction: channels over the channels in between.
+      reduction: number of channels over the number of hidden units.
       dtype: of the computation.
     """
 
@@ -123,12 +162,12 @@ class SqueezeExcitation(nn.Module):
 
 
 class NonLocal(nn.Module):
-    """Adds to every position what is alike at all positions of the picture.
+    """Adds to every position a mean over all positions, weighted by similarity.
 
     Reference: Wang et al., "Non-local Neural Networks", CVPR 2018, in its dot-product
     form: y_i = x_i + norm(W · mean_j θ(x_i)·φ(x_j) g(x_j)), with half the channels
-    inside. The last normalization has scale 0 at the start, so that a new block passes
-    on its input. AGW puts such blocks into a ResNet.
+    inside. The scale of the last normalization is 0 at first, so that a new block
+    returns its input. AGW puts such blocks into a ResNet.
 
     Attributes:
       convolution: makes the convolutions.
@@ -149,8 +188,8 @@ class NonLocal(nn.Module):
             )
             for name in ("query", "key", "value")
         )
-        # (query key') value in the other order: the sums over positions come first,
-        # and the matrix of all pairs is never formed.
+        # The sums over positions come first, so that the matrix of all pairs of
+        # positions is never formed.
         context = jnp.einsum("bnc,bnd->bcd", key, value) / key.shape[1]
         y = jnp.einsum("bnc,bcd->bnd", query, context).reshape(*x.shape[:-1], inside)
         y = self.convolution(channels, 1, 1, name="conv")(y)
@@ -158,16 +197,16 @@ class NonLocal(nn.Module):
         return x + self.norm(name="norm", scale_init=zeros)(y, modality, not train)
 
 
-class GeneralisedMean(nn.Module):
-    """Pools positions by a generalized mean, (mean xᵖ)^(1/p), of values above zero.
+class GeM(nn.Module):
+    """Pools positions by a generalized mean of positive values, (mean xᵖ)^(1/p).
 
     Reference: Radenović et al., "Fine-tuning CNN Image Retrieval with No Human
     Annotation", TPAMI 2019.
 
     Attributes:
-      power: p; 1 is the mean, and toward infinity it is the maximum.
-      learned: whether p is a parameter, which starts there.
-      epsilon: values below are taken for it.
+      power: p; 1 gives the mean, and infinity the maximum.
+      learned: whether p is a parameter that starts at `power`.
+      epsilon: smaller values are replaced by it.
     """
 
     power: float = 3.0

@@ -1,16 +1,13 @@
-"""ImageNet weights for the backbones, and networks to start from.
+"""Networks to start from: ImageNet weights, or weights that this package wrote.
 
-From a safetensors file with torchvision's names (timm's and IBN-Net's add the arrays of
-their blocks), from such a file on the Hugging Face hub, from Keras Applications'
-ResNet-50 as TensorFlow.js keeps it, or from a folder that `mbn_jax.save_pretrained`
-wrote. Nothing is unpickled, and nothing is downloaded without saying so.
+Nothing is unpickled, and nothing is downloaded without a message.
 """
 
 import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +17,22 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from mbn_jax import convert
 from mbn_jax.errors import InputError
-from mbn_jax.models.keras import Path_, find_in_keras, read_keras
+from mbn_jax.models.keras import find_in_keras, read_keras
 from mbn_jax.models.reid import ReID
 from mbn_jax.models.resnet import ResNet
-from mbn_jax.models.shared import (
+from mbn_jax.models.weights import (
     NETWORK,
     WEIGHTS,
     Arrays,
     check_numbers,
+    load_pretrained,
     read_safetensors,
-    read_shared,
 )
 from mbn_jax.text import one_line
 
 HUB = "hf:"
 _CLASSIFIER = "params/classifier/"
-_STATISTICS = {"mean": "running_mean", "var": "running_var"}
-_AFFINE = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
 class ImageNetClassifier(nn.Module):
@@ -63,35 +57,38 @@ class ImageNetClassifier(nn.Module):
 def load_backbone(
     source: str, model: ReID | ImageNetClassifier, variables: Mapping[str, Any]
 ) -> tuple[dict[str, Any], str]:
-    """Fills the backbone of a network with ImageNet weights.
+    """Fills the backbone of a network with weights.
 
-    Statistics enter normalizations by modality through `convert.from_batch_norm`, alike
-    in all modalities, and the stem of every modality gets the same weights. Every array
-    of the source must be used and every parameter of the backbone be found; what
+    All modalities get the same statistics and the same first convolution. Every array
+    of the source must be used, and every parameter of the backbone be found. What
     ImageNet does not know (non-local blocks, pooling, neck, the classifier of
-    identities) stays as it was, and ImageNet's classifier is left out where the network
+    identities) stays as it was, and ImageNet's classifier is left out if the network
     has none.
 
     Args:
-      source: path of a `.safetensors` file; `hf:owner/name`, optionally with
-        `@revision`, for `model.safetensors` of a model on the Hugging Face hub, such as
-        `hf:timm/resnet50.tv_in1k`; or a folder with the `model.json` of Keras
-        Applications' ResNet-50, for which `model.stride_in_1x1` must be set; or a
-        folder that `mbn_jax.save_pretrained` wrote, of which everything except the
-        classifier is taken over.
+      source: one of
+
+        * the path of a `.safetensors` file with torchvision's names, to which timm and
+          IBN-Net add those of their blocks,
+        * `hf:owner/name` or `hf:owner/name@revision`, for such a `model.safetensors` on
+          the Hugging Face hub, e.g. `hf:timm/resnet50.tv_in1k`,
+        * a folder with Keras Applications' ResNet-50 as TensorFlow.js stores it, which
+          needs `model.stride_in_1x1`,
+        * a folder that `mbn_jax.save_pretrained` wrote, from which everything except
+          the classifier is loaded.
       model: the network.
       variables: of the network; arrays, or shapes of them.
 
     Returns:
-      The variables, NumPy arrays where they are loaded, and a sentence that says what
-      was loaded, and what was left.
+      The variables, NumPy arrays where they are loaded, and a sentence on what was
+      loaded and what was not.
 
     Raises:
       InputError: the source cannot be read; it does not fit, where every array that is
-        missing, left over or of another shape is named; or an array holds what no
-        network has, see `check_numbers`.
+        missing, left over or of another shape is named; or `check_numbers` refuses an
+        array.
     """
-    # Of os.path, since pathlib raises for a name that is too long.
+    # Not pathlib, which raises for a name that is too long.
     if not (source.startswith(HUB) or os.path.exists(source)):
         raise InputError(
             f"There are no weights at {source}, expected a .safetensors file, a folder "
@@ -111,43 +108,35 @@ def load_backbone(
     find = find_in_keras if is_keras else _find_in_torch
     flat = flatten_dict(variables)
     missing, misfits, used, new = [], [], set(), set()
-    for norm_or_leaf in _groups(flat):
-        found: dict[Path_, Any] = {}
-        fit = True
-        for path in norm_or_leaf:
-            inside = path[:1] + path[2:] if path[1] == "backbone" else path
-            if (path[1] != "backbone" and path[1] != "fc") or _is_new(inside):
-                new.add("/".join(path[1:3] if _is_new(inside) else path[1:2]))
-                continue
-            names, value = find(arrays, inside)
-            absent = [name for name in names if name not in arrays]
+    for path, leaf in flat.items():
+        _, part, module, *_ = path
+        if part == "backbone" and "_non_local" in module:
+            part = f"backbone/{module}"
+        if part not in ("backbone", "fc"):
+            new.add(part)
+            continue
+        names, make = find(arrays, path[2 if part == "backbone" else 1 :])
+        used.update(names)
+        absent = [name for name in names if name not in arrays]
+        if absent:
             missing += [f"{name} (for {'/'.join(path)})" for name in absent]
-            used.update(names)
-            if absent:
-                fit = False
-                continue
-            try:
-                found[path] = value()
-            except ValueError as error:  # of several arrays that do not fit each other
-                fit = False
-                misfits.append(f"{' + '.join(names)} ({error})")
-                continue
-            # Of a normalization by modality the source has one row.
-            expected = flat[path].shape
-            if path[-1] != "kernel":
-                expected = expected[-1:]
-            if found[path].shape != expected:
-                fit = False
-                misfits.append(
-                    f"{' + '.join(names)} gives {'/'.join(path)} the shape "
-                    f"{list(found[path].shape)} and not {list(expected)}"
-                )
-                continue
-            what = " + ".join(names)
-            check_numbers(found[path], what, source, variance=path[-1] == "var")
-        if fit:
-            for path, leaf in _by_modality(found, flat).items():
-                flat[path] = np.asarray(leaf, flat[path].dtype)
+            continue
+        made_of = " + ".join(names)
+        try:
+            array = make()
+        except ValueError as error:  # the arrays do not fit each other
+            misfits.append(f"{made_of} ({error})")
+            continue
+        # The source has one row for the modalities of a normalization.
+        expected = leaf.shape if path[-1] == "kernel" else leaf.shape[-1:]
+        if array.shape != expected:
+            misfits.append(
+                f"{made_of} gives {'/'.join(path)} the shape {list(array.shape)} and "
+                f"not {list(expected)}"
+            )
+            continue
+        check_numbers(array, made_of, source, variance=path[-1] == "var")
+        flat[path] = np.broadcast_to(array, leaf.shape).astype(leaf.dtype)
     left_over = {
         name
         for name in arrays.keys() - used
@@ -178,13 +167,12 @@ def load_backbone(
 def _load_shared(
     folder: Path, model: Any, variables: Mapping[str, Any]
 ) -> tuple[dict[str, Any], str]:
-    """Takes over a network of this project that was trained on other identities.
+    """Loads a network of this package that was trained on other identities.
 
-    Where the network has a row for each modality and the source has one for all, every
-    modality gets that row. Statistics of other modalities are refused, since an index
-    would not show it.
+    If the source has one row for all modalities, every modality gets that row.
+    Statistics of other modalities are refused, because their indices would not show it.
     """
-    shared, arrays = read_shared(folder)
+    shared, nested = load_pretrained(folder)
     ours = tuple(getattr(model, "modalities", shared.modalities))
     if shared.norm == "mbn" and shared.modalities != ours:
         raise InputError(
@@ -193,9 +181,11 @@ def _load_shared(
             "give the modalities of the data the same names, or start from other "
             "weights."
         )
-    flat = flatten_dict(variables, sep="/")
-    wanted = {name for name in flat if not name.startswith(_CLASSIFIER)}
-    given = {name for name in arrays if not name.startswith(_CLASSIFIER)}
+    arrays, flat = (flatten_dict(tree, sep="/") for tree in (nested, variables))
+    wanted, given = (
+        {name for name in names if not name.startswith(_CLASSIFIER)}
+        for names in (flat, arrays)
+    )
     misfits = [
         f"{name} has the shape {list(arrays[name].shape)} and not "
         f"{list(flat[name].shape)}"
@@ -217,34 +207,6 @@ def _load_shared(
     return unflatten_dict(flat, sep="/"), note
 
 
-def _groups(flat: Mapping[Path_, Any]) -> list[list[Path_]]:
-    """Paths of all leaves, those of a normalization or a layer side by side."""
-    groups: dict[Path_, list[Path_]] = {}
-    for path in flat:
-        groups.setdefault(path[1:-1], []).append(path)
-    return list(groups.values())
-
-
-def _is_new(path: Path_) -> bool:
-    return "_non_local" in path[1]
-
-
-def _by_modality(
-    found: dict[Path_, np.ndarray], flat: Mapping[Path_, Any]
-) -> dict[Path_, Any]:
-    """A batch normalization in the form that the network has it in; else as it is."""
-    means = [path for path in found if path[-1] == "mean"]
-    scales = [path for path in found if path[-1] == "scale"]
-    if not (means and scales) or len(flat[means[0]].shape) == 1:
-        return found
-    converted = convert.from_batch_norm(
-        unflatten_dict(found),
-        flat[means[0]].shape[0],
-        share_affine=len(flat[scales[0]].shape) == 1,
-    )
-    return flatten_dict(converted)
-
-
 def _read_torch(source: str) -> Arrays:
     path = _from_hub(source) if source.startswith(HUB) else Path(source)
     if path.is_dir():
@@ -255,12 +217,12 @@ def _read_torch(source: str) -> Arrays:
 
 
 def _from_hub(source: str) -> Path:
-    """Path of the file in the hub's cache, downloaded if need be."""
+    """Returns the path of the file in the hub's cache, downloading it if necessary."""
     import huggingface_hub
     from huggingface_hub.utils import logging as hub_logging
 
     repository, _, revision = source.removeprefix(HUB).partition("@")
-    # Its warnings on every try would surround the one sentence on what is wrong.
+    # Its warnings about every attempt would hide our error.
     hub_logging.set_verbosity_error()
     wanted: Any = dict(filename=WEIGHTS, revision=revision or None)
     try:
@@ -273,7 +235,7 @@ def _from_hub(source: str) -> Path:
                 file=sys.stderr,
             )
             cached = huggingface_hub.hf_hub_download(repository, **wanted)
-    # Of names, requests, httpx, the file system, the hub.
+    # Errors of the hub, requests, httpx and the file system, and for invalid names.
     except Exception as error:
         raise InputError(
             f"{source} cannot be downloaded ({type(error).__name__}: "
@@ -286,15 +248,40 @@ def _from_hub(source: str) -> Path:
     return Path(cached)
 
 
-def _find_in_torch(
-    arrays: Arrays, path: Path_
-) -> tuple[list[str], Callable[[], np.ndarray]]:
-    """Name of a leaf's array by torchvision's rules, and how to get the leaf of it."""
-    leaf = path[-1]
-    name = ".".join(map(_torch_name, path[1:-1]))
-    name += "." + (_STATISTICS if path[0] == "batch_stats" else _AFFINE)[leaf]
+_TORCH_LEAVES = {
+    "mean": "running_mean",
+    "var": "running_var",
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+}
+_TORCH_MODULES = {
+    "shortcut_conv": "downsample.0",
+    "shortcut_norm": "downsample.1",
+    "squeeze_excitation": "se",
+    "squeeze": "fc1",
+    "excite": "fc2",
+    "instance": "IN",
+    "batch": "BN",
+}
 
-    def value() -> np.ndarray:
+
+def _find_in_torch(
+    arrays: Arrays, path: Sequence[str]
+) -> tuple[list[str], Callable[[], np.ndarray]]:
+    """As `find_in_keras`, by the names of torchvision, timm and IBN-Net."""
+
+    def module(name: str) -> str:
+        if block := re.fullmatch(r"stage(\d)_block(\d+)", name):
+            return f"layer{block[1]}.{int(block[2]) - 1}"
+        if name.startswith("conv1_"):  # of a modality
+            return "conv1"
+        return _TORCH_MODULES.get(name, name.replace("norm", "bn"))
+
+    *modules, leaf = path
+    name = ".".join([*map(module, modules), _TORCH_LEAVES[leaf]])
+
+    def make() -> np.ndarray:
         array = arrays[name]
         if leaf != "kernel" or array.ndim < 2:
             return array
@@ -302,22 +289,4 @@ def _find_in_torch(
             array = array[:, :, 0, 0]
         return array.transpose(*range(2, array.ndim), 1, 0)  # OIHW to HWIO
 
-    return [name], value
-
-
-def _torch_name(part: str) -> str:
-    """A module of ours by torchvision's name, timm's or IBN-Net's."""
-    if block := re.fullmatch(r"stage(\d)_block(\d+)", part):
-        return f"layer{block[1]}.{int(block[2]) - 1}"
-    if part.startswith("conv1_"):  # of a modality
-        return "conv1"
-    names = {
-        "shortcut_conv": "downsample.0",
-        "shortcut_norm": "downsample.1",
-        "squeeze_excitation": "se",
-        "squeeze": "fc1",
-        "excite": "fc2",
-        "instance": "IN",
-        "batch": "BN",
-    }
-    return names.get(part, part.replace("norm", "bn"))
+    return [name], make

@@ -15,8 +15,7 @@ from flax import linen as nn
 from flax.typing import Dtype
 
 from mbn_jax import modalities as names
-from mbn_jax.models.layers import GeneralisedMean
-from mbn_jax.models.norms import PLACES, norm_at
+from mbn_jax.models.layers import PLACES, GeM, norm_at
 from mbn_jax.models.resnet import ResNet
 
 POOLINGS = ("average", "gem", "learned_gem")
@@ -101,7 +100,7 @@ class ReID(nn.Module):
             pooled = feature_map.astype(jnp.float32).mean((1, 2))
         else:
             learned = self.pooling == "learned_gem"
-            pooled = GeneralisedMean(learned=learned, name="pooling")(feature_map)
+            pooled = GeM(learned=learned, name="pooling")(feature_map)
         # The pooling lies between, so no convolution can take the neck over.
         neck = norm_at(self, "neck", keep=True)(
             use_bias=self.neck_bias, dtype=jnp.float32, name="neck"

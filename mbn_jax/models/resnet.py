@@ -14,20 +14,17 @@ from flax import linen as nn
 from flax.typing import Dtype
 
 from mbn_jax import modalities as names
+from mbn_jax.models import cpu
 from mbn_jax.models.layers import (
+    IBN,
+    PLACES,
     ConvolutionFactory,
     NonLocal,
+    NormFactory,
     SqueezeExcitation,
     convolution,
-    max_pool,
-    relu_of_sum,
-)
-from mbn_jax.models.norms import (
-    PLACES,
-    HalfInstanceNorm,
-    NormFactory,
     norm_at,
-    norm_factory,
+    norm_of,
 )
 
 VARIANTS = ("resnet", "se_resnet", "resnet_ibn_a")
@@ -77,7 +74,7 @@ class BasicBlock(nn.Module):
         if x.shape != y.shape:
             x = self.convolution(y.shape[-1], 1, self.stride, name="shortcut_conv")(x)
             x = self.norm(name="shortcut_norm")(x, modality, not train)
-        return relu_of_sum(x, y)
+        return cpu.relu_of_sum(x, y)
 
     def branch(self, x: jax.Array, modality: jax.Array, train: bool) -> jax.Array:
         """What is added to the shortcut."""
@@ -95,7 +92,7 @@ class BasicBlock(nn.Module):
         x = self.convolution(self.features, size, stride, use_bias=False, name="conv1")(
             x
         )
-        norm = HalfInstanceNorm(self.instance_norm, x.dtype, name="norm1")
+        norm = IBN(self.instance_norm, x.dtype, name="norm1")
         return nn.relu(norm(x, modality, not train))
 
 
@@ -224,7 +221,7 @@ class ResNet(nn.Module):
         convolve = partial(convolution, use_bias=self.norm == "none", dtype=self.dtype)
         features = max(1, round(64 * self.width))
         x = self._stem(images.astype(self.dtype), modality, train, features, convolve)
-        x = max_pool(x)
+        x = cpu.max_pool(x)
         for stage, repeat in enumerate(repeats, start=1):
             place = f"stage{stage}"
             norm = norm_at(self, place)
@@ -264,12 +261,9 @@ class ResNet(nn.Module):
         for index, other in enumerate(others):
             x = jnp.where((modality == index)[:, None, None, None], other, x)
         # A normalization for each stem, whatever the others are.
-        norm = norm_factory(
-            "bn" if self.norm == "none" else "mbn",
-            share_affine=False,
-            momentum=self.momentum,
-            dtype=self.dtype,
-            axis_name=self.axis_name,
-            num_modalities=len(self.modalities),
+        norm = (
+            norm_of(self, "bn")
+            if self.norm == "none"
+            else partial(norm_of(self, "mbn"), share_affine=False)
         )
         return nn.relu(norm(name="norm1")(x, modality, not train))

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from mbn_jax.data.sampling import SAMPLERS
 from mbn_jax.errors import InputError
 from mbn_jax.files import check_named, read_json
-from mbn_jax.models.norms import NORMS, PLACES
+from mbn_jax.models.layers import NORMS, PLACES
 from mbn_jax.models.reid import POOLINGS
 from mbn_jax.models.resnet import STAGES, STEMS, VARIANTS
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mbn_jax.mesh import AXIS, over_data, replicated
+from mbn_jax.models.cpu import compiler_options
 
 Update = Callable[..., tuple[Any, Any]]
 Step = Callable[[Any, Any], tuple[Any, Any]]
@@ -36,23 +37,13 @@ def parallelize(update: Update, parallelism: str, mesh: Mesh) -> Step:
     )
 
 
-def _compiler_options(mesh: Mesh) -> dict[str, str] | None:
-    """Eigen instead of YNNPACK for products and convolutions on a CPU.
-
-    YNNPACK took 1.1 times as long for a step of a ResNet-50 (docs/benchmarks.md).
-    """
-    if mesh.devices.flat[0].platform != "cpu":
-        return None
-    return {"xla_cpu_experimental_ynn_fusion_type": ""}
-
-
 def _jit(update: Update, mesh: Mesh) -> Step:
     """The global program; the compiler cuts it and puts in the collectives."""
     return jax.jit(
         partial(update, axis_name=None),
         donate_argnums=0,
         out_shardings=(replicated(mesh), replicated(mesh)),
-        compiler_options=_compiler_options(mesh),
+        compiler_options=compiler_options(mesh),
     )
 
 
@@ -68,7 +59,7 @@ def _shard_map(update: Update, mesh: Mesh) -> Step:
         # the two, or the gradients are too large by the number of devices.
         check_vma=False,
     )
-    return jax.jit(mapped, donate_argnums=0, compiler_options=_compiler_options(mesh))
+    return jax.jit(mapped, donate_argnums=0, compiler_options=compiler_options(mesh))
 
 
 def _pmap(update: Update, mesh: Mesh) -> Step:

@@ -22,6 +22,7 @@ from mbn_jax.data.augment import Augmentation, augment
 from mbn_jax.evaluation.distances import unit_rows
 from mbn_jax.mesh import replicated
 from mbn_jax.modalities import DEFAULT, has_color
+from mbn_jax.models import cpu
 from mbn_jax.models.pretrained import load_backbone
 from mbn_jax.models.reid import ReID, ReIDOutput
 from mbn_jax.pixels import normalize
@@ -295,12 +296,8 @@ def _gradients(
         lambda x: jnp.zeros(x.shape, x.dtype),
         jax.eval_shape(of_part, state.batch_stats, *first),
     )
-    (gradients, batch_stats, metrics), _ = jax.lax.scan(
-        add_part,
-        (zeros[0], state.batch_stats, zeros[2]),
-        parts,
-        # A loop, for its memory; but in one XLA for CPU takes ten times as long.
-        unroll=num_parts if jax.default_backend() == "cpu" else 1,
+    (gradients, batch_stats, metrics), _ = cpu.scan(
+        add_part, (zeros[0], state.batch_stats, zeros[2]), parts
     )
     mean = partial(jax.tree.map, lambda x: x / num_parts)
     return mean(gradients), batch_stats, mean(metrics)

@@ -21,7 +21,7 @@ from mbn_jax.deploy.exported import (
     save_exported,
 )
 from mbn_jax.errors import InputError
-from mbn_jax.models.shared import fingerprint
+from mbn_jax.models.weights import fingerprint
 
 from ..models.test_variants import EVERYTHING, filled, small
 

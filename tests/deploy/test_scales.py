@@ -10,7 +10,7 @@ from mbn_jax.deploy.export import export
 from mbn_jax.deploy.exported import save_exported
 from mbn_jax.deploy.loading import choose_scales, trained_scales, with_scales
 from mbn_jax.errors import InputError
-from mbn_jax.models.shared import NETWORK
+from mbn_jax.models.weights import NETWORK
 
 from ..models.test_variants import filled, small
 

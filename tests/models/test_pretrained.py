@@ -19,7 +19,7 @@ from mbn_jax.models.keras import read_keras
 from mbn_jax.models.pretrained import ImageNetClassifier, load_backbone
 from mbn_jax.models.reid import ReID
 from mbn_jax.models.resnet import ResNet
-from mbn_jax.models.shared import read_safetensors
+from mbn_jax.models.weights import read_safetensors
 
 from .make_torch_reference import CLASSES, PATH, images, numbers
 
@@ -133,7 +133,7 @@ def names_of(model):
     arrays = {}
     for path, leaf in flatten_dict(shapes_of(model)).items():
         if path[1] == "backbone":
-            (name,), _ = _find_in_torch({}, path[:1] + path[2:])
+            (name,), _ = _find_in_torch({}, path[2:])
             shape = leaf.shape
             if path[-1] == "kernel":
                 order = (3, 2, 0, 1) if len(shape) == 4 else (1, 0)

@@ -9,7 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from mbn_jax import InputError
-from mbn_jax.models.norms import NORMS
+from mbn_jax.models.layers import NORMS
 from mbn_jax.models.reid import ReID
 from mbn_jax.models.resnet import ResNet, stem_name
 from mbn_jax.training.config import check, default_config

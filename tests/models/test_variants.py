@@ -11,8 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mbn_jax import ModalityBatchNorm, convert
 from mbn_jax.modalities import DEFAULT
-from mbn_jax.models.layers import GeneralisedMean, NonLocal, convolution
-from mbn_jax.models.norms import PLACES, HalfInstanceNorm
+from mbn_jax.models.layers import IBN, PLACES, GeM, NonLocal, convolution
 from mbn_jax.models.reid import POOLINGS, ReID
 from mbn_jax.models.resnet import STEMS, VARIANTS, ResNet, stem_name
 
@@ -162,7 +161,7 @@ def test_a_separate_stem_is_the_stem_of_the_image_s_modality(modalities):
 
 def test_half_the_channels_are_normalized_by_image():
     norm = partial(ModalityBatchNorm, epsilon=1e-5)
-    layer = HalfInstanceNorm(norm)
+    layer = IBN(norm)
     x = 3 * IMAGES[..., [0, 1, 2, 0]] + 2
     y, _ = layer.init_with_output(jax.random.key(0), x, MODALITY, False)
     first = x[..., :2]
@@ -181,7 +180,7 @@ def test_the_generalized_mean_lies_between_mean_and_maximum():
     x = jnp.asarray(np.abs(IMAGES))
 
     def pool(power):
-        return GeneralisedMean(power).apply({}, x)
+        return GeM(power).apply({}, x)
 
     np.testing.assert_allclose(pool(1.0), x.mean((1, 2)), rtol=1e-5)
     np.testing.assert_allclose(pool(3.0), (x**3).mean((1, 2)) ** (1 / 3), rtol=1e-5)
@@ -192,7 +191,7 @@ def test_the_generalized_mean_lies_between_mean_and_maximum():
 def test_the_generalized_mean_has_a_gradient_at_every_scale(scale):
     def loss(x, power):
         variables = {"params": {"power": power}}
-        return GeneralisedMean(learned=True).apply(variables, x).sum() / (scale or 1)
+        return GeM(learned=True).apply(variables, x).sum() / (scale or 1)
 
     gradients = jax.grad(loss, argnums=(0, 1))(scale * jnp.asarray(IMAGES), 3.0)
     assert all(np.all(np.isfinite(g)) for g in gradients)

@@ -16,9 +16,9 @@ import mbn_jax
 from mbn_jax.errors import InputError
 from mbn_jax.models.pretrained import load_backbone
 from mbn_jax.models.reid import ReID
-from mbn_jax.models.shared import NETWORK, WEIGHTS, fingerprint
+from mbn_jax.models.weights import NETWORK, WEIGHTS, fingerprint
 
-from ..models.test_variants import EVERYTHING, filled, small
+from .test_variants import EVERYTHING, filled, small
 
 
 @pytest.fixture
