@@ -1,4 +1,4 @@
-# Needs Python 3.11 to 3.13 (with venv) and make; everything else goes into .venv.
+# You need make and Python 3.11 to 3.13 with venv; everything else goes into .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -7,19 +7,19 @@ WORKDIR ?= runs/quick
 .DEFAULT_GOAL := help
 .PHONY: help train test test-slow test-hosts lint clean
 
-help:  ## what can be made
+help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/'
 
-train: $(VENV)/installed  ## train on embedded data, evaluate, write the report (WORKDIR=runs/quick)
+train: $(VENV)/installed  ## train on synthetic data, evaluate, write the report (WORKDIR=runs/quick)
 	$(RUN) -m mbn_jax train --workdir=$(WORKDIR)
 
 test: $(VENV)/installed-dev  ## run the tests
 	$(RUN) -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
-test-slow: $(VENV)/installed-dev  ## cause faults for real: half an hour
+test-slow: $(VENV)/installed-dev  ## run the tests that cause real faults (half an hour)
 	$(RUN) -m pytest -m slow tests/failures
 
-test-hosts: $(VENV)/installed-dev  ## train in several processes, and in parts: ten minutes
+test-hosts: $(VENV)/installed-dev  ## run the other slow tests, such as training in several processes (ten minutes)
 	$(RUN) -m pytest -m slow tests --ignore=tests/failures
 
 lint: $(VENV)/installed-dev  ## check style and types
@@ -27,7 +27,7 @@ lint: $(VENV)/installed-dev  ## check style and types
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-clean:  ## remove .venv (not the data, not the runs)
+clean:  ## remove .venv, but no data and no runs
 	rm -rf $(VENV)
 
 $(VENV)/installed: requirements.txt pyproject.toml

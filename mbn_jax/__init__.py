@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mbn_jax import convert, data, evaluation, functional, losses, models, nnx
     from mbn_jax.context import by_modality
     from mbn_jax.deploy.embed import embed
-    from mbn_jax.deploy.loading import load
+    from mbn_jax.deploy.load import load
     from mbn_jax.errors import InputError
     from mbn_jax.functional import Moments, modality_moments
     from mbn_jax.models.reid import ReID
@@ -32,7 +32,7 @@ _HOMES = {
     "ReID": "models.reid",
     "by_modality": "context",
     "embed": "deploy.embed",
-    "load": "deploy.loading",
+    "load": "deploy.load",
     "load_pretrained": "models.weights",
     "modality_moments": "functional",
     "save_pretrained": "models.weights",

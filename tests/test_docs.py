@@ -1,12 +1,14 @@
 """The code that readers will copy runs, and what the pages point to exists."""
 
+import itertools
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
 import cv2
 import pytest
+from markdown_it import MarkdownIt
 
 from mbn_jax.data.sources import sysu_mm01
 from mbn_jax.evaluation import evaluate_file
@@ -36,10 +38,11 @@ def test_the_feature_file_of_its_page_can_be_evaluated(tmp_path, monkeypatch):
     assert (result["num_queries"], result["gallery_size"]) == (8, 8)
 
 
-def test_the_picture_of_the_two_gaps_is_drawn_by_its_script(tmp_path):
+def test_the_chart_of_the_two_gaps_is_drawn_by_its_script(tmp_path, monkeypatch):
     script = ROOT / "docs" / "pictures" / "two_gaps.py"
     drawn = tmp_path / "gaps.png"
-    subprocess.run([sys.executable, script, f"--output={drawn}"], check=True)
+    monkeypatch.setattr(sys, "argv", [str(script), f"--output={drawn}"])
+    runpy.run_path(str(script), run_name="__main__")
     assert cv2.imread(drawn).shape == cv2.imread(script.with_suffix(".png")).shape
 
 
@@ -56,6 +59,18 @@ def test_what_the_pages_import_exists(page):
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_prose_is_wrapped_at_100_columns(page):
+    """Lists as well, but no tables, code, formulas and images."""
+    lines = page.read_text().splitlines()
+    for token in MarkdownIt("commonmark").enable("table").parse("\n".join(lines)):
+        paragraph = lines[slice(*token.map)] if token.type == "paragraph_open" else []
+        if paragraph and not paragraph[0].lstrip().startswith(("$$", "![")):
+            assert [line for line in paragraph if len(line) > 100] == []
+            for line, following in itertools.pairwise(paragraph):
+                assert len(line) + len(following.strip()) >= 100, "these fit one line"
 
 
 def test_the_keys_that_the_training_page_names_exist():

@@ -134,7 +134,7 @@ def test_the_files_of_the_layer_import_jax_flax_and_numpy_only(loaded_files):
         "from mbn_jax import save_pretrained",
         "import mbn_jax.analysis.gap",
         "import mbn_jax.data.pipeline",
-        "import mbn_jax.deploy.loading",
+        "import mbn_jax.deploy.load",
         "import mbn_jax.training.loop",
     ],
 )

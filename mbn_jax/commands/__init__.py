@@ -1,8 +1,8 @@
 """The commands: `python -m mbn_jax COMMAND`, each in a module of its name.
 
-Such a module defines its flags and `main()`. One that takes arguments without a flag
-names them in `ARGUMENTS`, and its `main` takes them as a list. Its docstring is the
-beginning of `--help`. Adding a command takes a module and a line in `SUMMARIES`.
+A command's module defines flags and `main()`, and its docstring begins the text of
+`--help`. If it takes arguments without a flag, `ARGUMENTS` names them and `main` gets
+them as a list. A new command needs a module and a line in `SUMMARIES`.
 """
 
 import importlib
@@ -23,7 +23,7 @@ SUMMARIES = {
     "ablate": "train and compare BN and MBN over a grid",
     "embed": "extract features from a folder of images, and search with them",
     "adapt": "adapt a network to new cameras by unlabeled images",
-    "export": "write a network to a file that needs JAX alone, or as shared weights",
+    "export": "write a network to a file that needs only JAX, or as shared weights",
 }
 _USAGE = """\
 usage: python -m mbn_jax COMMAND --flag=value ...
@@ -44,8 +44,7 @@ def main() -> NoReturn:
     if name in SUMMARIES:
         del sys.argv[1]
         run(name)
-    width = max(map(len, SUMMARIES))
-    lines = (f"  {name:<{width}}  {text}" for name, text in SUMMARIES.items())
+    lines = (f"  {command:<8}  {text}" for command, text in SUMMARIES.items())
     usage = _USAGE.format(commands="\n".join(lines))
     if name in ("--help", "-h", "help"):
         print(usage)

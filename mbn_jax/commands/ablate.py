@@ -5,10 +5,10 @@ r"""Compares BN with MBN over a grid of data sets, backbones, losses and sampler
       --grid=backbone=resnet18,resnet18_ibn_a --grid=sampler=balanced,natural
 
 This trains what is missing, resumes what was interrupted, and evaluates every network
-with other running statistics, too (see controls). It writes ablation.csv; ablation.md,
+also with other running statistics (see controls). It writes ablation.csv; ablation.md,
 with the differences and their intervals, every direction, and the controls;
-ablation.png and by_gap.png; and gaps.csv. One axis at a time varies around the first
-values, or with --cross all of them; norm (bn, mbn) and seed (0, 1, 2) are always
+ablation.png and by_gap.png; and gaps.csv. It varies one axis at a time around the first
+values, or with --cross all axes together; norm (bn, mbn) and seed (0, 1, 2) are always
 combined with everything. A loss is a sum, such as identity+wrt. --config and
 --config.key=value set what all runs have in common:
 
@@ -16,8 +16,9 @@ combined with everything. A loss is a sum, such as identity+wrt. --config and
       --grid=loss=identity+wrt,identity+circle --grid=seed=0,1,2,3,4
 
 --results=FILE uses the results in an earlier ablation.csv, for example from another
-machine, instead of training those runs. It compares the values of the axes, norm and
-seed, not the rest of the configuration. This makes only the tables and charts:
+machine, instead of training those runs. Runs are recognized by the values of the axes,
+norm and seed, not by the rest of the configuration. This makes only the tables and
+charts:
 
   python -m mbn_jax ablate --workdir=runs/tables --notrain \
       --results=docs/study/synthetic.csv
@@ -27,34 +28,33 @@ import sys
 from pathlib import Path
 
 import jax
-from absl import flags, logging
+from absl import flags
 
 from mbn_jax.analysis.ablation import Result, read_csv
-from mbn_jax.commands import config_flags
+from mbn_jax.commands import shared_flags
 from mbn_jax.errors import InputError
 from mbn_jax.files import check_named, read_bytes
 from mbn_jax.training import ablation
 from mbn_jax.training.grid import AXES, make_runs, read_grid
 
-_CONFIG = config_flags.define_config()
-flags.adopt_module_key_flags(config_flags)  # for --help
+_CONFIG = shared_flags.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of all runs.", required=True)
 _GRID = flags.DEFINE_multi_string(
     "grid",
     [],
-    f"An axis and its values: {', '.join(AXES)}, or a key of the "
-    "configuration; for example loss=identity+wrt,identity+circle.",
+    f"An axis and its values: {', '.join(AXES)}, or a key of the configuration; for "
+    "example loss=identity+wrt,identity+circle.",
 )
-_CROSS = flags.DEFINE_bool("cross", False, "All combinations of all axes.")
+_CROSS = flags.DEFINE_bool("cross", False, "Train all combinations of all axes.")
 _PARALLEL = flags.DEFINE_integer(
     "num_parallel",
     1,
-    "Runs at a time; on GPUs each has its own.",
+    "Number of runs at a time; each has a GPU of its own.",
     lower_bound=1,
     upper_bound=1024,
 )
 _RESULTS = flags.DEFINE_multi_string(
-    "results", [], "ablation.csv whose runs count as finished."
+    "results", [], "An ablation.csv whose runs count as finished."
 )
 _TRAIN = flags.DEFINE_bool("train", True, "Train what --results does not have.")
 _DRY = flags.DEFINE_bool("dry_run", False, "Only list the runs.")
@@ -70,14 +70,13 @@ def read_results(path: str) -> list[Result]:
         text = read_bytes(Path(path)).decode()
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path} is not a text (byte {error.start}); give an ablation.csv."
+            f"{path} is not text (byte {error.start}); give an ablation.csv."
         ) from error
     return read_csv(text, path)
 
 
 def main() -> None:
-    """Trains the grid and writes what it shows."""
-    logging.set_verbosity(logging.WARNING)
+    """Trains the grid and writes its tables and charts."""
     jax.config.update("jax_platforms", "cpu")  # GPUs are for the runs
     check_named(_WORKDIR.value)
     workdir = Path(_WORKDIR.value)
@@ -102,6 +101,6 @@ def main() -> None:
     ablation.write_gaps(runs, workdir)
     if failed:
         sys.exit(
-            f"error: {len(failed)} runs have failed and are not in the table: see "
+            f"error: {len(failed)} runs have failed and are not in the table; see "
             f"{', '.join(str(run.log) for run in failed)}"
         )

@@ -7,23 +7,23 @@ r"""Adapts a trained network to new cameras by folders of their unlabeled images
 This re-estimates the running statistics of each modality from the images of its folder
 (mbn_jax.convert.estimate_statistics), and writes the network as shared weights, which
 embed and mbn_jax.load take like a work directory. A modality without a folder keeps its
-statistics. --visible=DIR is short for --folder=visible=DIR; modalities of other names
-are given in the long form:
+statistics. --visible=DIR is short for --folder=visible=DIR; folders of modalities with
+other names are given in the long form:
 
   python -m mbn_jax adapt --workdir=runs/three --folder=nir=dusk \
       --folder=thermal=night --output=adapted
 
-Whether it helps depends on the cameras: docs/own-pictures.md measures it.
+Whether it helps depends on the cameras: docs/own-pictures.md has measurements.
 """
 
-from absl import flags, logging
+from absl import flags
 
 import mbn_jax
-from mbn_jax.data.images import MAX_HELP, MAX_MEGAPIXELS
-from mbn_jax.data.sixteen_bits import FLAG, HELP, scales_by_modality
-from mbn_jax.deploy.adaptation import adapt
-from mbn_jax.deploy.folder import Reading, folders_by_name
-from mbn_jax.deploy.loading import (
+from mbn_jax.commands import shared_flags
+from mbn_jax.data.sixteen_bits import scales_by_modality
+from mbn_jax.deploy.adapt import adapt
+from mbn_jax.deploy.embed import Reading
+from mbn_jax.deploy.load import (
     choose_scales,
     load_network,
     trained_scales,
@@ -31,47 +31,23 @@ from mbn_jax.deploy.loading import (
 )
 from mbn_jax.models.weights import check_folder
 
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Work directory, or a folder of shared weights.", required=True
-)
-flags.DEFINE_alias("model", "workdir")
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "Of a work directory: last (the default), best, or a step."
-)
-_VISIBLE = flags.DEFINE_string("visible", None, "Folder of visible images.")
-_INFRARED = flags.DEFINE_string("infrared", None, "Folder of infrared images.")
-_FOLDERS = flags.DEFINE_multi_string(
-    "folder",
-    [],
-    "NAME=DIR: a modality and the folder of its images; one flag for each.",
-)
+_WORKDIR, _CHECKPOINT = shared_flags.define_network()
+_SHORT = [
+    flags.DEFINE_string(name, None, f"Folder of {name} images.")
+    for name in ("visible", "infrared")
+]
+_FOLDERS = shared_flags.define_folders()
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write.", required=True)
-_NUM_IMAGES = flags.DEFINE_integer(
-    "num_images", 1024, "Images of each modality at most.", lower_bound=1
-)
-_BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 64, "Images of all modalities in a batch.", lower_bound=2
-)
-_SEED = flags.DEFINE_integer(
-    "seed", 0, "Seed of the order of the images.", lower_bound=0
-)
-_SIXTEEN_BITS = flags.DEFINE_multi_string(
-    FLAG, [], f"{HELP} By default as in training."
-)
-_MAX_MEGAPIXELS = flags.DEFINE_float(
-    "max_megapixels", MAX_MEGAPIXELS, MAX_HELP, lower_bound=0
-)
+_NUM_IMAGES = flags.DEFINE_integer("num_images", 1024, "Most images of a modality.", 1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images of all modalities.", 2)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the order of the images.", 0)
+_SIXTEEN_BITS, _MAX_MEGAPIXELS = shared_flags.define_reading("Default: as in training.")
 
 
 def main() -> None:
     """Adapts, and writes."""
-    logging.set_verbosity(logging.WARNING)
-    short = [
-        f"{flag.name}={flag.value}"
-        for flag in (_VISIBLE, _INFRARED)
-        if flag.value is not None
-    ]
-    folders = folders_by_name([*short, *_FOLDERS.value])
+    short = [f"{flag.name}={flag.value}" for flag in _SHORT if flag.value is not None]
+    folders = shared_flags.folders_by_name([*short, *_FOLDERS.value])
     scales_by_modality(_SIXTEEN_BITS.value, list(folders))  # refused before any work
     check_folder(_OUTPUT.value)
     model, variables = load_network(_WORKDIR.value, _CHECKPOINT.value)

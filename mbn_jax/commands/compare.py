@@ -5,8 +5,8 @@ r"""Shows two to four finished runs on one data set side by side.
   python -m mbn_jax compare runs/quick runs/wide runs/deep
 
 This writes one HTML file with their metrics, the differences of their configurations,
-losses, validation and CMC in common charts, and the two distribution gaps. It needs the
-work directories only, neither data nor checkpoints. For means over seeds, use ablate.
+charts of losses, validation and CMC, and the two distribution gaps. It needs only the
+work directories, no data and no checkpoints. For means over seeds, use ablate.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from mbn_jax.analysis.compare import write_comparison
 
 ARGUMENTS = "WORKDIR ..."
 _OUTPUT = flags.DEFINE_string(
-    "output", "compare.html", "HTML file to write; its folder is made if need be."
+    "output", "compare.html", "HTML file to write; its folder is made if needed."
 )
 
 

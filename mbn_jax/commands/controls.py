@@ -5,20 +5,22 @@ r"""Evaluates a finished run with other running statistics than its own.
   python -m mbn_jax controls --workdir=runs/bn --data_dir=/data/prepared
 
 This prints mAP and rank-1 with statistics that are re-estimated from the unlabeled test
-images (BN: of all together, and of each modality; MBN: of each modality), with those of
-the other modality and with pooled ones (MBN). It writes controls.json into the work
-directory. No weight changes, so the differences show what the statistics alone do.
+images (BN: of all images together, and of each modality; MBN: of each modality), with
+those of the other modality (MBN), and with pooled ones (MBN). It writes controls.json
+into the work directory. No weight changes, so the differences are effects of the
+statistics alone.
 """
 
 from absl import flags, logging
 
 from mbn_jax.analysis.ablation_tables import title
+from mbn_jax.commands import shared_flags
 from mbn_jax.training.controls import CONTROLS, measure_controls
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Work directory of a finished run.", required=True
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data, if they have moved.")
+_DATA_DIR = shared_flags.define_data_dir()
 
 
 def main() -> None:

@@ -6,18 +6,20 @@ r"""Evaluates a trained model, or features of any framework, by a protocol.
   python -m mbn_jax evaluate --features F.npz --protocol my_cameras \
       --direction thermal_to_visible
 
-One call evaluates one protocol: the usual one of the data set, unless an option says
-otherwise (docs/protocols.md). With {split} in the work directory the result is the mean
+One call evaluates one protocol, the usual one of the data set unless options choose
+another (docs/protocols.md). With {split} in the work directory, the result is the mean
 over the splits, each with a network of its own. The npz holds `features` (N, D),
 `identity`, `camera`, `modality` (0 visible, 1 infrared, unless `modalities` names
 others) and `name` (path in the data set's folder), each (N,) (docs/feature-files.md).
 """
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
 from absl import flags, logging
 
+from mbn_jax.commands import shared_flags
 from mbn_jax.data.sources import (
     DIRECTION,
     MODULES,
@@ -50,7 +52,7 @@ flags.DEFINE_string("checkpoint", "last", "Of --workdir: last, best, or a step."
 flags.DEFINE_bool(
     "flip_average", False, "Of --workdir: means of the features of both mirror images."
 )
-flags.DEFINE_string("data_dir", None, "Of --workdir: prepared data, if they moved.")
+shared_flags.define_data_dir()
 flags.DEFINE_string(
     "save_features", None, "Of --workdir: npz to write, in place of evaluating."
 )
@@ -71,12 +73,11 @@ def define_protocol_flags() -> list[flags.FlagHolder[Any]]:
         text = " ".join(f"{owner}: {option.help}" for owner, option in owners)
         kinds = [option.kind for _, option in owners]
         if all(isinstance(kind, tuple) for kind in kinds):
-            choices = list(dict.fromkeys(choice for kind in kinds for choice in kind))
+            choices = [*dict.fromkeys(itertools.chain(*kinds))]
             defined.append(flags.DEFINE_enum(name, None, choices, text))
-        elif kinds == [int]:
-            defined.append(flags.DEFINE_integer(name, None, text))
         else:
-            defined.append(flags.DEFINE_string(name, None, text))
+            define = flags.DEFINE_integer if kinds == [int] else flags.DEFINE_string
+            defined.append(define(name, None, text))
     return defined
 
 

@@ -1,4 +1,4 @@
-r"""Writes a trained network to a file that needs JAX alone, or as shared weights.
+r"""Writes a trained network to a file that needs only JAX, or as shared weights.
 
   python -m mbn_jax export --workdir=runs/quick --modality=infrared
   python -m mbn_jax export --workdir=runs/quick --modality=visible --output=visible.zip
@@ -11,29 +11,24 @@ network's. --modality is the name of one of the network's modalities.
   python -m mbn_jax export --workdir=runs/quick --format=weights
 
 This writes runs/quick/weights, a folder with model.safetensors and model.json for all
-modalities, which is read without the run. docs/exporting.md says how to use either.
+modalities, which can be read without the run. docs/exporting.md says how to use both.
 """
 
 from pathlib import Path
 
 import jax
-from absl import flags, logging
+from absl import flags
 
 import mbn_jax
+from mbn_jax.commands import shared_flags
 from mbn_jax.deploy.export import BATCH_SIZES, export_checked
-from mbn_jax.deploy.loading import load_network
+from mbn_jax.deploy.load import load_network
 from mbn_jax.errors import InputError
 from mbn_jax.files import check_file
 from mbn_jax.modalities import index
 from mbn_jax.models.weights import check_folder
 
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Work directory, or a folder of shared weights.", required=True
-)
-flags.DEFINE_alias("model", "workdir")
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "Of a work directory: last (the default), best, or a step."
-)
+_WORKDIR, _CHECKPOINT = shared_flags.define_network()
 _FORMATS = ["stablehlo", "weights"]
 _FORMAT = flags.DEFINE_enum("format", "stablehlo", _FORMATS, "What to write.")
 _MODALITY = flags.DEFINE_string(
@@ -45,32 +40,33 @@ _OUTPUT = flags.DEFINE_string(
 
 
 def main() -> None:
-    """Exports and says what was written."""
-    logging.set_verbosity(logging.WARNING)
-    # The comparison is of full float32; the program is lowered for a GPU without one.
+    """Exports, and prints what was written."""
+    # The features are compared in full float32. The program for a GPU is lowered
+    # without one.
     jax.config.update("jax_platforms", "cpu")
-    if (_MODALITY.value is None) == (_FORMAT.value == "stablehlo"):
+    name = _MODALITY.value
+    if (name is None) == (_FORMAT.value == "stablehlo"):
         raise InputError(
             "An exported model is for one modality and weights are for all: give "
             "--modality to --format=stablehlo, and not to --format=weights."
         )
-    check = check_folder if _MODALITY.value is None else check_file
-    if _OUTPUT.value is not None:
-        check(_OUTPUT.value)  # before any work
+    if _OUTPUT.value is not None:  # checked before any work
+        (check_folder if name is None else check_file)(_OUTPUT.value)
     model, variables = load_network(_WORKDIR.value, _CHECKPOINT.value)
-    name = "weights" if _MODALITY.value is None else f"{_MODALITY.value}.zip"
-    # The name of a modality may be "cam/1".
-    default = Path(_WORKDIR.value) / name.replace("/", "%2F")
-    output = default if _OUTPUT.value is None else _OUTPUT.value
-    if _MODALITY.value is None:
+    output = _OUTPUT.value
+    if output is None:
+        # The name of a modality may be "cam/1".
+        file = "weights" if name is None else f"{name}.zip".replace("/", "%2F")
+        output = str(Path(_WORKDIR.value) / file)
+    if name is None:
         mbn_jax.save_pretrained(output, model, variables)
         print(f"{output}: model.safetensors and model.json")
         return
-    modality = index(_MODALITY.value, model.modalities)
+    modality = index(name, model.modalities)
     exported, difference = export_checked(model, variables, modality, output)
     sizes = " × ".join(map(str, exported.image_size))
     platforms = " and ".join(exported.exported.platforms)
-    print(f"{output}: for {_MODALITY.value} images of {sizes} on {platforms}")
+    print(f"{output}: for {name} images of {sizes} on {platforms}")
     print(
         f"largest difference from the network on {sum(BATCH_SIZES)} random images, "
         f"in batches of {', '.join(map(str, BATCH_SIZES))}: {difference:.1e}"

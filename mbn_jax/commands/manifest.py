@@ -5,9 +5,9 @@ r"""Writes the manifest of your own images from folders, one for each modality.
 
 Each of these folders holds a folder for every identity, with its images or with a
 folder of images for each camera: photos/visible/anna/0001.jpg,
-photos/visible/anna/door/0002.png. A third of the identities is drawn for the test, from
-those that have images in every modality; the others are for training. The result is a
-CSV table that you can check and edit:
+photos/visible/anna/door/0002.png. A third of the identities is drawn for the test set
+from those that have images in every modality; the others are for training. The result
+is a CSV table that you can check and edit:
 
     path,identity,camera,modality,split
     visible/anna/0001.jpg,anna,visible,visible,train
@@ -27,16 +27,13 @@ from pathlib import Path
 
 from absl import flags
 
+from mbn_jax.commands import shared_flags
 from mbn_jax.data.findings import some
 from mbn_jax.data.manifest import find_rows, write_manifest
 from mbn_jax.errors import InputError
 from mbn_jax.files import check_file
 
-_FOLDERS = flags.DEFINE_multi_string(
-    "folder",
-    [],
-    "NAME=DIR: a modality and the folder of its images; one flag for each.",
-)
+_FOLDERS = shared_flags.define_folders()
 _OUTPUT = flags.DEFINE_string("output", "manifest.csv", "File to write.")
 _TEST = flags.DEFINE_float("test", 1 / 3, "Share of the identities for the test.", 0, 1)
 _VAL = flags.DEFINE_float("val", 0, "Share of the identities for validation.", 0, 1)
@@ -46,17 +43,8 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing file.")
 
 def main() -> None:
     """Writes the manifest."""
-    folders = {}
-    for text in _FOLDERS.value:
-        name, _, folder = text.partition("=")
-        if not name.strip() or not folder:
-            raise InputError(
-                f"--folder={text} names no modality; expected --folder=NAME=DIR,"
-                " for example --folder=visible=photos/visible."
-            )
-        if name.strip() in folders:
-            raise InputError(f"--folder={name}=DIR is given twice; give one.")
-        folders[name.strip()] = Path(folder).expanduser().absolute()
+    given = shared_flags.folders_by_name(_FOLDERS.value)
+    folders = {name: Path(path).expanduser().absolute() for name, path in given.items()}
     output = Path(_OUTPUT.value).expanduser().absolute()
     if output.exists() and not _OVERWRITE.value:
         raise InputError(

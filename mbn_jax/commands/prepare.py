@@ -7,13 +7,13 @@ A CSV file lists your own images, with a row for each (docs/own-data.md):
 
   python -m mbn_jax prepare --dataset=mine --manifest=mine.csv --images=photos
 
-This reports everything that is wrong, and writes data/mine if nothing is wrong. After
-that, mine is a data set like any other: --config.data.dataset=mine.
+This reports everything that is wrong, and writes data/mine if nothing is wrong. Then
+mine is a data set like any other: --config.data.dataset=mine.
 
   python -m mbn_jax prepare --dataset=sysu_mm01 --manual_dir=SYSU-MM01
 
-This converts a data set that its authors gave you: sysu_mm01, regdb (all ten splits),
-regdb/split1 to regdb/split10, or llcm (docs/datasets.md).
+This converts a data set that you got from its authors: sysu_mm01, regdb (all ten
+splits), regdb/split1 to regdb/split10, or llcm (docs/datasets.md).
 
   python -m mbn_jax prepare --dataset=aligned_pairs/msrs \
       --visible=MSRS/train/vi --infrared=MSRS/train/ir
@@ -22,13 +22,13 @@ This makes scene patches of aligned photographs (docs/scene-patches.md). With --
 the command only checks, and exits with 1 if something has to be fixed.
 """
 
+import itertools
 from pathlib import Path
 
-from absl import flags, logging
+from absl import flags
 
-from mbn_jax.data.images import MAX_HELP, MAX_MEGAPIXELS
+from mbn_jax.commands import shared_flags
 from mbn_jax.data.preparation import prepare_data
-from mbn_jax.data.sixteen_bits import FLAG, HELP
 from mbn_jax.data.sources import all_sources
 from mbn_jax.errors import InputError
 from mbn_jax.files import check_named
@@ -41,9 +41,7 @@ _DATASET = flags.DEFINE_string(
 )
 _MANIFEST = flags.DEFINE_string("manifest", None, "CSV file of your own images.")
 _IMAGES = flags.DEFINE_string(
-    "images",
-    None,
-    "Folder that the paths in --manifest are relative to; by default its own.",
+    "images", None, "Folder of the paths in --manifest; by default its own."
 )
 _OWNERS: dict[str, list[str]] = {}
 for source in all_sources():
@@ -53,30 +51,17 @@ _FOLDERS = {
     name: flags.DEFINE_multi_string(name, [], f"Folder of {' or '.join(owners)}.")
     for name, owners in _OWNERS.items()
 }
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", "data", "Directory of all prepared data sets."
-)
-_SIXTEEN_BITS = flags.DEFINE_multi_string(FLAG, [], f"{HELP} Only with --manifest.")
-_MAX_MEGAPIXELS = flags.DEFINE_float(
-    "max_megapixels",
-    MAX_MEGAPIXELS,
-    f"{MAX_HELP} Only with --manifest.",
-    lower_bound=0,
-)
+_DATA_DIR = flags.DEFINE_string("data_dir", "data", "Folder of prepared data sets.")
+_NOTE = "Only with --manifest."
+_SIXTEEN_BITS, _MAX_MEGAPIXELS = shared_flags.define_reading(_NOTE, _NOTE)
 _CHECK = flags.DEFINE_bool("check", False, "Stop after the checks.")
 
 
 def main() -> None:
     """Prepares a data set."""
-    logging.set_verbosity(logging.WARNING)
-    for given in _FOLDERS.values():
-        for folder in given.value:
-            check_named(folder)
-    folders = {
-        name: [Path(folder).expanduser() for folder in flag.value]
-        for name, flag in _FOLDERS.items()
-        if flag.value
-    }
+    folders = {name: flag.value for name, flag in _FOLDERS.items() if flag.value}
+    for folder in itertools.chain(*folders.values()):
+        check_named(folder)
     if _MANIFEST.value is not None and folders:
         raise InputError(
             f"--{next(iter(folders))} does not go with --manifest; leave one of"
@@ -90,7 +75,10 @@ def main() -> None:
     prepare_data(
         _DATASET.value,
         _DATA_DIR.value,
-        folders=folders,
+        folders={
+            name: [Path(folder).expanduser() for folder in given]
+            for name, given in folders.items()
+        },
         manifest=_MANIFEST.value,
         images=_IMAGES.value,
         sixteen_bits=_SIXTEEN_BITS.value,

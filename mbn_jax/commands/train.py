@@ -9,7 +9,7 @@ the configuration can be changed:
       --config.model.norm=bn
   python -m mbn_jax train --workdir=runs/agw --config=agw:sysu_mm01
 
-The same command again resumes an interrupted run and changes nothing in a finished one.
+The same command resumes an interrupted run and changes nothing in a finished one.
 docs/launching.md has the commands for several GPUs, Slurm, Kubernetes and Cloud TPUs.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import flags
 
-from mbn_jax.commands import config_flags
+from mbn_jax.commands import shared_flags
 from mbn_jax.evaluation import format_table
 from mbn_jax.files import check_named
 from mbn_jax.training import runtime
@@ -27,26 +27,25 @@ from mbn_jax.training.config import check
 from mbn_jax.training.loop import train
 from mbn_jax.training.processes import Terminated, is_main
 
-_CONFIG = config_flags.define_config()
-flags.adopt_module_key_flags(config_flags)  # for --help
+_CONFIG = shared_flags.define_config()
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "directory of the run, made if need be", required=True
+    "workdir", None, "Directory of the run; it is made if needed.", required=True
 )
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
     "coordinator_address",
     None,
-    "host:port of process 0, for a run of several processes (docs/launching.md); not "
-    "needed where JAX finds the others itself: Slurm, Open MPI, Kubernetes, Cloud TPU",
+    "host:port of process 0, for a run of several processes (docs/launching.md). It is "
+    "not needed where JAX finds the processes: Slurm, Open MPI, Kubernetes, Cloud TPU.",
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
     "num_processes",
     None,
-    "processes of the run; 1: this one is alone, whatever the cluster says",
+    "Number of processes of the run; 1 ignores what a cluster says.",
     lower_bound=1,
     upper_bound=2**20,
 )
 _PROCESS_ID = flags.DEFINE_integer(
-    "process_id", None, "of this process, 0 to num_processes - 1"
+    "process_id", None, "Number of this process, from 0 to num_processes - 1."
 )
 
 

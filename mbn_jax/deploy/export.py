@@ -1,7 +1,7 @@
 """Exports a trained network for images of one modality, and checks the file."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,7 @@ from jax import export as jax_export
 
 from mbn_jax import convert
 from mbn_jax.deploy.embed import embed, numbered
-from mbn_jax.deploy.exported import (
-    PLATFORMS,
-    ExportedModel,
-    load_exported,
-    save_exported,
-    without_source_paths,
-)
+from mbn_jax.deploy.exported import ExportedModel, load_exported, save_exported
 from mbn_jax.errors import InputError
 from mbn_jax.files import check_file
 from mbn_jax.models.reid import ReID
@@ -26,6 +20,10 @@ from mbn_jax.models.resnet import stem_name
 from mbn_jax.models.weights import fingerprint
 from mbn_jax.pixels import normalize
 
+PLATFORMS = ("cpu", "cuda")
+# Of components of unit vectors in float32; folding alone moves them by some 1e-7.
+TOLERANCE = 1e-4
+BATCH_SIZES = (1, 3, 8)
 _SMALLEST = float(jnp.finfo(jnp.float32).tiny)
 
 
@@ -34,13 +32,13 @@ def inference_function(
 ) -> Callable[[jax.Array], jax.Array]:
     """Returns what `mbn_jax.embed` computes for one modality, as a function of pixels.
 
-    The normalizations are merged with their convolutions (`mbn_jax.convert.fold`), of
-    separate stems the one of the modality is kept, and all is float32, whatever the
-    type that the network was trained in.
+    The normalizations are merged with their convolutions (`mbn_jax.convert.fold`), the
+    stem of the modality is kept if each has its own, and everything is float32, also
+    for a network that was trained in another type.
 
     Args:
-      model: as `mbn_jax.load` returns it.
-      variables: of it, of BN or MBN.
+      model: as `mbn_jax.load` returns it, with norm "bn" or "mbn".
+      variables: as `mbn_jax.load` returns them.
       modality: an index into `model.modalities`.
 
     Returns:
@@ -69,7 +67,11 @@ def inference_function(
         norm="none", stem="shared", dtype=jnp.float32, axis_name=None, remat=False
     )
     if model.stem == "separate":
-        variables = _with_one_stem(variables, model.modalities, modality)
+        backbone = dict(variables["params"]["backbone"])
+        stems = [backbone.pop(stem_name(name)) for name in model.modalities]
+        backbone["conv1"] = stems[modality]
+        params = {**variables["params"], "backbone": backbone}
+        variables = {**variables, "params": params}
     if not any(leaf.ndim == 2 for leaf in jax.tree.leaves(variables["batch_stats"])):
         variables = convert.from_batch_norm(variables, len(model.modalities))
     try:
@@ -78,29 +80,13 @@ def inference_function(
         raise InputError(f"The network cannot be folded: {error}") from error
 
     def features(images: jax.Array) -> jax.Array:
-        # No layer of it asks for the modality any more.
+        # No layer needs the modality any more.
         output: Any = inference.apply(folded, normalize(images), None, train=False)
         # Plain operators, which converters to other formats know.
         squares = jnp.sum(output.embedding**2, axis=1, keepdims=True)
         return output.embedding / jnp.sqrt(jnp.maximum(squares, _SMALLEST))
 
     return features
-
-
-def _with_one_stem(
-    variables: Any, modalities: Sequence[str], modality: int
-) -> dict[str, Any]:
-    """Puts the first convolution of one modality in the place of all."""
-    backbone = dict(variables["params"]["backbone"])
-    stems = [backbone.pop(stem_name(name)) for name in modalities]
-    params = {**variables["params"], "backbone": {**backbone, "conv1": stems[modality]}}
-    return {**variables, "params": params}
-
-
-# Of components of unit vectors in float32; folding alone moves them by some 1e-7.
-TOLERANCE = 1e-4
-BATCH_SIZES = (1, 3, 8)
-_UNCHECKED = ".unchecked"
 
 
 def export(
@@ -110,11 +96,11 @@ def export(
     *,
     platforms: tuple[str, ...] = PLATFORMS,
 ) -> ExportedModel:
-    """Exports the network for images of one modality, its normalizations folded away.
+    """Exports the network for images of one modality (`inference_function`).
 
     Args:
       model: as `mbn_jax.load` returns it.
-      variables: of it.
+      variables: as `mbn_jax.load` returns them.
       modality: an index into `model.modalities`.
       platforms: that the program is lowered for, as `jax.export` names them.
 
@@ -124,7 +110,7 @@ def export(
     features = jax.jit(inference_function(model, variables, modality))
     (batch,) = jax_export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *model.image_size, 3), jnp.uint8)
-    with without_source_paths():
+    with _without_source_paths():
         exported = jax_export.export(features, platforms=platforms)(images)
     return ExportedModel(
         model.image_size,
@@ -136,21 +122,36 @@ def export(
     )
 
 
+@contextlib.contextmanager
+def _without_source_paths() -> Iterator[None]:
+    """Lets JAX trace and lower without paths of source files.
+
+    Whoever gets the program would read the names of folders of this machine in it.
+    """
+    name = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
 def export_checked(
     model: ReID, variables: Any, modality: int, output: str | Path, *, seed: int = 0
 ) -> tuple[ExportedModel, float]:
-    """Exports a network, reads the file again, and compares what it gives.
+    """Exports a network, reads the file again, and compares its features.
 
     Args:
       model: as `mbn_jax.load` returns it.
-      variables: of it.
+      variables: as `mbn_jax.load` returns them.
       modality: an index into `model.modalities`.
-      output: path of the file; there only if the features agree.
-      seed: of the random pictures, which come in batches of `BATCH_SIZES`.
+      output: path of the file, which is replaced only if the features agree.
+      seed: of the random images, which come in batches of `BATCH_SIZES`.
 
     Returns:
       The exported model in the file, and the largest difference between a component of
-      its features and the network's.
+      its features and the network's, which is compared in float32.
 
     Raises:
       InputError: as `export`; the file cannot be written; or a difference is larger
@@ -158,20 +159,24 @@ def export_checked(
     """
     check_file(output)
     output = Path(output)
-    unchecked = output.with_name(output.name + _UNCHECKED)
+    unchecked = output.with_name(output.name + ".unchecked")
     rng = np.random.default_rng(seed)
+    reference = model.copy(dtype=jnp.float32)
     try:
         save_exported(unchecked, export(model, variables, modality))
         exported = load_exported(unchecked)
-        difference = max(
-            largest_difference(exported, model, variables, images)
-            for images in _pictures(rng, model.image_size)
-        )
-        if not difference <= TOLERANCE:  # not a number is refused, too
+        differences = []
+        for count in BATCH_SIZES:
+            images = rng.integers(0, 256, (count, *model.image_size, 3), dtype=np.uint8)
+            expected = embed(reference, variables, images, modality)
+            found = np.asarray(exported.features(jnp.asarray(images)))
+            differences.append(np.abs(found - expected).max())
+        difference = float(np.max(differences))
+        if not difference <= TOLERANCE:  # NaN is refused, too
             raise InputError(
                 f"The exported network gives features that differ by {difference:.2g} "
                 f"from those of the network, expected at most {TOLERANCE:.0e}; nothing "
-                "was written to " + str(output) + "."
+                f"was written to {output}."
             )
         unchecked.replace(output)
     except OSError as error:
@@ -179,33 +184,7 @@ def export_checked(
             f"{output} cannot be written ({error.strerror}); name another place."
         ) from error
     finally:
-        # Where it could not be written it cannot be removed, for the same reason.
+        # Where the file could not be written, it cannot be removed either.
         with contextlib.suppress(OSError):
             unchecked.unlink()
     return exported, difference
-
-
-def _pictures(
-    rng: np.random.Generator, image_size: tuple[int, int]
-) -> list[np.ndarray]:
-    return [
-        rng.integers(0, 256, (count, *image_size, 3), dtype=np.uint8)
-        for count in BATCH_SIZES
-    ]
-
-
-def largest_difference(
-    exported: ExportedModel, model: ReID, variables: Any, images: np.ndarray
-) -> float:
-    """Largest difference between an exported model's features and those of its network.
-
-    Args:
-      exported: of the network.
-      model: as `export` was given it; compared in float32.
-      variables: of it.
-      images: (B, H, W, 3) uint8 of its size.
-    """
-    model = model.copy(dtype=jnp.float32)
-    expected = embed(model, variables, images, exported.modality)
-    found = exported.features(jnp.asarray(images))
-    return float(np.abs(np.asarray(found) - expected).max())

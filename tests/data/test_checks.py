@@ -8,7 +8,7 @@ import pytest
 from mbn_jax.data.checks import check_images, check_rows, unchanged
 from mbn_jax.data.findings import Findings
 from mbn_jax.data.manifest import Manifest, Row
-from mbn_jax.deploy.folder import read_images
+from mbn_jax.deploy.embed import read_images
 from mbn_jax.errors import InputError
 
 from .image_files import COLOR, GRAY, NO_IMAGES, file_of

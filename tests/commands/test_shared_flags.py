@@ -1,28 +1,24 @@
-"""Flags of the configuration, in a process of their own: flags are global."""
+"""Flags of the configuration, and folders by name."""
 
 import json
-import subprocess
 import sys
 
 import pytest
 
+from mbn_jax.commands import shared_flags
+from mbn_jax.commands.shared_flags import folders_by_name
+from mbn_jax.errors import InputError
 from mbn_jax.training.config import as_json, default_config, flatten
 
-PARSE = """
-import json, sys
-from mbn_jax.commands import config_flags
-from mbn_jax.training.config import as_json, flatten
-sys.argv = config_flags.spell_out(sys.argv)
-config = config_flags.define_config()
-config_flags.parse_flags(sys.argv, "train", None)
-print(json.dumps(flatten(as_json(config.value))))
-"""
+from .in_process import program
 
 
 def parse(*arguments):
-    return subprocess.run(
-        [sys.executable, "-c", PARSE, *arguments], capture_output=True, text=True
-    )
+    with program("train", *arguments):
+        sys.argv = shared_flags.spell_out(sys.argv)
+        config = shared_flags.define_config()
+        shared_flags.parse_flags(sys.argv, "train", None)
+        return flatten(as_json(config.value))
 
 
 def test_the_last_of_several_flags_holds_for_every_tuple():
@@ -34,20 +30,19 @@ def test_the_last_of_several_flags_holds_for_every_tuple():
         "optimizer.decay_steps": (5,),
     }
     assert last.keys() == {k for k, v in values.items() if isinstance(v, tuple)}
-    done = parse(
+    parsed = parse(
         *(f"--config.{key}={values[key]}" for key in last),
         *(f"--config.{key}={value}" for key, value in last.items()),
         "--config.num_steps=3",
         "--config.num_steps=4",
     )
-    parsed = json.loads(done.stdout)
     assert {key: tuple(parsed[key]) for key in last} == last
     assert parsed["num_steps"] == 4
 
 
 def test_a_recipe_is_named_and_changed_in_a_file_of_flags(tmp_path):
     (tmp_path / "flags").write_text("--config=agw:llcm\n--config.model.norm=bn\n")
-    parsed = json.loads(parse(f"--flagfile={tmp_path / 'flags'}").stdout)
+    parsed = parse(f"--flagfile={tmp_path / 'flags'}")
     assert parsed["data.dataset"] == "llcm"
     assert parsed["model.norm"] == "bn"
 
@@ -56,7 +51,7 @@ def test_the_configuration_of_a_run_is_a_recipe(tmp_path):
     config = default_config()
     config.num_steps = 7
     (tmp_path / "config.json").write_text(json.dumps(as_json(config)))
-    parsed = json.loads(parse(f"--config={tmp_path / 'config.json'}").stdout)
+    parsed = parse(f"--config={tmp_path / 'config.json'}")
     assert parsed["num_steps"] == 7
 
 
@@ -64,7 +59,19 @@ def test_the_configuration_of_a_run_is_a_recipe(tmp_path):
     "config", ["agx", "agx:llcm", "missing.json", "missing.py", "x" * 300]
 )
 def test_another_recipe_is_one_sentence(config):
-    done = parse(f"--config={config}")
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: there is no recipe and no file")
-    assert done.stderr.count("\n") == 1
+    with pytest.raises(
+        SystemExit, match=r"^error: there is no recipe and no file"
+    ) as e:
+        parse(f"--config={config}")
+    assert "\n" not in e.value.code
+
+
+def test_the_folders_of_flags_are_named_and_mistakes_are_said():
+    given = ["nir=a/b", "thermal=c=d"]
+    assert folders_by_name(given) == {"nir": "a/b", "thermal": "c=d"}
+    assert folders_by_name([]) == {}
+    for value in ("thermal", "=c", "thermal="):
+        with pytest.raises(InputError, match=f"--folder={value} names no modality or"):
+            folders_by_name([value])
+    with pytest.raises(InputError, match="of nir is given twice, a and b: put all nir"):
+        folders_by_name(["nir=a", "nir=b"])

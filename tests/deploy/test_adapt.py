@@ -7,8 +7,8 @@ import pytest
 
 from mbn_jax import convert
 from mbn_jax.data.sixteen_bits import Scale
-from mbn_jax.deploy.adaptation import _check_numbers, adapt
-from mbn_jax.deploy.folder import Reading, folders_by_name
+from mbn_jax.deploy.adapt import _check_numbers, adapt
+from mbn_jax.deploy.embed import Reading
 from mbn_jax.errors import InputError
 from mbn_jax.pixels import normalize
 
@@ -23,7 +23,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Four visible and six infrared pictures of the network's size."""
+    """Four visible and six infrared images of the network's size."""
     root = tmp_path_factory.mktemp("crops")
     rng = np.random.default_rng(0)
     for name, count in (("visible", 4), ("infrared", 6)):
@@ -58,7 +58,7 @@ def assert_close(found, expected):
     )
 
 
-def test_it_is_the_estimate_of_all_pictures(network, folders):
+def test_it_is_the_estimate_of_all_images(network, folders):
     batch = read(folders["infrared"]), np.ones(6, np.int32)
     adapted = adapt(*network, {"infrared": folders["infrared"]})
     assert_close(adapted, estimated(network, [batch]))
@@ -97,7 +97,7 @@ def record_batches(monkeypatch):
     return kept
 
 
-def test_batches_hold_as_many_of_either_modality_and_every_picture(drawn, folders):
+def test_batches_hold_as_many_of_either_modality_and_every_image(drawn, folders):
     batches = drawn(batch_size=4)
     assert len(batches) == 3
     assert all(modality.tolist() == [0, 0, 1, 1] for _, modality in batches)
@@ -110,7 +110,7 @@ def test_batches_hold_as_many_of_either_modality_and_every_picture(drawn, folder
         assert sorted(counts) == times
 
 
-def test_the_seed_alone_decides_which_pictures_are_drawn(drawn, capsys):
+def test_the_seed_alone_decides_which_images_are_drawn(drawn, capsys):
     first, again, other = (
         drawn(num_images=2, batch_size=4, seed=seed)[0][0] for seed in (0, 0, 1)
     )
@@ -126,7 +126,7 @@ def test_the_seed_alone_decides_which_pictures_are_drawn(drawn, capsys):
         (
             dict(norm="bn"),
             ["visible", "infrared"],
-            "adapt a run with model.norm=mbn, or make",
+            "adapt a run with model.norm=mbn, or convert",
         ),
         (
             dict(mbn_at=("stem", "neck")),
@@ -148,19 +148,19 @@ def test_what_cannot_be_adapted_is_refused(network, folders, fields, which, mess
         adapt(model.copy(**fields), variables, given)
 
 
-def test_a_broken_picture_is_named(network, tmp_path):
+def test_a_broken_image_is_named(network, tmp_path):
     for number in (1, 2):
-        (tmp_path / f"broken{number}.png").write_bytes(b"no picture at all")
+        (tmp_path / f"broken{number}.png").write_bytes(b"no image at all")
     with pytest.raises(InputError, match=r"broken\d\.png"):
         adapt(*network, {"visible": tmp_path})
 
 
-def test_what_gives_no_statistics_is_refused_and_few_pictures_are_said(
+def test_what_gives_no_statistics_is_refused_and_few_images_are_said(
     network, folders, capsys
 ):
     few = {"infrared": folders["infrared"]}
     _check_numbers(few, {"infrared": [f"{i}.png" for i in range(6)]})
-    assert "holds 6 images only" in capsys.readouterr().err
+    assert "holds only 6 images" in capsys.readouterr().err
     with pytest.raises(InputError, match="holds one image"):
         _check_numbers(few, {"infrared": ["0.png"]})
     with pytest.raises(InputError, match="given for visible and for infrared"):
@@ -213,14 +213,3 @@ def test_of_three_modalities_those_with_a_folder_change(folders):
     before, after = (v["batch_stats"]["neck"]["mean"] for v in (variables, adapted))
     changed = [bool(np.any(b != a)) for b, a in zip(before, after, strict=True)]
     assert changed == [True, False, True]
-
-
-def test_the_folders_of_flags_are_named_and_mistakes_are_said():
-    given = ["nir=a/b", "thermal=c=d"]
-    assert folders_by_name(given) == {"nir": "a/b", "thermal": "c=d"}
-    assert folders_by_name([]) == {}
-    for value in ("thermal", "=c", "thermal="):
-        with pytest.raises(InputError, match=f"--folder={value} does not say"):
-            folders_by_name([value])
-    with pytest.raises(InputError, match="of nir is given twice, a and b: put all nir"):
-        folders_by_name(["nir=a", "nir=b"])

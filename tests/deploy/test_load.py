@@ -8,7 +8,7 @@ import mbn_jax
 from mbn_jax.data.sixteen_bits import AUTO, Scale
 from mbn_jax.deploy.export import export
 from mbn_jax.deploy.exported import save_exported
-from mbn_jax.deploy.loading import choose_scales, trained_scales, with_scales
+from mbn_jax.deploy.load import choose_scales, trained_scales, with_scales
 from mbn_jax.errors import InputError
 from mbn_jax.models.weights import NETWORK
 

@@ -1,38 +1,12 @@
 """The commands from a trained run to other places, end to end."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
 
 import mbn_jax
 
-ROOT = Path(__file__).parents[2]
-
-
-def run(script, *flags):
-    return subprocess.run(
-        [sys.executable, ROOT / "experiments" / f"{script}.py", *map(str, flags)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def succeed(script, *flags):
-    done = run(script, *flags)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def fail(script, *flags):
-    done = run(script, *flags)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    return done.stderr.strip().splitlines()[-1]
+from .in_process import fail, succeed
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +19,6 @@ def crops(tmp_path_factory):
             image = rng.integers(0, 256, (40, 20, 3), np.uint8)
             cv2.imwrite(str(root / name / f"{index}.png"), image)
     return root
-
-
-def features(path):
-    with np.load(path) as archive:
-        return archive["features"]
 
 
 def test_adapted_shared_and_exported_networks_are_embedded_with_alike(
@@ -94,7 +63,8 @@ def test_adapted_shared_and_exported_networks_are_embedded_with_alike(
         ]
     )
     expected = mbn_jax.embed(model, variables, images, 1)
-    np.testing.assert_allclose(features(tmp_path / "f.npz"), expected, atol=1e-3)
+    with np.load(tmp_path / "f.npz") as archive:
+        np.testing.assert_allclose(archive["features"], expected, atol=1e-3)
     assert cv2.imread(str(found)).shape[1] > 500
 
 
@@ -111,28 +81,29 @@ def test_a_run_is_shared_as_two_files(finished, tmp_path):
 
 def test_what_does_not_go_together_is_said(finished, crops, tmp_path):
     workdir, _ = finished
-    assert "give --modality to" in fail("export", f"--workdir={workdir}")
-    assert "'.' cannot be written as a file" in fail(
-        "export", f"--workdir={workdir}", "--modality=visible", "--output=."
-    )
-    assert "no modality 'thermal'; expected one of visible, infrared" in fail(
-        "export", f"--workdir={workdir}", "--modality=thermal"
-    )
-    assert "is given twice" in fail(
-        "adapt",
-        f"--workdir={workdir}",
-        f"--visible={crops}",
-        f"--folder=visible={crops / 'visible'}",
-        f"--output={tmp_path}",
-    )
-    assert "is a work directory" in fail(
-        "adapt", f"--workdir={workdir}", f"--visible={crops}", f"--output={workdir}"
-    )
-    assert "name of a folder is empty" in fail(
-        "adapt", f"--workdir={workdir}", f"--visible={crops}", "--output="
-    )
-    nowhere = tmp_path / "missing"
-    assert "There is no network at" in fail(
-        "adapt", f"--workdir={nowhere}", f"--visible={crops}", f"--output={tmp_path}"
-    )
+    for message, *command in (
+        ("give --modality to", "export"),
+        ("'.' cannot be written as", "export", "--modality=visible", "--output=."),
+        (
+            "no modality 'thermal'; expected one of visible, infrared",
+            *("export", "--modality=thermal"),
+        ),
+        (
+            "is given twice",
+            *("adapt", f"--visible={crops}", f"--folder=visible={crops / 'visible'}"),
+            f"--output={tmp_path}",
+        ),
+        (
+            "is a work directory",
+            *("adapt", f"--visible={crops}", f"--output={workdir}"),
+        ),
+        ("name of a folder is empty", "adapt", f"--visible={crops}", "--output="),
+        (
+            "There is no network at",
+            *("adapt", f"--visible={crops}", f"--output={tmp_path}"),
+            f"--workdir={tmp_path / 'missing'}",
+        ),
+    ):
+        name, *given = command
+        assert message in fail(name, f"--workdir={workdir}", *given)
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from mbn_jax import convert
-from mbn_jax.deploy.folder import (
+from mbn_jax.deploy.embed import (
+    DEFAULT_READING,
     Reading,
     find_images,
     read_images,
@@ -23,7 +24,6 @@ from mbn_jax.models.reid import ReID
 from mbn_jax.pixels import normalize
 from mbn_jax.text import progress
 
-Batch = tuple[np.ndarray, np.ndarray]
 _FEW = 64
 _NO_VARIANCE = "and the statistics of one image have no variance"
 
@@ -45,24 +45,24 @@ def adapt(
 
     Args:
       model: as `mbn_jax.load` returns it, with norm "mbn".
-      variables: of it.
-      folders: of images, by the name of their modality; a modality without a folder
+      variables: as `mbn_jax.load` returns them.
+      folders: the folder of the images of each modality; a modality without a folder
         keeps its statistics.
       num_images: of each modality at most, two or more; of a larger folder, that many
-        by chance.
+        are drawn at random.
       batch_size: of all modalities together.
       seed: of the order in which images are drawn.
       readings: how images are read by their modality, if not as `Reading()`.
 
     Returns:
-      The variables with new statistics; all else is as it was
+      The variables with new statistics; everything else is unchanged
       (`mbn_jax.convert.estimate_statistics`).
 
     Raises:
       InputError: there is no folder, or the same one twice; the network does not have a
-        modality, or its normalizations do not depend on it; a folder has fewer than
-        two images, only copies of one, or one that cannot be read; or fewer than two
-        are to be drawn.
+        modality, or its normalizations do not depend on it; a folder has fewer than two
+        images, only copies of one, or one that cannot be read; or fewer than two are to
+        be drawn.
     """
     _check_network(model, folders)
     if num_images < 2:
@@ -82,24 +82,33 @@ def adapt(
     }
     indices = [index(modality, model.modalities) for modality in drawn]
     modality = np.repeat(np.array(indices, np.int32), share)
+    narrow: list[str] = []
+
+    def batches(advance: Callable[[], None]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start in range(0, num_batches * share, share):
+            images = [
+                read_images(
+                    folders[name],
+                    drawn[name][start : start + share],
+                    model.image_size,
+                    (readings or {}).get(name, DEFAULT_READING),
+                    narrow=narrow,
+                )
+                for name in drawn
+            ]
+            yield np.concatenate(images), modality
+            for _ in modality:
+                advance()
 
     def apply(variables: Any, images: jax.Array, *rest: Any, **options: Any) -> Any:
         return model.apply(variables, normalize(images), *rest, train=True, **options)
 
     title = " and ".join(map(str, folders.values()))
-    total = len(names) * num_batches * share
-    narrow: list[str] = []
+    total = num_batches * len(modality)
     with progress("Adapting to", "Adapted to", title, total) as advance:
-
-        def read(name: str, part: list[str]) -> np.ndarray:
-            reading = (readings or {}).get(name)
-            size = model.image_size
-            return read_images(folders[name], part, size, reading, narrow=narrow)
-
-        batches = _batches(read, drawn, modality, advance)
-        adapted = convert.estimate_statistics(apply, variables, batches)
+        adapted = convert.estimate_statistics(apply, variables, batches(advance))
     warn_of_narrow(set(narrow), sum(len(set(part)) for part in drawn.values()))
-    _check_variances(adapted, {index(name, model.modalities): name for name in drawn})
+    _check_variances(adapted, dict(zip(indices, drawn, strict=True)))
     return adapted
 
 
@@ -119,9 +128,9 @@ def _check_network(model: Any, folders: Mapping[str, str | Path]) -> None:
             )
     if getattr(model, "norm", None) != "mbn":
         raise InputError(
-            "The network does not normalize by modality, so that it has no statistics "
-            "of one to estimate; adapt a run with model.norm=mbn, or make a network of "
-            "it by mbn_jax.convert.from_batch_norm first."
+            "The network does not normalize by modality, so it has no statistics of "
+            "one modality to estimate: adapt a run with model.norm=mbn, or convert the "
+            "network by mbn_jax.convert.from_batch_norm first."
         )
     for modality in folders:
         index(modality, model.modalities)  # an error if the network does not have it
@@ -135,9 +144,9 @@ def _check_network(model: Any, folders: Mapping[str, str | Path]) -> None:
 
 
 def _check_numbers(
-    folders: Mapping[str, str | Path], names: Mapping[str, list[str]]
+    folders: Mapping[str, str | Path], names: Mapping[str, Sequence[str]]
 ) -> None:
-    """Raises where there is one image, and warns where there are few."""
+    """Raises `InputError` for a folder with one image; prints which have few."""
     for modality, found in names.items():
         if len(found) < 2:
             raise InputError(
@@ -146,21 +155,21 @@ def _check_numbers(
             )
         if len(found) < _FEW:
             print(
-                f"{folders[modality]} holds {len(found)} images only; with fewer "
-                f"than {_FEW} adapting made results worse (docs/own-pictures.md).",
+                f"{folders[modality]} holds only {len(found)} images; with fewer than "
+                f"{_FEW}, adapting made results worse (docs/own-pictures.md).",
                 file=sys.stderr,
             )
 
 
 def _check_variances(variables: Mapping[str, Any], names: Mapping[int, str]) -> None:
-    """Raises where all images of a modality are one image, perhaps under many names."""
+    """Raises if all images of a modality are copies of one, under whatever names."""
     stats = flatten_dict(variables["batch_stats"])
     for path, var in stats.items():
         if path[-1] != "var" or np.ndim(var) != 2:
             continue
         squared_mean = np.square(stats[*path[:-1], "mean"])
         for i, name in names.items():
-            # What float32 leaves of a variance of zero.
+            # What rounding in float32 leaves of a variance of zero.
             if np.all(var[i] <= 1e-12 * squared_mean[i]):
                 raise InputError(
                     f"The {name} images are all alike, {_NO_VARIANCE}: give {_FEW} or "
@@ -169,24 +178,7 @@ def _check_variances(variables: Mapping[str, Any], names: Mapping[int, str]) -> 
 
 
 def _draw(rng: np.random.Generator, names: Sequence[str], count: int) -> list[str]:
-    """Names in random order, each once before one comes again."""
+    """Draws names in random order, each once before one is drawn again."""
     rounds = -(-count // len(names))
     order = np.concatenate([rng.permutation(len(names)) for _ in range(rounds)])
     return [names[i] for i in order[:count]]
-
-
-def _batches(
-    read: Callable[[str, list[str]], np.ndarray],
-    drawn: Mapping[str, list[str]],
-    modality: np.ndarray,
-    advance: Callable[[], None],
-) -> Iterator[Batch]:
-    """Yields images with their modality (B,), the same number of each modality."""
-    share = len(modality) // len(drawn)
-    for start in range(0, len(next(iter(drawn.values()))), share):
-        parts = [
-            read(name, names[start : start + share]) for name, names in drawn.items()
-        ]
-        yield np.concatenate(parts), modality
-        for _ in modality:
-            advance()

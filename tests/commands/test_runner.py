@@ -5,13 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-
-from mbn_jax.commands import SUMMARIES
-
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
 def start(body, *, flags=(), before="pass", **environment):
@@ -165,26 +160,3 @@ def test_a_closed_pipe_ends_a_command_without_a_word():
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 128 + signal.SIGPIPE
-
-
-def test_another_command_is_named_with_those_that_there_are():
-    done = subprocess.run(
-        [sys.executable, "-m", "mbn_jax", "trian"], capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: there is no command 'trian'")
-    assert "  train " in done.stderr
-
-
-@pytest.mark.parametrize("name", SUMMARIES)
-def test_help_has_examples_and_the_flags_of_the_command_alone(name):
-    script = {"manifest": "make_manifest", "prepare": "prepare_data"}.get(name, name)
-    both = [
-        subprocess.run([sys.executable, *program, "--help"], capture_output=True)
-        for program in (["-m", "mbn_jax", name], [EXPERIMENTS / f"{script}.py"])
-    ]
-    assert [done.returncode for done in both] == [0, 0]
-    assert both[0].stdout == both[1].stdout
-    text = both[0].stdout.decode()
-    assert text.count(f"python -m mbn_jax {name} ") >= 4  # the usage and three examples
-    assert "absl" not in text

@@ -1,26 +1,22 @@
 """A name that is empty is not the current directory, for any command."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
 
 import mbn_jax
 from mbn_jax.analysis.compare import write_comparison
-from mbn_jax.deploy.folder import find_images
+from mbn_jax.deploy.embed import find_images
 from mbn_jax.errors import InputError
 from mbn_jax.files import check_writable
 from mbn_jax.training.config import read_config
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+from .in_process import run
+
 EMPTY = "The name of a folder is empty"
 PICTURES = ("--images=pictures", "--modality=visible")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -41,27 +37,25 @@ PICTURES = ("--images=pictures", "--modality=visible")
         (["embed", "--model=run", *PICTURES, "--gallery_model="], "has no --gallery"),
         (["embed", "--model=run", *PICTURES, "--output="], "names something else"),
         (["adapt", "--workdir=", "--visible=pictures", "--output=new"], EMPTY),
-        (["adapt", "--workdir=run", "--visible=", "--output=new"], "in which folder"),
+        (
+            ["adapt", "--workdir=run", "--visible=", "--output=new"],
+            "no folder; expected",
+        ),
         (["adapt", "--workdir=run", "--visible=pictures", "--output="], EMPTY),
-        (["prepare_data", "--dataset=regdb", "--manual_dir="], EMPTY),
-        (["prepare_data", "--dataset=mine", "--manifest="], "cannot be read"),
-        (["prepare_data", "--dataset=mine", "--manifest=x.csv", "--images="], EMPTY),
-        (["prepare_data", "--dataset=regdb", "--data_dir="], "empty text"),
-        (["make_manifest", "--folder=visible=", "--folder=nir=x"], "names no modality"),
+        (["prepare", "--dataset=regdb", "--manual_dir="], EMPTY),
+        (["prepare", "--dataset=mine", "--manifest="], "cannot be read"),
+        (["prepare", "--dataset=mine", "--manifest=x.csv", "--images="], EMPTY),
+        (["prepare", "--dataset=regdb", "--data_dir="], "empty text"),
+        (["manifest", "--folder=visible=", "--folder=nir=x"], "names no modality"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_command_refuses_an_empty_name(command, message, tmp_path):
+def test_a_command_refuses_an_empty_name(command, message, tmp_path, monkeypatch):
     (tmp_path / "pictures").mkdir()
     image = np.zeros((4, 4, 3), np.uint8)
     assert cv2.imwrite(str(tmp_path / "pictures" / "1.png"), image)
-    script, *flags = command
-    done = subprocess.run(
-        [sys.executable, EXPERIMENTS / f"{script}.py", *flags],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
+    monkeypatch.chdir(tmp_path)
+    done = run(*command)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert message in done.stderr

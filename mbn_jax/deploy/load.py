@@ -1,4 +1,4 @@
-"""Loads networks, and tells how their images of 16 bits are scaled."""
+"""Loads a trained network, and tells how its images of 16 bits are scaled."""
 
 import os
 import sys
@@ -18,14 +18,14 @@ from mbn_jax.deploy.exported import ExportedModel, load_exported
 from mbn_jax.errors import InputError
 from mbn_jax.files import check_named
 from mbn_jax.models.reid import ReID
-from mbn_jax.models.weights import NETWORK, WEIGHTS, fingerprint, load_pretrained
+from mbn_jax.models.weights import NETWORK, WEIGHTS, load_pretrained
 from mbn_jax.training.trained_network import load_with_step
 
 
 def load(
     path: str | Path, checkpoint: str | int | None = None
 ) -> tuple[ReID | ExportedModel, dict[str, Any]]:
-    """A trained network, for `mbn_jax.embed(model, variables, images, modality)`.
+    """Loads a trained network, for `mbn_jax.embed` or `model.apply`.
 
     Args:
       path: the work directory of a run, a folder that `mbn_jax.save_pretrained` wrote,
@@ -34,22 +34,23 @@ def load(
         validation), or the step of a kept checkpoint, as a number or in digits.
 
     Returns:
-      The model and its variables, for `model.apply(variables, …, train=False)`, too;
-      of a file, the `ExportedModel`, which is for one modality, and no variables.
+      The model and its variables. For a file these are an `ExportedModel`, which is for
+      images of one modality, and no variables.
 
     Raises:
       InputError: if the path is "", or there is no network, or no such checkpoint.
     """
     check_named(path)
     path = Path(path)
-    # Of os.path, since pathlib raises for a name that is too long.
+    # os.path does not raise for a name that is too long, as pathlib does.
+    is_file = os.path.isfile(path)
     is_shared = any(os.path.exists(path / name) for name in (NETWORK, WEIGHTS))
-    if checkpoint is not None and (is_shared or os.path.isfile(path)):
+    if checkpoint is not None and (is_shared or is_file):
         raise InputError(
             f"{path} holds one network and no checkpoint {checkpoint!r}; checkpoints "
             "are for the work directory of a run."
         )
-    if os.path.isfile(path):
+    if is_file:
         return load_exported(path), {}
     if is_shared:
         return load_pretrained(path)
@@ -58,14 +59,13 @@ def load(
             f"There is no network at {path}; give the work directory of a run, a "
             "folder of shared weights, or an exported file."
         )
-    step = "last" if checkpoint is None else checkpoint
-    return load_with_step(path, step)[:2]
+    return load_with_step(path, "last" if checkpoint is None else checkpoint)[:2]
 
 
 def load_network(
     path: str | Path, checkpoint: str | int | None = None
 ) -> tuple[ReID, dict[str, Any]]:
-    """As `load`, for what needs the network itself: an exported file is refused."""
+    """Loads as `load` does, but refuses exported models, which cannot be changed."""
     model, variables = load(path, checkpoint)
     if isinstance(model, ExportedModel):
         raise InputError(
@@ -75,16 +75,8 @@ def load_network(
     return model, variables
 
 
-def identify(model: Any, variables: Any) -> str:
-    """Fingerprint of a network that `load` gave, the same for every form of it."""
-    return model.network if isinstance(model, ExportedModel) else fingerprint(variables)
-
-
 def trained_scales(model: ReID | ExportedModel) -> dict[str, Scale]:
-    """The scales that a network was trained with, by modality; none if not known.
-
-    Args:
-      model: as `mbn_jax.load` returns it.
+    """Returns the scale of each modality that a network was trained with.
 
     Raises:
       InputError: the file that the network was read from holds something else.
@@ -103,14 +95,10 @@ def trained_scales(model: ReID | ExportedModel) -> dict[str, Scale]:
 def choose_scales(
     trained: Mapping[str, Scale], values: Sequence[str], modalities: Sequence[str]
 ) -> dict[str, Scale]:
-    """The scale of each modality: that of a flag, or else that of the training.
+    """Chooses the scale of each modality: that of the flag, or else of the training.
 
-    Prints a line that names the scales of the training that are used, if any.
-
-    Args:
-      trained: as `trained_scales` gives them.
-      values: of the repeated flag `--sixteen_bits`.
-      modalities: names of those whose images are read.
+    It prints which scales of the training are used. The values are those of the
+    repeated flag `--sixteen_bits`, and the modalities those whose images are read.
 
     Raises:
       InputError: as `mbn_jax.data.sixteen_bits.scales_by_modality`.
@@ -129,8 +117,7 @@ def choose_scales(
 
 
 def with_scales(model: ReID, scales: Mapping[str, Scale]) -> ReID:
-    """The network with other scales of some modalities, for statistics made by them."""
+    """Returns the network with other scales for some modalities."""
     texts = as_texts(trained_scales(model) | dict(scales))
-    if set(texts.values()) == {str(AUTO)}:
-        return model.copy(sixteen_bits=())
-    return model.copy(sixteen_bits=tuple(texts[name] for name in model.modalities))
+    ordered = tuple(texts[name] for name in model.modalities)
+    return model.copy(sixteen_bits=() if set(ordered) == {str(AUTO)} else ordered)
