@@ -112,9 +112,10 @@ KINDS = [Linen, ByModality, Nnx]
 
 
 @pytest.mark.parametrize(
-    ("compiled", "number"), [(False, 2), (True, 2), (True, 5)], ids=str
+    ("network_of", "compiled", "number"),
+    [(kind, compiled, 2) for kind in KINDS for compiled in (False, True)]
+    + [(Linen, True, 5)],
 )
-@pytest.mark.parametrize("network_of", KINDS)
 def test_clean_data_raise_nothing(network_of, compiled, number):
     network = network_of(num_modalities=number)
     wrap = network.jit if compiled else lambda function: function
