@@ -1,4 +1,4 @@
-"""The results of a grid of runs, and the differences between BN and MBN.
+"""The results of a grid of runs, and the differences between MBN and BN.
 
 * The measure is mAP at the last step, averaged over the protocols (both directions).
 * Runs with the same seed see the same batches and start from the same weights, so the
@@ -27,9 +27,9 @@ METRICS = ("rank1", "rank10", "mAP", "mINP")
 FACTS = ("accuracy", "lasting_training", "lasting_evaluation")
 NORMS = ("bn", "mbn")
 AS_TRAINED = "as trained"
-NO_SPREAD = 1e-9  # of differences: less is rounding
-_LAST = ("run",)
+_NO_SPREAD = 1e-9  # of differences: less is rounding
 _NAMES = ("norm", "seed", "protocol", "statistics")
+_COLUMNS = (*_NAMES, *METRICS, *FACTS, "run")  # after those of the setting
 
 Setting = tuple[tuple[str, str], ...]
 
@@ -38,15 +38,14 @@ class Result(NamedTuple):
     """A run by one protocol, with one choice of running statistics.
 
     Attributes:
-      setting: values of the axes except norm and seed, by name.
-      norm: "bn" or "mbn".
-      seed: the run's seed.
-      protocol: its name.
-      statistics: the running statistics, `AS_TRAINED` or one of the controls of
-        `mbn_jax.training.controls`.
-      metrics: the `METRICS`, as fractions.
-      facts: the `FACTS` of the run; NaN where they were not measured.
-      run: name of its directory; a run may belong to several settings.
+        setting: Values of the axes except norm and seed, by name.
+        norm: "bn" or "mbn".
+        seed: The run's seed.
+        protocol: Its name.
+        statistics: The running statistics, `AS_TRAINED` or the name of a control.
+        metrics: The `METRICS`, as fractions.
+        facts: The `FACTS` of the run; NaN where they were not measured.
+        run: Name of its directory; a run may belong to several settings.
     """
 
     setting: Setting
@@ -60,15 +59,18 @@ class Result(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """MBN − BN in one setting, in fractions of mAP.
+    """The mean of paired differences of mAP, in fractions, and its paired t test.
+
+    All but the mean is NaN for fewer than two pairs, and for pairs that all differ by
+    the same.
 
     Attributes:
-      mean: over the paired seeds.
-      low, high: the 95 % interval of the paired t test; NaN, like the next two, for
-        fewer than two pairs and for pairs that all differ by the same.
-      p: p-value of the paired t test, two-sided.
-      deviation: standard deviation of the paired differences.
-      num_seeds: the seeds that both have.
+        mean: The mean over the pairs.
+        low: Lower end of the 95 % interval.
+        high: Upper end of the interval.
+        p: The two-sided p-value.
+        deviation: Standard deviation of the differences.
+        num_seeds: The number of pairs.
     """
 
     mean: float
@@ -81,20 +83,19 @@ class Difference(NamedTuple):
 
 def as_csv(results: Sequence[Result]) -> str:
     """Returns one line for each run, protocol and choice of statistics."""
+    axes = dict.fromkeys(name for r in results for name, _ in r.setting)
     text = io.StringIO()
-    axes = list(dict.fromkeys(name for r in results for name, _ in r.setting))
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*axes, *_NAMES, *METRICS, *FACTS, *_LAST])
-    for result in results:
-        values = dict(result.setting)
-        numbers = [result.metrics[name] for name in METRICS]
-        numbers += [result.facts[name] for name in FACTS]
+    writer.writerow([*axes, *_COLUMNS])
+    for r in results:
+        numbers = [r.metrics[name] for name in METRICS]
+        numbers += [r.facts[name] for name in FACTS]
         writer.writerow(
             [
-                *(values.get(axis, "") for axis in axes),
-                *(getattr(result, name) for name in _NAMES),
+                *(dict(r.setting).get(axis, "") for axis in axes),
+                *(r.norm, r.seed, r.protocol, r.statistics),
                 *("" if math.isnan(number) else f"{number:.6f}" for number in numbers),
-                result.run,
+                r.run,
             ]
         )
     return text.getvalue()
@@ -104,36 +105,33 @@ def read_csv(text: str, name: str) -> list[Result]:
     """Returns the results in the text of a CSV that `as_csv` has written.
 
     Args:
-      text: the file's content.
-      name: the file's name, for errors.
+        text: The file's content.
+        name: The file's name, for errors.
 
     Raises:
-      InputError: a column is missing, or a value is not a number.
+        InputError: A column is missing, or a value is not a number.
     """
     reader = csv.DictReader(io.StringIO(text))
     columns = list(reader.fieldnames or [])
-    known = [*_NAMES, *METRICS, *FACTS, *_LAST]
-    missing = [column for column in known if column not in columns]
+    missing = [column for column in _COLUMNS if column not in columns]
     if missing:
         raise InputError(
             f"{name} lacks the column {missing[0]!r}, expected an ablation.csv of "
             "`python -m mbn_jax ablate`."
         )
-    axes = [column for column in columns if column not in known]
+    axes = [column for column in columns if column not in _COLUMNS]
     results = []
     for line, row in enumerate(reader, start=2):
         try:
-            metrics = {key: float(row[key] or "nan") for key in METRICS}
-            facts = {key: float(row[key] or "nan") for key in FACTS}
+            metrics, facts = (
+                {key: float(row[key] or "nan") for key in keys}
+                for keys in (METRICS, FACTS)
+            )
         except (TypeError, ValueError) as error:
             raise InputError(f"{name}, line {line}: {error}.") from error
         setting = tuple((axis, row[axis]) for axis in axes if row[axis])
-        norm, seed, protocol, statistics = (row[key] for key in _NAMES)
-        results.append(
-            Result(
-                setting, norm, seed, protocol, statistics, metrics, facts, row["run"]
-            )
-        )
+        names = (row[key] for key in _NAMES)
+        results.append(Result._make([setting, *names, metrics, facts, row["run"]]))
     return results
 
 
@@ -149,7 +147,7 @@ def check_distinct(results: Sequence[Result]) -> None:
     """Checks that no run is there twice: it would count twice in every mean.
 
     Raises:
-      InputError: one is; the message names both.
+        InputError: One is; the message names both.
     """
     runs: dict[tuple[object, ...], Result] = {}
     for r in results:
@@ -163,18 +161,25 @@ def check_distinct(results: Sequence[Result]) -> None:
             )
 
 
+def map_by_protocol(
+    results: Sequence[Result], statistics: str = AS_TRAINED
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Returns mAP by norm, seed and protocol, of one setting."""
+    values: dict[str, dict[str, dict[str, float]]] = {norm: {} for norm in NORMS}
+    for r in results:
+        if r.statistics == statistics:
+            of_seed = values.setdefault(r.norm, {}).setdefault(r.seed, {})
+            of_seed[r.protocol] = r.metrics["mAP"]
+    return values
+
+
 def map_by_seed(
     results: Sequence[Result], statistics: str = AS_TRAINED
 ) -> dict[str, dict[str, float]]:
     """Returns mAP, averaged over the protocols, by norm and seed, of one setting."""
-    values: dict[str, dict[str, list[float]]] = {norm: {} for norm in NORMS}
-    for result in results:
-        if result.statistics == statistics:
-            of_norm = values.setdefault(result.norm, {})
-            of_norm.setdefault(result.seed, []).append(result.metrics["mAP"])
     return {
-        norm: {seed: float(np.mean(maps)) for seed, maps in of_norm.items()}
-        for norm, of_norm in values.items()
+        norm: {seed: float(np.mean([*maps.values()])) for seed, maps in of_norm.items()}
+        for norm, of_norm in map_by_protocol(results, statistics).items()
     }
 
 
@@ -188,25 +193,30 @@ def difference(results: Sequence[Result]) -> Difference | None:
     """Returns the paired difference MBN − BN of one setting; None without a pair.
 
     Args:
-      results: the results of one setting, with both norms. A seed counts if both norms
-        have it, by the same protocols.
+        results: The results of one setting, with both norms. A seed counts if both
+            norms have it, by the same protocols.
     """
-    maps, protocols = map_by_seed(results), _protocols(results)
-    seeds = sorted(
-        seed
-        for seed in maps["mbn"].keys() & maps["bn"].keys()
-        if protocols["mbn", seed] == protocols["bn", seed]
+    protocols, maps = map_by_protocol(results), map_by_seed(results)
+    return paired_t_test(
+        [
+            maps["mbn"][seed] - maps["bn"][seed]
+            for seed in sorted(maps["mbn"].keys() & maps["bn"].keys())
+            if protocols["mbn"][seed].keys() == protocols["bn"][seed].keys()
+        ]
     )
-    if not seeds:
+
+
+def paired_t_test(differences: Sequence[float]) -> Difference | None:
+    """Returns the test of one difference for each seed; None without any."""
+    if not differences:
         return None
-    paired = np.array([maps["mbn"][seed] - maps["bn"][seed] for seed in seeds])
-    mean, n = float(paired.mean()), len(seeds)
-    if n < 2 or np.ptp(paired) < NO_SPREAD:
+    mean, n = float(np.mean(differences)), len(differences)
+    if n < 2 or np.ptp(differences) < _NO_SPREAD:
         return Difference(mean, math.nan, math.nan, math.nan, math.nan, n)
-    deviation = float(paired.std(ddof=1))
-    test = stats.ttest_1samp(paired, 0.0)
-    low, high = test.confidence_interval(0.95)
-    return Difference(mean, float(low), float(high), float(test.pvalue), deviation, n)
+    test = stats.ttest_1samp(differences, 0.0)
+    low, high = map(float, test.confidence_interval(0.95))
+    deviation = float(np.std(differences, ddof=1))
+    return Difference(mean, low, high, float(test.pvalue), deviation, n)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -215,42 +225,37 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Reference: Holm, "A simple sequentially rejective multiple test procedure",
     Scandinavian Journal of Statistics 6, 1979.
     """
-    order = [i for i in np.argsort(p_values) if not math.isnan(p_values[i])]
-    corrected = [math.nan] * len(p_values)
-    largest = 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * p_values[i]))
-        corrected[i] = largest
-    return corrected
+    p = np.asarray(p_values, float)
+    order = np.argsort(p)  # NaN last
+    num_left = np.count_nonzero(~np.isnan(p)) - np.arange(len(p))
+    p[order] = np.minimum(1, np.maximum.accumulate(num_left * p[order]))
+    return p.tolist()
 
 
-def seeds_needed(
-    deviation: float, effect: float = 0.01, power: float = 0.8, level: float = 0.05
-) -> int | None:
+def seeds_needed(deviation: float, effect: float = 0.01) -> int | None:
     """Returns how many pairs of runs the paired t test needs to detect an effect.
 
-    The power of $n$ pairs is that of the noncentral t distribution with $n - 1$ degrees
-    of freedom and noncentrality $\\sqrt{n}$ effect / deviation (Cohen, "Statistical
-    Power Analysis for the Behavioral Sciences", 1988).
+    It detects it with a probability of 80 % at the level of 5 %. The power of $n$ pairs
+    is that of the noncentral t distribution with $n - 1$ degrees of freedom and
+    noncentrality $\\sqrt{n}$ effect / deviation (Cohen, "Statistical Power Analysis for
+    the Behavioral Sciences", 1988).
 
     Args:
-      deviation: standard deviation of the paired differences.
-      effect: the true mean difference, in the same unit.
-      power: the probability of detecting the effect.
-      level: the level of the two-sided test.
+        deviation: Standard deviation of the paired differences.
+        effect: The true mean difference, in the same unit.
 
     Returns:
-      The smallest number of pairs, at least 2, above 200 rounded up to the next 50;
-      None for a deviation of NaN, or if 10,000 do not suffice.
+        The smallest number of pairs, at least 2, above 200 rounded up to the next 50;
+        None for a deviation of NaN, or if 10,000 do not suffice.
     """
     if math.isnan(deviation):
         return None
     for n in itertools.chain(range(2, 200), range(200, 10_001, 50)):
-        critical = stats.t.isf(level / 2, n - 1)
+        critical = stats.t.isf(0.025, n - 1)
         away = math.sqrt(n) * effect / deviation
         found = stats.nct.sf(critical, n - 1, away)
         found += stats.nct.cdf(-critical, n - 1, away)
-        if found >= power:
+        if found >= 0.8:
             return n
     return None
 
@@ -269,12 +274,3 @@ def gap_correlation(results: Sequence[Result]) -> tuple[float, int]:
     if len(pairs) < 3:
         return math.nan, len(pairs)
     return float(stats.spearmanr(pairs).statistic), len(pairs)
-
-
-def _protocols(results: Sequence[Result]) -> dict[tuple[str, str], set[str]]:
-    """The protocols of every norm and seed, as trained."""
-    found: dict[tuple[str, str], set[str]] = {}
-    for r in results:
-        if r.statistics == AS_TRAINED:
-            found.setdefault((r.norm, r.seed), set()).add(r.protocol)
-    return found

@@ -1,77 +1,76 @@
-"""Tables and charts of an ablation."""
+"""Tables and charts of the results of a grid of runs."""
 
 import itertools
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from scipy import stats
 
 from mbn_jax.analysis.ablation import (
     AS_TRAINED,
     METRICS,
-    NO_SPREAD,
     NORMS,
     Difference,
     Result,
     Setting,
+    as_csv,
     by_setting,
+    check_distinct,
     difference,
     facts_of,
+    gap_correlation,
     holm,
     map_by_seed,
+    paired_t_test,
     seeds_needed,
 )
-from mbn_jax.analysis.charts import BLUE, SERIES, legend_label, verbatim
+from mbn_jax.analysis.charts import BLUE, SERIES, legend_label, png, verbatim
+from mbn_jax.errors import InputError
+from mbn_jax.files import write_atomically
 
 
 def as_markdown(results: Sequence[Result]) -> str:
     """Returns the differences of all settings as a table, in percent."""
     groups = by_setting(results)
-    found = {setting: difference(group) for setting, group in groups.items()}
-    corrected = holm([d.p if d else math.nan for d in found.values()])
-    titles = "setting|seeds|BN, mAP|MBN, mAP|MBN − BN (95 %)|p|p, Holm"
-    titles += "|BN, accuracy|MBN, accuracy|BN, lasting gap|MBN, lasting gap"
-    titles += "|seeds to see 1 point"
+    found = [difference(group) for group in groups.values()]
+    p_values = [math.nan if d is None else d.p for d in found]
     rows = []
-    for (setting, group), p_holm in zip(groups.items(), corrected, strict=True):
-        of_setting, maps = found[setting], map_by_seed(group)
-        cells = [label(setting, groups), str(of_setting.num_seeds if of_setting else 0)]
+    for (setting, group), d, *p in zip(
+        groups.items(), found, p_values, holm(p_values), strict=True
+    ):
+        needed = None if d is None else seeds_needed(d.deviation)
+        maps = map_by_seed(group)
+        cells = [label(setting, groups), str(0 if d is None else d.num_seeds)]
         cells += [mean_and_deviation(maps[norm].values()) for norm in NORMS]
-        cells += _test_cells(of_setting, p_holm)
+        cells.append(_with_interval(d))
+        cells += map(_p_value, p)
         for fact, digits, factor in (("accuracy", 1, 100), ("lasting_training", 3, 1)):
             for norm in NORMS:
                 values = [factor * value for value in facts_of(group, norm, fact)]
                 cells.append(f"{np.mean(values):.{digits}f}" if values else "–")
-        needed = seeds_needed(of_setting.deviation) if of_setting else None
-        cells.append("–" if needed is None else str(needed))
-        rows.append(cells)
-    return _table(titles.split("|"), rows)
+        rows.append([*cells, "–" if needed is None else str(needed)])
+    return _table(
+        "setting|seeds|BN, mAP|MBN, mAP|MBN − BN (95 %)|p|p, Holm|BN, accuracy|"
+        "MBN, accuracy|BN, lasting gap|MBN, lasting gap|seeds to see 1 point",
+        rows,
+    )
 
 
 def directions_as_markdown(results: Sequence[Result]) -> str:
     """Returns the metrics of every setting, direction and norm, in percent."""
-    groups = by_setting(results)
+    as_trained = by_setting([r for r in results if r.statistics == AS_TRAINED])
     rows = []
-    for setting, group in groups.items():
-        as_trained = [r for r in group if r.statistics == AS_TRAINED]
-        for protocol in dict.fromkeys(r.protocol for r in as_trained):
+    for setting, group in as_trained.items():
+        for protocol in dict.fromkeys(r.protocol for r in group):
             for norm in NORMS:
-                of_norm = [
-                    r.metrics
-                    for r in as_trained
-                    if r.norm == norm and r.protocol == protocol
-                ]
-                cells = [label(setting, groups), title(protocol), norm.upper()]
-                cells += [
-                    mean_and_deviation([metrics[name] for metrics in of_norm])
-                    for name in METRICS
-                ]
+                found = [r for r in group if (r.norm, r.protocol) == (norm, protocol)]
+                cells = [label(setting, as_trained), title(protocol), norm.upper()]
+                for name in METRICS:
+                    cells.append(mean_and_deviation(r.metrics[name] for r in found))
                 rows.append(cells)
-    titles = "setting|direction|norm|rank-1|rank-10|mAP|mINP"
-    return _table(titles.split("|"), rows)
+    return _table("setting|direction|norm|rank-1|rank-10|mAP|mINP", rows)
 
 
 def controls_as_markdown(results: Sequence[Result]) -> str:
@@ -81,8 +80,9 @@ def controls_as_markdown(results: Sequence[Result]) -> str:
     the t test over the seeds.
     """
     groups = by_setting(results)
-    controls = list(dict.fromkeys(r.statistics for r in results))
-    controls = [name for name in controls if name != AS_TRAINED]
+    controls = dict.fromkeys(
+        r.statistics for r in results if r.statistics != AS_TRAINED
+    )
     rows = []
     for setting, group in groups.items():
         for norm in NORMS:
@@ -95,9 +95,9 @@ def controls_as_markdown(results: Sequence[Result]) -> str:
                 other = map_by_seed(group, control)[norm]
                 seeds = sorted(trained.keys() & other.keys())
                 paired = [other[seed] - trained[seed] for seed in seeds]
-                cells.append(_mean_and_interval(paired))
+                cells.append(_with_interval(paired_t_test(paired)))
             rows.append(cells)
-    return _table(["setting", "norm", f"mAP, {AS_TRAINED}", *controls], rows)
+    return _table("|".join(["setting", "norm", f"mAP, {AS_TRAINED}", *controls]), rows)
 
 
 def label(setting: Setting, settings: Iterable[Setting]) -> str:
@@ -118,52 +118,41 @@ def mean_and_deviation(values: Iterable[float]) -> str:
     if not values:
         return "–"
     mean = f"{100 * np.mean(values):.1f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {100 * np.std(values, ddof=1):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {100 * np.std(values, ddof=1):.1f}"
 
 
-def _test_cells(found: Difference | None, p_holm: float) -> list[str]:
-    """The difference with its interval, its p-value and the corrected one."""
+def _with_interval(found: Difference | None) -> str:
     if found is None:
-        return ["–"] * 3
-    if math.isnan(found.p):
-        return [f"{100 * found.mean:+.1f}", "–", "–"]
-    interval = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
-    cells = [f"{100 * found.mean:+.1f} ({interval})"]
-    return cells + [f"{p:.3f}" if p >= 0.001 else "< 0.001" for p in (found.p, p_holm)]
-
-
-def _mean_and_interval(paired: Sequence[float]) -> str:
-    if not paired:
         return "–"
-    mean = f"{100 * np.mean(paired):+.1f}"
-    if len(paired) < 2 or np.ptp(paired) < NO_SPREAD:
+    mean = f"{100 * found.mean:+.1f}"
+    if math.isnan(found.low):
         return mean
-    low, high = stats.ttest_1samp(paired, 0.0).confidence_interval(0.95)
-    return f"{mean} ({100 * low:+.1f} to {100 * high:+.1f})"
+    return f"{mean} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *rows]
+def _p_value(p: float) -> str:
+    if math.isnan(p):
+        return "–"
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
+def _table(titles: str, rows: Sequence[Sequence[str]]) -> str:
+    columns = titles.split("|")
+    lines = [columns, ["---"] * len(columns), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-
-
-_MARKERS = ("o", "s", "^", "D")
 
 
 def draw(results: Sequence[Result]) -> Figure:
     """Draws the differences of all settings with their intervals."""
     groups = by_setting(results)
     figure = Figure(figsize=(8, 1.2 + 0.36 * len(groups)), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     for row, group in enumerate(groups.values()):
         found = difference(group)
         if found:
-            low, mean, high = (100 * x for x in (found.low, found.mean, found.high))
-            axes.plot([low, high], [row, row], color=BLUE, linewidth=2)
-            axes.plot(mean, row, "o", color=BLUE)
+            ends = [100 * found.low, 100 * found.high]
+            axes.plot(ends, [row, row], color=BLUE, lw=2)
+            axes.plot(100 * found.mean, row, "o", color=BLUE)
     axes.axvline(0, color="0.5", linewidth=1)
     axes.set_yticks(range(len(groups)), [verbatim(label(s, groups)) for s in groups])
     axes.set_ylim(len(groups) - 0.5, -0.5)
@@ -177,18 +166,16 @@ def draw_by_gap(results: Sequence[Result]) -> Figure:
     """Draws the difference of every setting over the lasting gap that BN leaves."""
     groups = by_setting(results)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     # Ten colors with four markers tell forty settings apart.
-    styles = itertools.cycle((c, m) for m in _MARKERS for c in SERIES)
-    for (setting, group), (color, marker) in zip(groups.items(), styles, strict=False):
+    styles = itertools.cycle(itertools.product("os^D", SERIES))
+    for (setting, group), (marker, color) in zip(groups.items(), styles, strict=False):
         gap, found = facts_of(group, "bn", "lasting_training"), difference(group)
         if gap and found:
-            low, mean, high = (100 * x for x in (found.low, found.mean, found.high))
-            x = float(np.mean(gap))
-            axes.plot([x, x], [low, high], color=color, linewidth=2)
-            name = legend_label(label(setting, groups))
-            axes.plot(x, mean, marker, color=color, label=name)
+            x, name = float(np.mean(gap)), legend_label(label(setting, groups))
+            ends = [100 * found.low, 100 * found.high]
+            axes.plot([x, x], ends, color=color, lw=2)
+            axes.plot(x, 100 * found.mean, marker, color=color, label=name)
     axes.axhline(0, color="0.5", linewidth=1)
     axes.set_xlim(left=0)
     axes.set_xlabel("lasting gap after BN's layers in training, standard deviations")
@@ -197,3 +184,41 @@ def draw_by_gap(results: Sequence[Result]) -> Figure:
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside right upper", frameon=False, fontsize=7)
     return figure
+
+
+def write_tables(results: Sequence[Result], workdir: Path) -> str:
+    """Writes ablation.csv, ablation.md, ablation.png and by_gap.png.
+
+    Args:
+        results: The results of the runs that are compared.
+        workdir: Where the files are written.
+
+    Returns:
+        The tables of ablation.md.
+
+    Raises:
+        InputError: There are no results, or a run is there twice.
+    """
+    if not results:
+        raise InputError(f"No run in {workdir} is finished.")
+    check_distinct(results)
+    tables = [
+        as_markdown(results),
+        directions_as_markdown(results),
+        controls_as_markdown(results),
+    ]
+    correlation, num_settings = gap_correlation(results)
+    if num_settings >= 3:
+        tables.append(
+            "Spearman's correlation of BN's lasting gap with the difference, over "
+            f"{num_settings} settings: {correlation:+.2f}\n"
+        )
+    text = "\n".join(tables)
+    write_atomically(workdir / "ablation.csv", as_csv(results).encode())
+    write_atomically(workdir / "ablation.md", text.encode())
+    for name, figure in (
+        ("ablation.png", draw(results)),
+        ("by_gap.png", draw_by_gap(results)),
+    ):
+        write_atomically(workdir / name, png(figure, dpi=150))
+    return text

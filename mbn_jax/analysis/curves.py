@@ -1,43 +1,51 @@
-"""Charts over the steps of a run, and the reader of its metrics.jsonl."""
+"""Charts over steps and ranks, and the reader of metrics.jsonl."""
 
+import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from mbn_jax.analysis.charts import (
     BLUE,
     GRAY,
     GREEN,
-    INK,
     ORANGE,
     PURPLE,
     RED,
+    SERIES,
+    add_legend,
     chart,
     legend_label,
-    styles,
     svg,
 )
 from mbn_jax.errors import InputError
 from mbn_jax.files import parse_json, read_bytes
 
+# x and y, (n,) each, and arguments of `Axes.plot`.
+Line = tuple[np.ndarray, np.ndarray, dict[str, Any]]
+
+_OF_LOSSES = (ORANGE, PURPLE, GREEN, RED, GRAY, "#5b6bc8", "#a08214")
+_MOST_INSIDE = 5  # labels of a legend that leaves room for the lines
+_MOST_POINTS = 800
+_NUM_MARKERS = 8  # of a line
+
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl`` by step, each step and kind once.
+    """Reads the lines of `metrics.jsonl` in the order of their steps.
 
-    A run that was killed and resumed repeats steps, and what it wrote last counts. It
-    may also have been killed in the middle of a line, which then has no end and is left
-    out. Other lines that are damaged are left out with a warning on standard error:
-    curves lack points then, but the run's checkpoints are whole.
+    A run that was killed and resumed repeats steps: the last line of a step and kind
+    counts. A last line without an end was torn off by the kill and is left out. Other
+    damaged lines are left out with a warning on standard error, because the curves only
+    lack some points then, and the run's checkpoints are whole.
 
     Args:
-        path: of the file; without it there are no lines.
+        path: The file. If it does not exist, there are no lines.
 
     Raises:
-        InputError: the file cannot be read at all.
+        InputError: The file cannot be read at all.
     """
     if not path.exists():
         return []
@@ -69,41 +77,99 @@ def _parse(text: bytes) -> dict[str, Any]:
     if not isinstance(step, int) or isinstance(step, bool) or step < 0:
         raise InputError("the line has no step")
     if not all(isinstance(value, int | float) for value in line.values()):
-        raise InputError("the line has something else than numbers")
+        raise InputError("the line has values that are not numbers")
     return line
 
 
-_OF_LOSSES = (ORANGE, PURPLE, GREEN, RED, GRAY, "#5b6bc8", "#a08214")
-_MOST_INSIDE = 3  # protocols whose legend leaves room for their curves
-_MOST_POINTS = 800
+def series(
+    lines: Sequence[Mapping[str, Any]], key: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns steps and values, (n,) each, of the lines that have the key."""
+    points = [(line["step"], line[key]) for line in lines if key in line]
+    steps, values = np.array(points, float).reshape(-1, 2).T
+    return steps, values
+
+
+def line_chart(
+    title: str,
+    x: str,
+    y: str,
+    lines: Sequence[Line],
+    *,
+    smooth: bool = False,
+    top: float | None = None,
+    best_step: int | None = None,
+) -> list[str]:
+    """Draws lines into one chart; without any points there is no chart.
+
+    Args:
+        title: The title.
+        x: Name of the axis.
+        y: Name of the axis.
+        lines: Where they are, and how they look.
+        smooth: Whether to draw values faintly, and their moving average clearly.
+        top: Upper end of the y axis, which begins at 0; None for one that fits.
+        best_step: Where to draw a vertical line; None for no such line.
+
+    Returns:
+        The `<svg>` element, or nothing.
+    """
+    lines = [line for line in lines if len(line[0])]
+    if not lines:
+        return []
+    figure, axes = chart(title, x, y)
+    for steps, values, style in lines:
+        if smooth:
+            steps, values = _averaged(steps, values)
+            axes.plot(steps, values, color=style["color"], alpha=0.3, lw=1)
+            values, style = _moving_average(values), {"lw": 2, **style}
+        every = max(1, len(steps) // _NUM_MARKERS)
+        axes.plot(steps, values, **{"markevery": every, **style})
+    if best_step is not None:
+        axes.axvline(best_step, color=GRAY, ls=":", label=f"best: step {best_step}")
+    axes.margins(x=0.02)
+    axes.set_ylim(0, top)
+    num_labels = len(axes.get_legend_handles_labels()[0])
+    if num_labels > _MOST_INSIDE:
+        add_legend(figure, loc="outside lower left", ncols=2)
+        figure.set_figheight(figure.get_figheight() + 0.08 * num_labels)
+    elif num_labels:
+        add_legend(axes)
+    return [svg(figure)]
+
+
+def _averaged(*arrays: np.ndarray) -> list[np.ndarray]:
+    """Averages neighbors, because all steps of a long run would fill megabytes."""
+    count = len(arrays[0])
+    edges = np.linspace(0, count, min(_MOST_POINTS, count), endpoint=False).astype(int)
+    sizes = np.diff(np.append(edges, count))
+    return [np.add.reduceat(array, edges) / sizes for array in arrays]
+
+
+def _moving_average(values: np.ndarray) -> np.ndarray:
+    width = max(1, len(values) // 40)
+    window = np.ones(2 * width + 1)
+    sums = np.convolve(values, window, "full")[width:-width]
+    # Divided by the number of values that a window holds, so that the ends are right.
+    return sums / np.convolve(np.ones(len(values)), window, "full")[width:-width]
 
 
 def training_curves(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Loss and accuracy over the steps; empty charts are left out.
+    """Draws loss and accuracy over the steps; leaves out charts without points.
 
     Args:
-        lines: objects of ``metrics.jsonl`` in the order of their steps.
+        lines: From `read_metrics`.
     """
     names = {key for line in lines for key in line if key.endswith("_loss")}
-    losses = {"loss": ("total", BLUE)}
+    losses = [(*series(lines, "loss"), {"color": BLUE, "label": "total"})]
     for name, color in zip(sorted(names), _OF_LOSSES, strict=False):
-        losses[name] = (name.removesuffix("_loss").replace("_", " "), color)
-    charts = []
-    drawn = [(*series(lines, key), *style) for key, style in losses.items()]
-    if any(len(steps) for steps, *_ in drawn):
-        figure, axes = chart("Training loss", "step", "loss")
-        for steps, values, label, color in drawn:
-            noisy_line(axes, steps, values, label, color)
-        axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, labelcolor=INK)
-        charts.append(svg(figure))
+        label = name.removesuffix("_loss").replace("_", " ")
+        losses.append((*series(lines, name), {"color": color, "label": label}))
+    charts = line_chart("Training loss", "step", "loss", losses, smooth=True)
     steps, values = series(lines, "accuracy")
-    if len(steps):
-        figure, axes = chart("Training accuracy", "step", "right identity, %")
-        noisy_line(axes, steps, 100 * values, None, BLUE)
-        axes.set_ylim(0, 101)
-        charts.append(svg(figure))
-    return charts
+    accuracy = [(steps, 100 * values, {"color": BLUE})]
+    title, unit = "Training accuracy", "right identity, %"
+    return charts + line_chart(title, "step", unit, accuracy, smooth=True, top=101)
 
 
 def validation_curve(
@@ -114,104 +180,30 @@ def validation_curve(
     """Draws validation mAP by each protocol, with the step that was kept as best.
 
     Args:
-        lines: objects of ``metrics.jsonl`` in the order of their steps.
-        titles: of the protocols, by their names.
+        lines: From `read_metrics`.
+        titles: Titles of the protocols, by their names.
         best_step: None if there was no validation.
     """
-    figure, axes = chart("Validation mAP", "step", "mAP, %")
-    found = False
-    for name, (color, line) in styles(titles).items():
+    looks = itertools.cycle(itertools.product(("-", "--", ":"), SERIES))
+    drawn = []
+    for (name, title), (line, color) in zip(titles.items(), looks, strict=False):
         steps, values = series(lines, f"val/{name}/mAP")
-        found |= len(steps) > 0
-        label = legend_label(titles[name])
-        axes.plot(steps, 100 * values, f"o{line}", ms=3, color=color, label=label)
-    if not found:
-        return []
-    if best_step is not None:
-        axes.axvline(best_step, color=GRAY, ls=":", label=f"best: step {best_step}")
-    axes.set_ylim(bottom=0)
-    if len(titles) <= _MOST_INSIDE:
-        axes.legend(frameon=False, labelcolor=INK)
-    else:
-        figure.legend(
-            loc="outside lower left",
-            ncols=2,
-            frameon=False,
-            labelcolor=INK,
-            fontsize=8,
-        )
-        figure.set_figheight(figure.get_figheight() + 0.08 * len(titles))
-    return [svg(figure)]
+        style = {"color": color, "ls": line, "marker": "o", "ms": 3, "markevery": 1}
+        drawn.append((steps, 100 * values, {**style, "label": legend_label(title)}))
+    return line_chart("Validation mAP", "step", "mAP, %", drawn, best_step=best_step)
 
 
-def cmc_curves(
-    figures: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str]
+def cmc_chart(
+    title: str, cmcs: Iterable[tuple[Sequence[float], dict[str, Any]]]
 ) -> list[str]:
-    """One chart per protocol: trained, untrained, and chance as a dashed line.
+    """Draws cumulative matching curves, in percent from rank 1 on.
 
     Args:
-        figures: ``results.json``'s object of that name.
-        titles: of the protocols, by their names.
+        title: Title of the protocol.
+        cmcs: The fractions, and how their line looks.
     """
-    styles: dict[str, dict[str, Any]] = {
-        "last": {"color": BLUE, "label": "last step", "lw": 2},
-        "best": {"color": ORANGE, "label": "best on validation", "ls": "-."},
-        "untrained": {"color": GRAY, "label": "untrained"},
-        "chance": {"color": GRAY, "label": "chance", "ls": "--"},
-    }
-    charts = []
-    for name, title in titles.items():
-        figure, axes = chart(f"CMC, {title}", "rank k", "found by rank k, %")
-        for row, style in styles.items():
-            if row in figures and name in figures[row]:
-                cmc = 100 * np.asarray(figures[row][name]["cmc"])
-                axes.plot(np.arange(1, len(cmc) + 1), cmc, **style)
-        axes.set_ylim(0, 101)
-        axes.set_xlim(left=1)
-        axes.legend(frameon=False, labelcolor=INK, loc="lower right")
-        charts.append(svg(figure))
-    return charts
-
-
-def series(
-    lines: Sequence[Mapping[str, Any]], key: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values, (n,) each, of the lines that have the key."""
-    points = [(line["step"], line[key]) for line in lines if key in line]
-    steps, values = np.array(points, float).reshape(-1, 2).T
-    return steps, values
-
-
-def noisy_line(
-    axes: Axes,
-    steps: np.ndarray,
-    values: np.ndarray,
-    label: str | None,
-    color: str,
-    **style: Any,
-) -> None:
-    """A faint line of all the values, and a clear one of their moving average.
-
-    Args:
-        axes: to draw on.
-        steps: (n,); nothing is drawn of none.
-        values: (n,).
-        label: of the clear line.
-        color: of both.
-        **style: of the clear line.
-    """
-    if len(steps) == 0:
-        return
-    # A long run would make a page of many megabytes: neighbors are averaged.
-    groups = min(_MOST_POINTS, len(steps))
-    edges = np.linspace(0, len(steps), groups, endpoint=False).astype(int)
-    sizes = np.diff(np.append(edges, len(steps)))
-    steps = np.add.reduceat(steps, edges) / sizes
-    values = np.add.reduceat(values, edges) / sizes
-    axes.plot(steps, values, color=color, alpha=0.3, lw=1)
-    width = max(1, len(values) // 40)
-    window = np.ones(2 * width + 1)
-    # Divided by the number of values that a window holds, so that the ends are right.
-    weight = np.convolve(np.ones(len(values)), window, "full")[width:-width]
-    smooth = np.convolve(values, window, "full")[width:-width] / weight
-    axes.plot(steps, smooth, color=color, lw=2, label=label, **style)
+    lines = [
+        (np.arange(1, len(cmc) + 1), 100 * np.asarray(cmc), style)
+        for cmc, style in cmcs
+    ]
+    return line_chart(f"CMC, {title}", "rank k", "found by rank k, %", lines, top=101)

@@ -1,22 +1,40 @@
-"""A map of the embedding: a few identities in two dimensions."""
+"""Charts of the embeddings of a test set: how similar images are, and a map of them."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from mbn_jax.analysis.charts import (
+    BLUE,
     GRAY,
     INK,
+    ORANGE,
     SERIES,
+    Section,
+    add_legend,
     chart,
     legend_label,
     svg,
     verbatim,
 )
-from mbn_jax.analysis.page import Section
-from mbn_jax.evaluation.distances import unit_rows
+from mbn_jax.evaluation.distances import l2_normalize, unit_rows
 from mbn_jax.evaluation.records import Records
+
+# All pairs of more images would fill the memory: SYSU-MM01 has fifty million.
+MOST_IMAGES = 2_000
+_BINS = 50
+_SIMILARITY = (
+    "How similar two test images are to the network: the cosine of their embeddings, "
+    "1 for the same direction, 0 for directions at a right angle. The farther the two "
+    "hills lie apart, the easier it is to tell identities apart, and the task asks for "
+    "that across the modalities. AUC is the probability that two images of one "
+    "identity are more similar than two images of two identities: 1 is perfect, 0.5 "
+    "is guessing. Two images by one camera can be nearly the same, which would flatter "
+    "the last chart."
+)
 
 _IDENTITIES = 10
 _PERPLEXITY = 30
@@ -39,7 +57,7 @@ _MARKERS = {
     "d": "thin diamonds",
     "H": "hexagons on a side",
 }
-_WORDS = (
+_MAP = (
     "The map shows test images of {} identities, spread evenly over all that have "
     "images of two or more modalities, and at most {} images of each in a modality. "
     "Every identity has a color and its name, and every modality a marker: {}. A line "
@@ -57,22 +75,148 @@ _NO_T_SNE = (
 )
 
 
+class Pairs(NamedTuple):
+    """Cosines of all pairs of images of one kind.
+
+    Attributes:
+        kind: What the two images have in common, as a title.
+        same: `(P,)` float32, of two images of one identity.
+        different: `(Q,)` float32, of images of two identities.
+    """
+
+    kind: str
+    same: np.ndarray
+    different: np.ndarray
+
+
+def similarity_section(features: np.ndarray, records: Records) -> Section:
+    """Draws `similarities`, a chart for each kind, over one range of cosines.
+
+    Args:
+        features: `(N, D)` floating, of any length.
+        records: N of them.
+    """
+    found = similarities(features, records)
+    words = _SIMILARITY
+    if len(features) > MOST_IMAGES:
+        words += (
+            f" The pairs are those of {MOST_IMAGES:,} images, drawn by a fixed seed "
+            f"from all {len(features):,}."
+        )
+    edges = bin_edges(found)
+    return Section("Similarity", words, [_hills(pairs, edges) for pairs in found])
+
+
+def similarities(features: np.ndarray, records: Records) -> list[Pairs]:
+    """Computes the cosines of all pairs of images, by what their cameras share.
+
+    Of more than `MOST_IMAGES` images, that many are drawn by a fixed seed.
+
+    Args:
+        features: `(N, D)` floating, of any length.
+        records: N of them.
+
+    Returns:
+        The kinds that have pairs: across the modalities, for each pair of these where
+        there are more than two; one modality and two cameras; one modality and one
+        camera.
+    """
+    rows = np.arange(len(features))
+    if len(rows) > MOST_IMAGES:
+        rng = np.random.default_rng(0)
+        rows = np.sort(rng.choice(rows, MOST_IMAGES, replace=False))
+    directions = l2_normalize(features[rows])
+    cosines = np.clip(directions @ directions.T, -1, 1)
+    each_once = np.triu(np.ones(cosines.shape, bool), 1)
+    identity, camera, modality = (
+        labels[rows, None] == labels[rows]
+        for labels in (records.identity, records.camera, records.modality)
+    )
+    kinds = {
+        **_across(records.modality[rows], records.modalities),
+        "One modality, two cameras": modality & ~camera,
+        "One modality, one camera": modality & camera,
+    }
+    return [
+        Pairs(kind, cosines[of_kind & identity], cosines[of_kind & ~identity])
+        for kind, pairs in kinds.items()
+        if (of_kind := each_once & pairs).any()
+    ]
+
+
+def _across(modality: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Returns which pairs `(N, N)` of images are of two modalities, by kinds."""
+    if len(names) == 2:
+        return {"Across the modalities": modality[:, None] != modality}
+    low, high = (f.outer(modality, modality) for f in (np.minimum, np.maximum))
+    return {
+        f"Across {names[a]} and {names[b]}": (low == a) & (high == b)
+        for a, b in itertools.combinations(range(len(names)), 2)
+    }
+
+
+def auc(same: np.ndarray, different: np.ndarray) -> float:
+    """Returns the probability that a value of `same` is above one of `different`.
+
+    Equal values count by half.
+
+    Args:
+        same: `(P,)`, not empty.
+        different: `(Q,)`, not empty.
+    """
+    different = np.sort(different)
+    below = np.searchsorted(different, same, "left").mean()
+    not_above = np.searchsorted(different, same, "right").mean()
+    return float((below + not_above) / 2 / len(different))
+
+
+def bin_edges(found: Sequence[Pairs]) -> np.ndarray:
+    """Returns edges of 50 bins over all cosines, whose ends are rounded to tenths."""
+    values = [v for pairs in found for v in (pairs.same, pairs.different) if len(v)]
+    low = np.floor(10 * min((v.min() for v in values), default=0.0)) / 10
+    high = np.ceil(10 * max((v.max() for v in values), default=1.0)) / 10
+    return np.linspace(min(low, high - 0.1), high, _BINS + 1)
+
+
+def shares(cosines: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Returns the share of the pairs in each bin, in percent; zeros for no pairs."""
+    counts, _ = np.histogram(cosines, edges)
+    return 100 * counts / max(1, len(cosines))
+
+
+def _hills(pairs: Pairs, edges: np.ndarray) -> str:
+    title = pairs.kind
+    if len(pairs.same) and len(pairs.different):
+        title += f", AUC {auc(pairs.same, pairs.different):.2f}"
+    figure, axes = chart(title, "cosine of two images", "pairs, %")
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    for label, cosines, color in (
+        ("two identities", pairs.different, ORANGE),
+        ("one identity", pairs.same, BLUE),
+    ):
+        heights = shares(cosines, edges)
+        label = f"{label}: {len(cosines):,} pairs"
+        axes.stairs(heights, edges, fill=True, color=color, alpha=0.45, label=label)
+        axes.stairs(heights, edges, color=color, lw=1.5)
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(0, 1.3 * axes.get_ylim()[1])  # room for the legend
+    add_legend(axes, loc="upper left")
+    return svg(figure)
+
+
 def map_section(
     features: np.ndarray, records: Records, identity_names: np.ndarray | None = None
 ) -> Section:
     """Draws ten identities in two dimensions: principal components, and t-SNE.
 
     t-SNE needs scikit-learn, an extra of this package; without it there is one map, and
-    the words say so.
+    the words say so. Of fewer than ten images there is no map.
 
     Args:
-        features: (N, D) floating, of any length, 2 ≤ D.
+        features: `(N, D)` floating, of any length, 2 ≤ D.
         records: N of them.
-        identity_names: (N,) str, what the data set calls the identities; None for their
-            numbers.
-
-    Returns:
-        Charts and words; no chart of fewer than ten images.
+        identity_names: `(N,)` str, what the data set calls the identities; None for
+            their numbers.
     """
     rows = mapped_rows(records)
     if len(rows) < _FEWEST:
@@ -94,7 +238,7 @@ def map_section(
     meanings = ", ".join(f"{_MARKERS[m]} {name}" for name, m in markers.items())
     return Section(
         "Map of the embedding",
-        _WORDS.format(len(np.unique(identity)), _IMAGES, meanings) + words,
+        _MAP.format(len(np.unique(identity)), _IMAGES, meanings) + words,
         [
             _map(title, points, identity, modality, markers)
             for title, points in maps.items()
@@ -105,8 +249,8 @@ def map_section(
 def mapped_rows(records: Records) -> np.ndarray:
     """Chooses the images on the map, as sorted indices.
 
-    Ten identities, spread evenly over those with images of two or more modalities, and
-    of each and modality fifteen images, spread evenly over all in their order.
+    They show ten identities, spread evenly over those with images of two or more
+    modalities; of each in each modality fifteen images, spread evenly over all.
     """
     modalities = range(len(records.modalities))
     seen = [np.unique(records.identity[records.modality == m]) for m in modalities]
@@ -122,11 +266,17 @@ def mapped_rows(records: Records) -> np.ndarray:
     return np.sort(np.concatenate(rows)) if rows else np.zeros(0, int)
 
 
+def _spread(values: np.ndarray, most: int) -> np.ndarray:
+    """Returns at most `most` of the values, spread evenly over their order."""
+    chosen = np.linspace(0, len(values) - 1, min(most, len(values)))
+    return values[chosen.round().astype(int)]
+
+
 def principal_components(features: np.ndarray) -> np.ndarray:
-    """The two of largest variance, (N, 2), each with its largest weight positive.
+    """Returns the two of largest variance, (N, 2), with their largest weight positive.
 
     Args:
-        features: (N, D) floating, 2 ≤ N and 2 ≤ D.
+        features: `(N, D)` floating, 2 ≤ N and 2 ≤ D.
     """
     centered = features - features.mean(0)
     _, _, axes = np.linalg.svd(centered, full_matrices=False)
@@ -136,16 +286,16 @@ def principal_components(features: np.ndarray) -> np.ndarray:
 
 
 def t_sne(features: np.ndarray, start: np.ndarray) -> np.ndarray | None:
-    """Neighbors as neighbors (van der Maaten and Hinton, JMLR 2008).
+    """Computes t-SNE by the exact gradient, so that it is the same every time.
 
-    By the exact gradient, so that nothing is drawn by chance.
+    Reference: van der Maaten and Hinton, "Visualizing data using t-SNE", JMLR 2008.
 
     Args:
-        features: (N, D) floating, some hundred; 90 at least.
-        start: (N, 2), their principal components, from which it starts.
+        features: `(N, D)` floating, 90 ≤ N.
+        start: `(N, 2)`, their principal components, from which it starts.
 
     Returns:
-        (N, 2) points, the same every time; None without scikit-learn.
+        `(N, 2)` points; None without scikit-learn.
     """
     try:
         from sklearn.manifold import TSNE
@@ -157,12 +307,6 @@ def t_sne(features: np.ndarray, start: np.ndarray) -> np.ndarray | None:
     return fitted.fit_transform(features)
 
 
-def _spread(values: np.ndarray, most: int) -> np.ndarray:
-    """Returns at most `most` of the values, spread evenly over their order."""
-    chosen = np.linspace(0, len(values) - 1, min(most, len(values)))
-    return values[chosen.round().astype(int)]
-
-
 def _map(
     title: str,
     points: np.ndarray,
@@ -170,10 +314,8 @@ def _map(
     modality: np.ndarray,
     markers: Mapping[str, str],
 ) -> str:
-    """Draws (N, 2) points of identities (N,) and modalities (N,) with their markers."""
     figure, axes = chart(title, "", "")
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])
     axes.margins(0.08)
     for name, color in zip(dict.fromkeys(identity), SERIES, strict=False):
         centers = []
@@ -189,7 +331,5 @@ def _map(
     for name, marker in markers.items():
         axes.scatter([], [], marker=marker, color=GRAY, label=legend_label(name))
     # Below, where it hides no image.
-    axes.legend(
-        frameon=False, labelcolor=INK, ncols=3, loc="upper left", bbox_to_anchor=(0, 0)
-    )
+    add_legend(axes, ncols=3, loc="upper left", bbox_to_anchor=(0, 0))
     return svg(figure)

@@ -5,6 +5,7 @@ The definitions, and what they show, are in docs/distribution-gaps.md.
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,19 +15,28 @@ from flax import linen as nn
 
 from mbn_jax import modalities as names
 from mbn_jax.context import intercepted
+from mbn_jax.errors import InputError
+from mbn_jax.files import read_json
 from mbn_jax.functional import modality_moments
 from mbn_jax.norm import ModalityBatchNorm
 
 SIDES = ("before", "after")
+# The fields of `Gap` that hold numbers.
+GAPS = ("intra", "lasting", "inter")
+# How a network normalizes, and on which images.
+WAYS = {
+    "training": "as in training: statistics of the batch",
+    "evaluation": "as in evaluation: running statistics",
+}
 
 
 class BatchMoments(NamedTuple):
     """The moments of one side of one layer, in a sequence of batches.
 
     Attributes:
-      mean: `(batches, M, C)` float64, over the samples and positions of a modality; NaN
-        where a batch has no sample of it.
-      deviation: of the same shape, the standard deviations.
+        mean: `(batches, M, C)` float64, over the samples and positions of a modality;
+            NaN where a batch has no sample of it.
+        deviation: `(batches, M, C)` float64, the standard deviations.
     """
 
     mean: np.ndarray
@@ -37,11 +47,11 @@ class Gap(NamedTuple):
     """The gaps of one side of one layer, in standard deviations of its channels.
 
     Attributes:
-      layer: path of the normalization, "backbone/stage1_block1/norm1".
-      side: "before" or "after" the normalization.
-      intra: between two modalities in a batch, by their `pair`.
-      lasting: the part of it that stays from batch to batch, by the same pairs.
-      inter: of one modality from batch to batch, by its name.
+        layer: Path of the normalization, "backbone/stage1_block1/norm1".
+        side: "before" or "after" the normalization.
+        intra: Between two modalities in a batch, by their `pair`.
+        lasting: The part of it that stays from batch to batch, by the same pairs.
+        inter: Of one modality from batch to batch, by its name.
     """
 
     layer: str
@@ -67,42 +77,26 @@ def measure_gaps(
     """Measures the gaps at every normalization of a network, in order of their depth.
 
     Args:
-      model: a Linen network that is called as `model(images, modality, train=…)`,
-        normalizes by `ModalityBatchNorm` or `flax.linen.BatchNorm`, and draws no random
-        numbers. What is inside `nn.remat`, `nn.scan` or `nn.vmap` cannot be measured;
-        where the network has a field `remat`, it is turned off.
-      variables: of the network.
-      batches: images as the network takes them, (B, H, W, 3), and modality (B,).
-      train: by the statistics of the batch, or by the running ones.
-      modalities: their names, by index; `model.modalities` of a network of this
-        library.
+        model: A Linen network that is called as `model(images, modality, train=…)`,
+            normalizes by `ModalityBatchNorm` or `flax.linen.BatchNorm`, and draws no
+            random numbers. What is inside `nn.remat`, `nn.scan` or `nn.vmap` cannot be
+            measured; if the network has a field `remat`, it is turned off.
+        variables: The variables of the network.
+        batches: Images as the network takes them, `(B, H, W, 3)`, and modality `(B,)`.
+        train: Whether to normalize by the statistics of the batch, or by the running
+            ones.
+        modalities: Their names, by index; `model.modalities` of a network of this
+            library.
 
     Returns:
-      Two gaps for each normalization: before and after it. A modality that no batch has
-      is left out, and so is a pair of modalities that no batch has together.
+        Two gaps for each normalization: before and after it. A modality that no batch
+        has is left out, and so is a pair of modalities that no batch has together.
 
     Raises:
-      ValueError: no batch has two modalities, a batch has a modality without a name,
-        or there is no normalization.
+        ValueError: No batch has two modalities, a batch has a modality without a name,
+            or there is no normalization.
     """
-    sides, moments = _batch_moments(
-        model, variables, batches, train=train, num_modalities=len(modalities)
-    )
-    return [
-        gaps_of(of_layer, layer, side, modalities)
-        for (layer, side), of_layer in zip(sides, moments, strict=True)
-    ]
-
-
-def _batch_moments(
-    model: nn.Module,
-    variables: Mapping[str, Any],
-    batches: Iterable[tuple[Any, Any]],
-    *,
-    train: bool,
-    num_modalities: int,
-) -> tuple[list[tuple[str, str]], list[BatchMoments]]:
-    """Returns what the gaps are computed from: pairs of layer and side, and moments."""
+    num_modalities = len(modalities)
     compute, sides = _moments_fn(model, train, num_modalities)
     found, most = [], 0
     for images, modality in batches:
@@ -118,18 +112,19 @@ def _batch_moments(
         raise ValueError("The gaps need a batch, and a network that normalizes.")
     if most < 2:
         raise ValueError("The gaps need a batch that holds two modalities.")
-    moments = []
-    for of_layer in zip(*jax.device_get(found), strict=True):
+    gaps = []
+    for (layer, side), of_side in zip(
+        sides, zip(*jax.device_get(found), strict=True), strict=True
+    ):
         mean, var, counts = (
-            np.stack(a).astype(np.float64) for a in zip(*of_layer, strict=True)
+            np.stack(of_batches).astype(np.float64)
+            for of_batches in zip(*of_side, strict=True)
         )
-        absent = counts == 0
-        moments.append(
-            BatchMoments(
-                np.where(absent, np.nan, mean), np.where(absent, np.nan, np.sqrt(var))
-            )
+        moments = BatchMoments(
+            *(np.where(counts == 0, np.nan, a) for a in (mean, np.sqrt(var)))
         )
-    return sides, moments
+        gaps.append(gaps_of(moments, layer, side, modalities))
+    return gaps
 
 
 def gaps_of(
@@ -161,15 +156,14 @@ def gaps_of(
     multivariate normal distributions", Journal of Multivariate Analysis 12, 1982.
 
     Args:
-      moments: of the side.
-      layer: its name in the result.
-      side: likewise.
-      modalities: the names of the M modalities, by index.
+        moments: The moments of the side.
+        layer: Its name in the result.
+        side: Its name in the result.
+        modalities: The names of the M modalities, by index.
     """
     points = np.stack(moments)  # mean and deviation, (2, batches, M, C)
     is_there = ~np.isnan(points).all((0, 3))  # (batches, M)
-    of_modality = zip(modalities, is_there.T, strict=True)
-    present = [m for m, (_, there) in enumerate(of_modality) if there.any()]
+    present = np.flatnonzero(is_there.any(0)).tolist()
     # First over the batches: a modality that is absent from some weighs no less.
     mean, deviation = points[:, :, present]
     grand = np.nanmean(mean, axis=0).mean(0)
@@ -184,30 +178,29 @@ def gaps_of(
 
     of = {m: points[:, :, m] for m in present}
     average = {m: np.nanmean(of[m], axis=1, keepdims=True) for m in present}
-    together = [
-        (m, n)
+    pairs = {
+        pair(modalities[m], modalities[n]): (m, n)
         for m, n in itertools.combinations(present, 2)
         if (is_there[:, m] & is_there[:, n]).any()
-    ]
-    pairs = {(m, n): pair(modalities[m], modalities[n]) for m, n in together}
+    }
     return Gap(
         layer,
         side,
-        intra={name: root_mean_square(of[m], of[n]) for (m, n), name in pairs.items()},
-        lasting={
+        {name: root_mean_square(of[m], of[n]) for name, (m, n) in pairs.items()},
+        {
             name: root_mean_square(average[m], average[n])
-            for (m, n), name in pairs.items()
+            for name, (m, n) in pairs.items()
         },
-        inter={modalities[m]: root_mean_square(of[m], average[m]) for m in present},
+        {modalities[m]: root_mean_square(of[m], average[m]) for m in present},
     )
 
 
 def _moments_fn(
     model: nn.Module, train: bool, num_modalities: int
 ) -> tuple[Callable[..., Any], list[tuple[str, str]]]:
-    """Returns a jitted function to the moments of both sides of every normalization.
+    """Returns a jitted function that gives the moments of every side of every layer.
 
-    And a list that has their layers and sides once it was called.
+    And a list, which holds these layers and sides once the function was called.
     """
     sides: list[tuple[str, str]] = []
     # Rematerialization traces a block by itself, and nothing can be taken out of it.
@@ -234,20 +227,47 @@ def _moments_fn(
             x = args[0] if args else kwargs["x"]
             for side, values in zip(SIDES, (x, result), strict=True):
                 sides.append(("/".join(layer.path), side))
+                values = values.astype(jnp.float32)
                 found.append(
-                    modality_moments(
-                        values.astype(jnp.float32),
-                        modality,
-                        num_modalities,
-                        axis=layer.axis,
-                    )
+                    modality_moments(values, modality, num_modalities, axis=layer.axis)
                 )
             return result
 
         with intercepted(intercept):
-            model.apply(
-                variables, images, modality, train=train, mutable=["batch_stats"]
-            )
+            model.apply(variables, images, modality, train=train, mutable="batch_stats")
         return found
 
     return compute, sides
+
+
+def as_json(by_way: Mapping[str, Sequence[Gap]]) -> dict[str, list[dict[str, Any]]]:
+    """Returns the gaps of one run as the content of gaps.json."""
+    return {way: [gap._asdict() for gap in gaps] for way, gaps in by_way.items()}
+
+
+def read_gaps(path: Path) -> dict[str, list[Gap]]:
+    """Reads gaps.json; there are no gaps if it does not exist.
+
+    Raises:
+        InputError: The file holds something else.
+    """
+    if not path.exists():
+        return {}
+    by_way = read_json(path)
+    try:
+        return {way: [_as_gap(gap) for gap in gaps] for way, gaps in by_way.items()}
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} does not hold the gaps as this version of mbn_jax writes them: "
+            "delete it, or give the run's training command again."
+        ) from error
+
+
+def _as_gap(fields: Mapping[str, Any]) -> Gap:
+    gap = Gap(**fields)
+    numbers = [number for name in GAPS for number in getattr(gap, name).values()]
+    if not isinstance(gap.layer, str) or gap.side not in SIDES:
+        raise TypeError("not a side of a layer")
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise TypeError("not a number")
+    return gap

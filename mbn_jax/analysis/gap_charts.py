@@ -10,33 +10,24 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mbn_jax.analysis.charts import (
     BLUE,
     GREEN,
-    INK,
     ORANGE,
     PURPLE,
+    Section,
+    add_legend,
     chart,
     legend_label,
     png,
     svg,
     verbatim,
 )
-from mbn_jax.analysis.gap import SIDES, Gap
-from mbn_jax.analysis.page import Section
-from mbn_jax.errors import InputError
-from mbn_jax.files import check_writable, read_json, write_atomically
+from mbn_jax.analysis.gap import GAPS, SIDES, WAYS, Gap
+from mbn_jax.files import check_writable, write_atomically
 
-# The fields of `Gap` that hold numbers.
-GAPS = ("intra", "lasting", "inter")
-# How a network normalizes, and what it is shown.
-WAYS = {
-    "training": "as in training: statistics of the batch",
-    "evaluation": "as in evaluation: running statistics",
-}
 COLORS = (BLUE, ORANGE, PURPLE, GREEN)
 _DEPTH, _UNIT = "normalization, from the image on", "gap, standard deviations"
 _MOST_IN_A_ROW = 4  # panels; of more, each gap has a row of its own
@@ -59,8 +50,8 @@ class Kind(NamedTuple):
     """One number of every `Gap`.
 
     Attributes:
-      gap: "intra", "lasting" or "inter".
-      of: the name of a modality, or of a pair of them.
+        gap: "intra", "lasting" or "inter".
+        of: The name of a modality, or of a pair of them.
     """
 
     gap: str
@@ -75,16 +66,20 @@ class Measured(NamedTuple):
     """The gaps of one network.
 
     Attributes:
-      network: what it is called; networks that differ in their seed alone share a name.
-      run: which of these.
-      way: one of `WAYS`.
-      gaps: as `measure_gaps` gives them; none where they were not measured.
+        network: Its name; networks that differ in their seed alone share a name.
+        run: The name of the run among those of the network.
+        way: One of `WAYS`.
+        gaps: From `measure_gaps`; empty if they were not measured.
     """
 
     network: str
     run: str
     way: str
     gaps: Sequence[Gap]
+
+
+# The gaps of all runs of every network, by its name.
+Networks = dict[str, list[Sequence[Gap]]]
 
 
 def kinds(measured: Iterable[Measured]) -> dict[Kind, str]:
@@ -113,20 +108,19 @@ def as_csv(measured: Sequence[Measured]) -> str:
     found = kinds(measured)
     writer = csv.writer(text, lineterminator="\n")
     columns = [f"{kind.gap}_{kind.of}" for kind in found]
-    writer.writerow([*Measured._fields[:-1], "layer", "side", *columns])
+    writer.writerow(["network", "run", "way", "layer", "side", *columns])
     for *names, gaps in measured:
         for gap in gaps:
             values = [kind.value(gap) for kind in found]
-            figures = ["" if np.isnan(value) else f"{value:.6f}" for value in values]
-            writer.writerow([*names, gap.layer, gap.side, *figures])
+            cells = ["" if np.isnan(value) else f"{value:.6f}" for value in values]
+            writer.writerow([*names, gap.layer, gap.side, *cells])
     return text.getvalue()
 
 
 def as_markdown(measured: Sequence[Measured]) -> str:
     """Returns the mean over the layers of every network, way and side.
 
-    Where there are several runs of a network, with the standard deviation of their
-    means.
+    Of several runs of a network, with the standard deviation of their means.
     """
     found = kinds(measured)
     lines = [
@@ -145,32 +139,35 @@ def draw_gaps(measured: Sequence[Measured], title: str) -> Figure:
     """Draws the gaps over the depth: a panel for each kind, the ways one below another.
 
     Args:
-      measured: of up to four networks; the runs of one are drawn as their mean, in a
-        band from the least to the greatest.
-      title: of the whole.
+        measured: Of up to four networks. The runs of one are drawn as their mean, in a
+            band from the least to the greatest.
+        title: The title of the figure.
     """
     by_way = _by_way(measured)
     networks = dict.fromkeys(network for network, *_ in measured)
     found = kinds(measured)
-    of_rows = [[kind for kind in found if kind.gap == name] for name in GAPS]
+    rows = [[kind for kind in found if kind.gap == name] for name in GAPS]
     if len(found) <= _MOST_IN_A_ROW:
-        of_rows = [[*found]]
-    columns = max(map(len, of_rows))
-    num_rows = len(by_way) * len(of_rows)
+        rows = [[*found]]
+    columns = max(map(len, rows))
     figure = Figure(
-        figsize=(3.25 * max(columns, 3), 1.4 + 3.1 * num_rows), layout="constrained"
+        figsize=(3.25 * max(columns, 3), 1.4 + 3.1 * len(by_way) * len(rows)),
+        layout="constrained",
     )
-    FigureCanvasAgg(figure)
     figure.suptitle(verbatim(title), x=0.01, ha="left", weight="bold")
-    shape = len(by_way), len(of_rows), columns
-    grid = figure.subplots(num_rows, columns, squeeze=False).reshape(shape)
+    grid = figure.subplots(len(by_way) * len(rows), columns, squeeze=False)
     lowest: dict[int, Axes] = {}
     lines: dict[Any, Artist] = {}
-    for panels, (way, of_way) in zip(grid, by_way.items(), strict=True):
+    for panels, (way, of_way) in zip(
+        grid.reshape(len(by_way), len(rows), columns), by_way.items(), strict=True
+    ):
         # There is one legend: a network that a row lacks keeps its color for itself.
         runs = {network: of_way.get(network, [()]) for network in networks}
         drawn = []
-        for row, of_row in zip(panels, of_rows, strict=True):
+        for row, of_row in zip(panels, rows, strict=True):
+            row[0].set_ylabel(
+                f"{WAYS[way].replace(': ', chr(10))}\n{_UNIT}", fontsize=9
+            )
             for column, kind in enumerate(of_row):
                 axes = lowest[column] = row[column]
                 _plot(axes, runs, kind)
@@ -182,11 +179,7 @@ def draw_gaps(measured: Sequence[Measured], title: str) -> Figure:
                 lines |= {line.get_label(): line for line in axes.lines}
             for axes in row[len(of_row) :]:
                 axes.remove()
-            words = WAYS[way].replace(": ", chr(10))
-            row[0].set_ylabel(f"{words}\n{_UNIT}", fontsize=9)
-        top = max(axes.get_ylim()[1] for axes in drawn)
-        for axes in drawn:
-            axes.set_ylim(0, top)
+        _share_scale(drawn)
     for axes in lowest.values():
         axes.set_xlabel(_DEPTH, fontsize=9)
     figure.legend(
@@ -200,12 +193,10 @@ def draw_gaps(measured: Sequence[Measured], title: str) -> Figure:
 
 
 def write_gaps(measured: Sequence[Measured], folder: str | Path, title: str) -> None:
-    """Writes what `draw_gaps`, `as_markdown` and `as_csv` make.
-
-    To `gap.png`, `gap.md` and `gap.csv`; the folder is made if need be.
+    """Writes `draw_gaps`, `as_markdown` and `as_csv` to gap.png, gap.md and gap.csv.
 
     Raises:
-      InputError: the folder cannot be written to.
+        InputError: The folder, which is made if need be, cannot be written to.
     """
     check_writable(folder)
     folder = Path(folder)
@@ -214,86 +205,41 @@ def write_gaps(measured: Sequence[Measured], folder: str | Path, title: str) -> 
     write_atomically(folder / "gap.png", png(draw_gaps(measured, title), dpi=100))
 
 
-def gap_charts(
-    networks: Mapping[str, Sequence[Sequence[Gap]]], found: Mapping[Kind, str]
-) -> list[str]:
-    """Draws the gaps of one way as SVG, a chart for each kind, all to one scale.
-
-    Args:
-      networks: their runs by their names.
-      found: the kinds and their titles, from `kinds`.
-    """
-    charts = {
-        kind: chart(words[0].upper() + words[1:], _DEPTH, _UNIT)
-        for kind, words in found.items()
-    }
-    for kind, (_, axes) in charts.items():
-        _plot(axes, networks, kind)
-        axes.legend(frameon=False, labelcolor=INK, fontsize=8)
-    top = max(axes.get_ylim()[1] for _, axes in charts.values())
-    for _, axes in charts.values():
-        axes.set_ylim(0, top)
-    return [svg(figure) for figure, _ in charts.values()]
-
-
 def gap_sections(measured: Sequence[Measured]) -> list[Section]:
-    """Returns a section of a page for each way."""
+    """Returns a section of a page for each way, with a chart for each kind."""
     found = kinds(measured)
-    return [
-        Section(
-            f"The two distribution gaps in {way}",
-            _EXPLANATIONS[way],
-            gap_charts(networks, found),
-        )
-        for way, networks in _by_way(measured).items()
-        if any(runs[0] for runs in networks.values())
-    ]
+    sections = []
+    for way, networks in _by_way(measured).items():
+        if not any(runs[0] for runs in networks.values()):
+            continue
+        charts = []
+        for kind, title in found.items():
+            figure, axes = chart(title[0].upper() + title[1:], _DEPTH, _UNIT)
+            _plot(axes, networks, kind)
+            add_legend(axes)
+            charts.append((figure, axes))
+        _share_scale([axes for _, axes in charts])
+        title = f"The two distribution gaps in {way}"
+        drawn = [svg(figure) for figure, _ in charts]
+        sections.append(Section(title, _EXPLANATIONS[way], drawn))
+    return sections
 
 
-def as_json(by_way: Mapping[str, Sequence[Gap]]) -> dict[str, list[dict[str, Any]]]:
-    """The gaps of one run as what JSON can hold."""
-    return {way: [gap._asdict() for gap in gaps] for way, gaps in by_way.items()}
+def _share_scale(panels: Sequence[Axes]) -> None:
+    top = max(axes.get_ylim()[1] for axes in panels)
+    for axes in panels:
+        axes.set_ylim(0, top)
 
 
-def read_gaps(path: Path) -> dict[str, list[Gap]]:
-    """What a file holds that `as_json` gave the content of; nothing without a file.
-
-    Raises:
-      InputError: it holds something else.
-    """
-    if not path.exists():
-        return {}
-    by_way = read_json(path)
-    try:
-        return {way: [_as_gap(gap) for gap in gaps] for way, gaps in by_way.items()}
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path} does not hold the gaps as this version of mbn_jax writes them: "
-            "delete it, or give the run's training command again."
-        ) from error
-
-
-def _as_gap(fields: Mapping[str, Any]) -> Gap:
-    gap = Gap(**fields)
-    numbers = [number for name in GAPS for number in getattr(gap, name).values()]
-    if not isinstance(gap.layer, str) or gap.side not in SIDES:
-        raise TypeError("not a side of a layer")
-    if not all(isinstance(number, int | float) for number in numbers):
-        raise TypeError("not a number")
-    return gap
-
-
-def _by_way(
-    measured: Iterable[Measured],
-) -> dict[str, dict[str, list[Sequence[Gap]]]]:
-    by_way: dict[str, dict[str, list[Sequence[Gap]]]] = {}
+def _by_way(measured: Iterable[Measured]) -> dict[str, Networks]:
+    by_way: dict[str, Networks] = {}
     for network, _, way, gaps in measured:
         by_way.setdefault(way, {}).setdefault(network, []).append(gaps)
     return by_way
 
 
 def _profiles(runs: Sequence[Sequence[Gap]], kind: Kind, side: str) -> np.ndarray:
-    """Returns the numbers of one kind, (runs, layers)."""
+    """Returns the numbers of one kind, `(runs, layers)`."""
     return np.array([[kind.value(g) for g in gaps if g.side == side] for gaps in runs])
 
 
@@ -315,8 +261,9 @@ def _plot(
             profiles = _profiles(runs, kind, side)
             depth = np.arange(1, profiles.shape[1] + 1)
             label = legend_label(f"{network}, {side}".removeprefix(", "))
-            mean = profiles.mean(0)
-            axes.plot(depth, mean, style, color=color, lw=width, label=label)
+            axes.plot(
+                depth, profiles.mean(0), style, color=color, lw=width, label=label
+            )
             if len(runs) > 1:
                 low, high = profiles.min(0), profiles.max(0)
                 axes.fill_between(depth, low, high, color=color, alpha=0.15, lw=0)
@@ -327,13 +274,12 @@ def _name_stages(axes: Axes, gaps: Sequence[Gap]) -> None:
     """Marks where the stages of a ResNet begin; other networks keep their numbers."""
     layers = [gap.layer for gap in gaps if gap.side == SIDES[0]]
     found = [re.search(r"stage(\d+)", layer) for layer in layers]
-    if not any(found):
+    numbered = [i for i, match in enumerate(found) if match]
+    if not numbered:
         return
-    stages = ["" if match is None else match[1] for match in found]
-    first = next(i for i, stage in enumerate(stages) if stage)
-    last = len(stages) - next(i for i, stage in enumerate(stages[::-1]) if stage)
-    stages[:first] = ["stem"] * first
-    stages[last:] = ["neck"] * (len(stages) - last)
+    names = ["" if match is None else match[1] for match in found]
+    first, last = numbered[0], numbered[-1] + 1
+    stages = ["stem"] * first + names[first:last] + ["neck"] * (len(names) - last)
     starts = [i for i in range(len(stages)) if i == 0 or stages[i] != stages[i - 1]]
     ends = [*starts[1:], len(stages)]
     middles = [(start + end + 1) / 2 for start, end in zip(starts, ends, strict=True)]

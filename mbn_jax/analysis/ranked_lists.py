@@ -1,11 +1,10 @@
-"""Ranked lists as pictures: a query, then the first images of its ranked gallery."""
+"""Ranked lists as images: a query, then the first images of its ranked gallery."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mbn_jax.analysis.charts import drawable, verbatim
@@ -20,11 +19,11 @@ class RankedList:
     """A query and the head of its ranked gallery, ready to be drawn.
 
     Attributes:
-        query: (H, W, 3) uint8 RGB.
-        query_caption: a line under the query.
-        gallery: images as the query, best first; their sizes may differ.
-        captions: a line under each gallery image.
-        correct: whether each shows the query's identity; None if that is not known.
+        query: `(H, W, 3)` uint8 RGB.
+        query_caption: A line under the query.
+        gallery: Images like the query, best first; their sizes may differ.
+        captions: A line under each gallery image.
+        correct: Whether each shows the query's identity; None if that is not known.
     """
 
     query: np.ndarray
@@ -35,7 +34,7 @@ class RankedList:
 
 
 def verdict(correct: bool | None) -> tuple[str, str]:
-    """The frame color and the mark of a gallery image."""
+    """Returns the frame color and the mark of a gallery image."""
     if correct is None:
         return UNKNOWN
     return RIGHT if correct else WRONG
@@ -47,55 +46,44 @@ def illustrate(
     identity: np.ndarray,
     camera: np.ndarray,
 ) -> list[RankedList]:
-    """Turns indices into pictures and captions.
+    """Turns the indices of rankings into images and captions.
 
     Args:
-        rankings: from `mbn_jax.evaluation.ranked_list`.
-        load: ``load(indices)`` -> (n, H, W, 3) uint8 images of the split, for example
-          ``functools.partial(load_images, split, image_size=(256, 128))``.
-        identity: (N,) identities of the split, as they are to be shown.
-        camera: (N,) cameras of the split, likewise.
+        rankings: From `mbn_jax.evaluation.ranked_list`.
+        load: `load(indices)` -> `(n, H, W, 3)` uint8 images of the split, for example
+            `functools.partial(load_images, split, image_size=(256, 128))`.
+        identity: `(N,)` identities of the split, as they are to be shown.
+        camera: `(N,)` cameras of the split, likewise.
     """
-
-    def caption(index: int) -> str:
-        return f"id {identity[index]} · cam {camera[index]}"
-
     lists = []
     for ranking in rankings:
-        images = load(np.concatenate([[ranking.query], ranking.gallery]))
-        lists.append(
-            RankedList(
-                query=images[0],
-                query_caption=caption(ranking.query),
-                gallery=list(images[1:]),
-                captions=[caption(index) for index in ranking.gallery],
-                correct=[bool(right) for right in ranking.correct],
-            )
-        )
+        rows = np.concatenate([[ranking.query], ranking.gallery])
+        query, *gallery = load(rows)
+        caption, *captions = (f"id {identity[i]} · cam {camera[i]}" for i in rows)
+        correct = [bool(right) for right in ranking.correct]
+        lists.append(RankedList(query, caption, gallery, captions, correct))
     return lists
 
 
 def draw_ranked_lists(lists: Sequence[RankedList], title: str) -> Figure:
-    """One row per query: the query, a gap, then its gallery, best first.
+    """Draws a row for each query: the query, a space, then its gallery, best first.
 
     Right images are framed green and marked ✓, wrong ones red and marked ✗; with
     identities unknown the frame is gray.
 
     Args:
-        lists: at least one.
-        title: printed above.
+        lists: At least one.
+        title: Printed above.
 
     Returns:
-        A figure of its own (not of pyplot); save it with ``figure.savefig(path)``.
+        A figure of its own (not of pyplot); save it with `figure.savefig(path)`.
     """
     columns = 1 + max(len(ranked.gallery) for ranked in lists)
     height, width = lists[0].query.shape[:2]
-    cell = 1.1
-    row_height = cell * height / width + 0.42
-    header = 0.6
+    cell, caption, header = 1.1, 0.42, 0.6  # inches
+    row_height = cell * height / width + caption
     total = header + len(lists) * row_height
     figure = Figure(figsize=(cell * (columns + 0.4), total), dpi=120)
-    FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
         len(lists),
         columns + 1,
@@ -105,23 +93,18 @@ def draw_ranked_lists(lists: Sequence[RankedList], title: str) -> Figure:
         top=1 - header / total,
         bottom=0.25 / total,
         wspace=0.1,
-        hspace=0.42 / (row_height - 0.42),
+        hspace=caption / (row_height - caption),
     )
-    figure.text(
-        *(0.01, 1 - 0.12 / total),
-        verbatim(title),
-        va="top",
-        fontsize=12,
-        weight="bold",
-    )
+    top = 1 - 0.12 / total
+    figure.text(0.01, top, verbatim(title), va="top", fontsize=12, weight="bold")
     for row, ranked in enumerate(lists):
         axes = figure.add_subplot(grid[row, 0])
         _draw(axes, ranked.query, ranked.query_caption, "#333333", "query")
         shown = zip(ranked.gallery, ranked.captions, ranked.correct, strict=True)
-        for rank, (image, caption, correct) in enumerate(shown, start=1):
+        for rank, (image, words, correct) in enumerate(shown, start=1):
             color, mark = verdict(correct)
             axes = figure.add_subplot(grid[row, rank + 1])
-            _draw(axes, image, caption, color, f"{rank} {mark}".strip())
+            _draw(axes, image, words, color, f"{rank} {mark}".strip())
     return figure
 
 

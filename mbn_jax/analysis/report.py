@@ -1,25 +1,24 @@
-"""The report of a run: ``report/index.html``, one file that needs no other."""
+"""The report of a run, `report/index.html`: one file that needs no other."""
 
-import html
+import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from mbn_jax.analysis.charts import BLUE, GRAY, ORANGE, Section
 from mbn_jax.analysis.curves import (
-    cmc_curves,
+    cmc_chart,
     read_metrics,
     training_curves,
     validation_curve,
-)
-from mbn_jax.analysis.page import (
-    Section,
-    charts_of,
-    contents,
-    heading,
-    image_tag,
-    page,
-    table,
 )
 from mbn_jax.analysis.ranked_lists import RankedList, verdict
 from mbn_jax.evaluation.ranking import SELECTION
@@ -42,6 +41,95 @@ _EXPLANATIONS = {
     "chance": "the exact expectation for a gallery in random order, from the number "
     "of images and of right ones. It is the floor, not a measurement.",
 }
+_OF_CMC: dict[str, dict[str, Any]] = {
+    "last": {"color": BLUE, "label": "last step", "lw": 2},
+    "best": {"color": ORANGE, "label": "best on validation", "ls": "-."},
+    "untrained": {"color": GRAY, "label": "untrained"},
+    "chance": {"color": GRAY, "label": "chance", "ls": "--"},
+}
+
+
+def page(title: str, intro: Iterable[str], body: Iterable[str]) -> bytes:
+    """Returns an HTML document with links to its headings.
+
+    Args:
+        title: Plain text.
+        intro: HTML that stands before the links.
+        body: HTML that stands after them.
+    """
+    body = list(body)
+    headings = re.findall(r'<h2 id="(.*?)">(.*?)</h2>', "".join(body))
+    links = "".join(f'<a href="#{anchor}">{text}</a> ' for anchor, text in headings)
+    style = resources.files("mbn_jax.analysis").joinpath("report.css").read_text()
+    lines = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(title)}</title>",
+        f"<style>\n{style}</style></head><body>",
+        f"<h1>{escape(title)}</h1>",
+        *intro,
+        f"<nav>{links}</nav>",
+        *body,
+        "</body></html>\n",
+    ]
+    # A path that is not UTF-8 is text with surrogates, which UTF-8 does not have.
+    return "\n".join(lines).encode(errors="replace")
+
+
+def heading(title: str) -> str:
+    """Returns a heading to which `page` links; `title` is plain text."""
+    anchor = re.sub(r"\W+", "-", title.lower()).strip("-")
+    return f'<h2 id="{anchor}">{escape(title)}</h2>'
+
+
+def section_html(section: Section) -> Iterator[str]:
+    """Yields a section as HTML; nothing if it has no charts."""
+    if section.charts:
+        yield heading(section.title)
+        yield f'<p class="dim">{escape(section.words)}</p><div class="charts">'
+        yield from (f"<div>{svg}</div>" for svg in section.charts)
+        yield "</div>"
+
+
+def table(
+    header: Sequence[str],
+    rows: Iterable[tuple[str, Sequence[str]]],
+    main: str = "",
+    *,
+    text: bool = False,
+) -> str:
+    """Returns a table of plain-text cells.
+
+    Args:
+        header: The first line.
+        rows: The first cell of each row, and the others.
+        main: First cell of a row that is emphasized.
+        text: Whether the cells are words, which may be broken, and not numbers.
+    """
+    kind = ' class="text"' if text else ""
+    # On a telephone "rank-20" is wider than its numbers, unless it may be broken.
+    titles = (escape(cell).replace("-", "-<wbr>") for cell in header)
+    lines = []
+    for name, values in rows:
+        emphasis = ' class="main"' if name == main else ""
+        of_row = "".join(f"<td>{escape(value)}</td>" for value in values)
+        lines.append(f"<tr{emphasis}><th>{escape(name)}</th>{of_row}</tr>")
+    return (
+        f'<div class="scroll"><table{kind}><thead><tr>'
+        f"{''.join(f'<th>{title}</th>' for title in titles)}</tr></thead><tbody>"
+        f"{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the settings in nested mappings as text: `{"model.norm": "mbn"}`."""
+    # An empty mapping is a value, unless it is the whole configuration.
+    flat = flatten_dict(config, is_leaf=lambda path, value: path and not value, sep=".")
+    return {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in flat.items()
+    }
 
 
 def write_report(
@@ -52,90 +140,87 @@ def write_report(
 ) -> Path:
     """Writes the report of a finished run.
 
-    Reads ``config.json``, ``metrics.jsonl`` and ``results.json`` of the work directory.
+    Reads `config.json`, `metrics.jsonl` and `results.json` of the work directory.
 
     Args:
-        workdir: the work directory.
-        rankings: for each protocol name, the ranked lists to show.
-        sections: further charts, which stand after the ranked lists.
-        modalities: the names of those of the data set.
+        workdir: The work directory.
+        rankings: For each protocol name, the ranked lists to show.
+        sections: Further charts, which stand after the ranked lists.
+        modalities: The names of those of the data set.
 
     Returns:
-        The path of ``report/index.html``, which appears whole or not at all.
+        The path of `report/index.html`, which appears whole or not at all.
 
     Raises:
-        InputError: a file is missing or is not what training writes.
+        InputError: A file is missing or is not what training writes.
     """
     workdir = Path(workdir)
     config = read_json(workdir / "config.json")
     results = read_results(workdir / "results.json")
     lines = read_metrics(workdir / "metrics.jsonl")
     task = results.get("task", "person re-identification")
-    title = f"{results['dataset']}: {task}"
     body = [
-        *_figures(results),
+        *_metrics(results),
         *_curves(results, lines),
         *_ranked_lists(results, rankings),
-        *(line for section in sections for line in charts_of(section)),
+        *(line for section in sections for line in section_html(section)),
         *_configuration(config),
     ]
-    body = [*_headline(title, results, modalities), contents(body), *body]
     path = workdir / "report" / "index.html"
-    # A path that is not UTF-8 is text with surrogates, which UTF-8 does not have.
-    write_atomically(path, page(title, body).encode(errors="replace"))
+    intro = _introduction(results, modalities)
+    write_atomically(path, page(f"{results['dataset']}: {task}", intro, body))
     return path
 
 
-def _headline(
-    title: str, results: Mapping[str, Any], modalities: Sequence[str]
+def _introduction(
+    results: Mapping[str, Any], modalities: Sequence[str]
 ) -> Iterator[str]:
     figures = results["figures"]
-    yield f"<h1>{html.escape(title)}</h1>"
     listed = f"{', '.join(modalities[:-1])} or {modalities[-1]}"
     other = "the other" if len(modalities) == 2 else "another"
     yield (
-        f"<p>For an image of one modality, {html.escape(listed)}, the network ranks "
+        f"<p>For an image of one modality, {escape(listed)}, the network ranks "
         f"the images of {other} by how similar they are; the images of the same "
         "identity should come first.</p>"
     )
-    split = html.escape(results["split"].capitalize())
     yield (
-        f'<p class="dim">{split} split, identities that the network never saw; step '
-        f"{int(figures['last']['step'])}, the last one.</p>"
+        f'<p class="dim">{escape(results["split"].capitalize())} split, identities '
+        f"that the network never saw; step {int(figures['last']['step'])}, the last "
+        "one.</p>"
     )
     yield '<div class="tiles">'
     for name, protocol in results["protocols"].items():
-        last, untrained, chance = (
-            figures[row][name] for row in ("last", "untrained", "chance")
-        )
+        mean_ap = {
+            row: f"{100 * figures[row][name]['mAP']:.1f}&thinsp;%"
+            for row in ("last", "untrained", "chance")
+        }
         yield (
-            f'<div class="tile">{html.escape(protocol["title"])}'
-            f"<b>mAP {_percent(last['mAP'])}&thinsp;%</b>"
-            f"rank-1 {_percent(last['rank1'])}&thinsp;%"
-            f'<div class="dim">mAP untrained {_percent(untrained["mAP"])}&thinsp;%, '
-            f"chance {_percent(chance['mAP'])}&thinsp;%</div></div>"
+            f'<div class="tile">{escape(protocol["title"])}<b>mAP {mean_ap["last"]}</b>'
+            f"rank-1 {100 * figures['last'][name]['rank1']:.1f}&thinsp;%"
+            f'<div class="dim">mAP untrained {mean_ap["untrained"]}, '
+            f"chance {mean_ap['chance']}</div></div>"
         )
     yield "</div>"
 
 
-def _figures(results: Mapping[str, Any]) -> Iterator[str]:
+def _metrics(results: Mapping[str, Any]) -> Iterator[str]:
     figures = results["figures"]
     names = {row: row_title(row, figures) for row in figures}
-    yield heading("Figures")
-    yield f"<p>{html.escape(_which_step(results))}</p>"
+    yield heading("Metrics")
+    yield f"<p>{escape(_which_step(results))}</p>"
     for protocol, words in results["protocols"].items():
-        yield f"<h3>{html.escape(words['title'])}, in percent</h3>"
+        yield f"<h3>{escape(words['title'])}, in percent</h3>"
         rows = ((name, cells(figures[row][protocol])) for row, name in names.items())
         yield table(["", *COLUMNS.values()], rows, main=names["last"])
         yield (
-            f'<p class="dim">{html.escape(words["description"])} Here: '
+            f'<p class="dim">{escape(words["description"])} Here: '
             f"{counts(figures['last'][protocol])}.</p>"
         )
         if words["note"]:
-            yield f"<p><b>Beware:</b> {html.escape(words['note'])}</p>"
-    yield '<h3>What the figures mean</h3><dl class="terms">'
+            yield f"<p><b>Beware:</b> {escape(words['note'])}</p>"
+    yield '<h3>What the metrics mean</h3><dl class="terms">'
     for term, meaning in _EXPLANATIONS.items():
-        yield f"<div><dt>{term}</dt><dd>{html.escape(meaning)}</dd></div>"
+        yield f"<div><dt>{term}</dt><dd>{escape(meaning)}</dd></div>"
     yield "</dl>"
 
 
@@ -155,23 +240,24 @@ def _curves(
 ) -> Iterator[str]:
     figures = results["figures"]
     titles = {name: words["title"] for name, words in results["protocols"].items()}
-    yield from charts_of(
-        Section(
-            "Training",
-            "Faint: as measured; clear: moving average. The accuracy is on the "
-            "training identities, in the batches as they were trained on.",
-            training_curves(lines)
-            + validation_curve(lines, titles, figures.get("best", {}).get("step")),
-        )
+    best_step = figures.get("best", {}).get("step")
+    words = (
+        "Faint: as measured; clear: moving average. The accuracy is on the training "
+        "identities, in the batches as they were trained on."
     )
-    yield from charts_of(
-        Section(
-            "Cumulative matching (CMC)",
-            "For each k, the share of queries whose identity is among the first k "
-            "images, or identities where the protocol counts these. Dashed: chance.",
-            cmc_curves(figures, titles),
-        )
+    charts = training_curves(lines) + validation_curve(lines, titles, best_step)
+    yield from section_html(Section("Training", words, charts))
+    words = (
+        "For each k, the share of queries whose identity is among the first k images, "
+        "or identities where the protocol counts these. Dashed: chance."
     )
+    charts = []
+    for name, title in titles.items():
+        rows = [row for row in _OF_CMC if name in figures.get(row, {})]
+        charts += cmc_chart(
+            title, ((figures[row][name]["cmc"], _OF_CMC[row]) for row in rows)
+        )
+    yield from section_html(Section("Cumulative matching (CMC)", words, charts))
 
 
 def _ranked_lists(
@@ -184,53 +270,45 @@ def _ranked_lists(
     yield (
         f"<p>The query, then the first images of its ranked gallery at step {step}: "
         "green and ✓ where the identity is right, red and ✗ where wrong. "
-        f"{html.escape(SELECTION)}</p>"
+        f"{escape(SELECTION)}</p>"
     )
     for name, lists in rankings.items():
-        yield f"<h3>{html.escape(results['protocols'][name]['title'])}</h3>"
+        yield f"<h3>{escape(results['protocols'][name]['title'])}</h3>"
         for ranked in lists:
-            yield _ranked_list(ranked)
+            yield f'<div class="list">{"".join(_shown(ranked))}</div>'
 
 
-def _ranked_list(ranked: RankedList) -> str:
-    caption = html.escape(ranked.query_caption)
-    cells = [
-        f'<figure class="query">{image_tag(ranked.query, ranked.query_caption)}'
-        f"<figcaption><b>query</b><br>{caption}</figcaption></figure>"
-    ]
+def _shown(ranked: RankedList) -> Iterator[str]:
+    caption = ranked.query_caption
+    yield _image("query", ranked.query, caption, "query", caption)
     shown = zip(ranked.gallery, ranked.captions, ranked.correct, strict=True)
     for rank, (image, caption, correct) in enumerate(shown, start=1):
-        _, mark = verdict(correct)
         kind = "" if correct is None else "right" if correct else "wrong"
-        cells.append(
-            f'<figure class="{kind}">{image_tag(image, f"rank {rank}: {caption}")}'
-            f"<figcaption><b>{rank} {mark}</b><br>{html.escape(caption)}</figcaption>"
-            "</figure>"
-        )
-    return f'<div class="list">{"".join(cells)}</div>'
+        above = f"{rank} {verdict(correct)[1]}"
+        yield _image(kind, image, f"rank {rank}: {caption}", above, caption)
+
+
+def _image(
+    kind: str, image: np.ndarray, alternative: str, above: str, caption: str
+) -> str:
+    """Returns a `<figure>` that holds the data of its image, (H, W, 3) uint8 RGB."""
+    _, encoded = cv2.imencode(
+        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88]
+    )
+    data = base64.b64encode(encoded.tobytes()).decode("ascii")
+    height, width = image.shape[:2]
+    return (
+        f'<figure class="{kind}"><img src="data:image/jpeg;base64,{data}" '
+        f'alt="{escape(alternative)}" width="{width}" height="{height}" '
+        f'style="height:auto"><figcaption><b>{above}</b><br>{escape(caption)}'
+        "</figcaption></figure>"
+    )
 
 
 def _configuration(config: Mapping[str, Any]) -> Iterator[str]:
     yield heading("Configuration")
     yield "<details><summary>All settings of this run</summary>"
     yield '<div class="scroll"><table><tbody>'
-    for key, value in flatten(config):
-        yield (
-            f"<tr><th>{html.escape(key)}</th>"
-            f'<td class="text">{html.escape(value)}</td></tr>'
-        )
+    for key, value in flatten(config).items():
+        yield (f'<tr><th>{escape(key)}</th><td class="text">{escape(value)}</td></tr>')
     yield "</tbody></table></div></details>"
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The settings in nested mappings: "model.norm", "mbn"."""
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value)
-            yield f"{prefix}{key}", text
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f}"

@@ -31,10 +31,11 @@ import jax
 from absl import flags
 
 from mbn_jax.analysis.ablation import Result, read_csv
+from mbn_jax.analysis.ablation_tables import write_tables
 from mbn_jax.commands import shared_flags
 from mbn_jax.errors import InputError
 from mbn_jax.files import check_named, read_bytes
-from mbn_jax.training import ablation
+from mbn_jax.training import run_grid
 from mbn_jax.training.grid import AXES, make_runs, read_grid
 
 _CONFIG = shared_flags.define_config()
@@ -88,17 +89,17 @@ def main() -> None:
     runs = []
     if _TRAIN.value:
         runs = make_runs(_CONFIG.value, grid, workdir, cross=_CROSS.value)
-        runs = ablation.without_known(runs, results)
+        runs = run_grid.without_known(runs, results)
     if _DRY.value:
         for path, run in {run.workdir: run for run in runs}.items():
             print(f"{path}{'  (done)' if run.is_finished() else ''}")
         return
     failed = []
     if runs:
-        failed = ablation.carry_out(runs, workdir, _PARALLEL.value)
-    results += ablation.read_results(runs)
-    print(ablation.write_outcome(results, workdir))
-    ablation.write_gaps(runs, workdir)
+        failed = run_grid.carry_out(runs, workdir, _PARALLEL.value)
+    results += run_grid.read_results(runs)
+    print(write_tables(results, workdir))
+    run_grid.write_layer_gaps(runs, workdir)
     if failed:
         sys.exit(
             f"error: {len(failed)} runs have failed and are not in the table; see "

@@ -15,7 +15,7 @@ from absl import flags, logging
 
 from mbn_jax.analysis.ablation_tables import title
 from mbn_jax.commands import shared_flags
-from mbn_jax.training.controls import CONTROLS, measure_controls
+from mbn_jax.training.diagnostics import CONTROLS, measure_controls
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Work directory of a finished run.", required=True

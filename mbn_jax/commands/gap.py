@@ -21,7 +21,7 @@ from mbn_jax.analysis import gap_charts
 from mbn_jax.commands import shared_flags
 from mbn_jax.files import check_writable
 from mbn_jax.text import printable
-from mbn_jax.training.gaps import measure_workdir, name_networks
+from mbn_jax.training.diagnostics import name_networks, workdir_gaps
 
 ARGUMENTS = "WORKDIR ..."
 _OUTPUT = flags.DEFINE_string("output", "gaps", "Folder to write; made if needed.")
@@ -44,7 +44,7 @@ def main(workdirs: list[str]) -> None:
     measured = []
     for name, workdir in zip(name_networks(workdirs), workdirs, strict=True):
         print(printable(f"{name}: {workdir}"), file=sys.stderr)
-        by_way = measure_workdir(workdir, _NUM_BATCHES.value, _DATA_DIR.value)
+        by_way = workdir_gaps(workdir, _NUM_BATCHES.value, _DATA_DIR.value)
         measured += [
             gap_charts.Measured(name, Path(workdir).name, way, gaps)
             for way, gaps in by_way.items()

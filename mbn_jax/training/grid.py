@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from mbn_jax.data.sources import check_name
 from mbn_jax.errors import InputError
 from mbn_jax.training.config import LOSSES, as_json, check, flatten, unknown
-from mbn_jax.training.controls import CONTROLS
+from mbn_jax.training.diagnostics import CONTROLS
 
 PAIRED = "norm"  # the axis whose two values are compared
 REPEATED = "seed"  # the axis that a mean is taken over
@@ -22,9 +22,9 @@ class Run(NamedTuple):
     """A run of the grid.
 
     Attributes:
-      values: of the axes, as they were given: `{"norm": "mbn", "seed": "0", …}`.
-      config: what it is trained with.
-      workdir: of the run.
+        values: Values of the axes, as given: `{"norm": "mbn", "seed": "0", …}`.
+        config: The configuration that it is trained with.
+        workdir: The run's work directory.
     """
 
     values: dict[str, str]
@@ -32,8 +32,15 @@ class Run(NamedTuple):
     workdir: Path
 
     def is_finished(self) -> bool:
-        """Whether it has been trained and its controls have been measured."""
+        """Returns whether it has been trained and its controls have been measured."""
         return (self.workdir / CONTROLS).exists()
+
+    @property
+    def setting(self) -> tuple[tuple[str, str], ...]:
+        """The values of the axes except norm and seed."""
+        return tuple(
+            kv for kv in self.values.items() if kv[0] not in (PAIRED, REPEATED)
+        )
 
     @property
     def log(self) -> Path:
@@ -41,12 +48,15 @@ class Run(NamedTuple):
         return self.workdir.parent / "logs" / f"{self.workdir.name}.txt"
 
 
+def _unknown(axis: str, value: str, expected: str) -> InputError:
+    return InputError(f"The {axis} {value!r} is not known, expected {expected}.")
+
+
 def _backbone(name: str) -> dict[str, Any]:
     match = re.fullmatch(r"(se_)?resnet(\d+)(_ibn_a)?", name)
     if not match or (match[1] and match[3]):
-        raise InputError(
-            f"The backbone {name!r} is not known, expected for example resnet18, "
-            "se_resnet50 or resnet50_ibn_a."
+        raise _unknown(
+            "backbone", name, "for example resnet18, se_resnet50 or resnet50_ibn_a"
         )
     variant = f"{match[1] or ''}resnet{match[3] or ''}"
     return {"model.depth": int(match[2]), "model.variant": variant}
@@ -59,28 +69,23 @@ def _data(name: str) -> dict[str, Any]:
 
 def _seed(name: str) -> dict[str, Any]:
     if not name.isdecimal():
-        raise InputError(f"The seed {name!r} is not known, expected 0, 1 and so on.")
+        raise _unknown("seed", name, "0, 1 and so on")
     return {"seed": int(name)}
 
 
 def _affine(name: str) -> dict[str, Any]:
     if name not in ("shared", "separate"):
-        raise InputError(
-            f"The affine {name!r} is not known, expected shared, separate."
-        )
+        raise _unknown("affine", name, "shared, separate")
     return {"model.share_affine": name == "shared"}
 
 
 def _loss(name: str) -> dict[str, Any]:
-    weights = dict.fromkeys((f"loss.{loss}" for loss in LOSSES), 0.0)
-    for term in name.split("+"):
-        if f"loss.{term}" not in weights:
-            raise InputError(
-                f"The loss {term!r} is not known, expected some of "
-                f"{', '.join(LOSSES)}, joined by +."
-            )
-        weights[f"loss.{term}"] = 1.0
-    return weights
+    terms = name.split("+")
+    for term in terms:
+        if term not in LOSSES:
+            expected = f"some of {', '.join(LOSSES)}, joined by +"
+            raise _unknown("loss", term, expected)
+    return {f"loss.{loss}": float(loss in terms) for loss in LOSSES}
 
 
 # Short names of axes, and what a value of each changes in the configuration.
@@ -96,12 +101,12 @@ AXES: dict[str, Callable[[str], dict[str, Any]]] = {
 
 
 def read_grid(axes: Sequence[str]) -> dict[str, list[str]]:
-    """`["norm=bn,mbn", "seed=0,1"]` as `{"norm": ["bn", "mbn"], "seed": ["0", "1"]}`.
+    """Reads `["norm=bn,mbn", "seed=0,1"]` as a dictionary of axes and their values.
 
     A comma in brackets does not part values: `["model.mbn_at=[\"neck\"],[]"]`.
 
     Raises:
-      InputError: an axis has no value, or it or a value stands there twice.
+        InputError: An axis has no value, or it or a value stands there twice.
     """
     grid: dict[str, list[str]] = {}
     for axis in axes:
@@ -120,17 +125,17 @@ def read_grid(axes: Sequence[str]) -> dict[str, list[str]]:
 def make_runs(
     base: ConfigDict, grid: Mapping[str, Sequence[str]], workdir: Path, *, cross: bool
 ) -> list[Run]:
-    """The runs of a grid; those of equal configurations share a work directory.
+    """Makes the runs of a grid; those of equal configurations share a work directory.
 
     Args:
-      base: what the runs have in common.
-      grid: values of each axis, by its short name or as a key of the configuration.
-      workdir: of the whole.
-      cross: all combinations; else one axis at a time varies around the first values.
-        Norm and seed are always combined with everything.
+        base: What the runs have in common.
+        grid: Values of each axis, by its short name or as a key of the configuration.
+        workdir: The directory of all runs.
+        cross: Whether to combine all values. Otherwise one axis at a time varies around
+            the first values. Norm and seed are always combined with everything.
 
     Raises:
-      InputError: an axis or a value is not known, or a configuration is of no use.
+        InputError: An axis or a value is not known, or a configuration is of no use.
     """
     always = {name: grid[name] for name in (PAIRED, REPEATED) if name in grid}
     others = {name: values for name, values in grid.items() if name not in always}
@@ -173,7 +178,7 @@ def _settings(
 
 
 def _change(config: ConfigDict, name: str, value: str) -> None:
-    """Sets what a value of an axis means."""
+    """Changes the configuration to what a value of an axis means."""
     known = flatten(config.to_dict())
     if name not in AXES and name not in known:
         raise InputError(

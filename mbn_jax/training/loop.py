@@ -18,7 +18,7 @@ from mbn_jax.files import sync
 from mbn_jax.mesh import make_mesh, process_rows, shard
 from mbn_jax.training.checkpoint import Checkpoints
 from mbn_jax.training.config import check, flatten, profile_steps
-from mbn_jax.training.gaps import measure
+from mbn_jax.training.diagnostics import network_gaps
 from mbn_jax.training.logs import MetricWriter, Profile, StepLog, TrainingProgress
 from mbn_jax.training.optimizer import make_optimizer
 from mbn_jax.training.outcome import mean_map, write_outcome
@@ -201,7 +201,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
                     protocols,
                     selection=data.selection + _start(config),
                     features={**rows_of_table, "untrained": (0, untrained)},
-                    gaps=lambda: measure(
+                    gaps=lambda: network_gaps(
                         config,
                         model,
                         jax.device_get(state.variables),

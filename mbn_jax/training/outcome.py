@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from mbn_jax.analysis.charts import png
-from mbn_jax.analysis.embedding import map_section
-from mbn_jax.analysis.gap import Gap
-from mbn_jax.analysis.gap_charts import Measured, as_json, gap_sections
+from mbn_jax.analysis.embedding import map_section, similarity_section
+from mbn_jax.analysis.gap import Gap, as_json
+from mbn_jax.analysis.gap_charts import Measured, gap_sections
 from mbn_jax.analysis.ranked_lists import draw_ranked_lists, illustrate
 from mbn_jax.analysis.report import write_report
-from mbn_jax.analysis.similarity import similarity_section
 from mbn_jax.data.dataset import Split
 from mbn_jax.data.pipeline import load_images
 from mbn_jax.data.sources import task_of
@@ -55,7 +54,8 @@ def write_outcome(
       selection: what the network was trained on and how its step was chosen.
       features: of the split, `(N, D)`, with the step that they are of, by the name of
         the row: "last", "untrained", and "best" if there was a validation.
-      gaps: measures those of the last step, see `mbn_jax.training.gaps.measure`.
+      gaps: measures those of the last step, as
+        `mbn_jax.training.diagnostics.network_gaps` does.
 
     Returns:
       The content of results.json.

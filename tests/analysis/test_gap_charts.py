@@ -9,17 +9,15 @@ import numpy as np
 import pytest
 
 from mbn_jax.analysis.charts import BLUE, ORANGE
-from mbn_jax.analysis.gap import SIDES, Gap, pair
+from mbn_jax.analysis.gap import SIDES, Gap, as_json, pair, read_gaps
 from mbn_jax.analysis.gap_charts import (
     Kind,
     Measured,
     as_csv,
-    as_json,
     as_markdown,
     draw_gaps,
     gap_sections,
     kinds,
-    read_gaps,
     write_gaps,
 )
 from mbn_jax.errors import InputError
@@ -95,7 +93,7 @@ def test_the_legend_names_the_networks_of_all_rows_once_and_hides_no_curve(measu
     late = Measured("_late", "", "evaluation", gaps(1.0))
     later = Measured("later", "", "evaluation", gaps(1.0))
     figure = draw_gaps([*measured[:4], late, *measured[4:], later], "title")
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     (legend,) = figure.legends
     names = [text.get_text().strip() for text in legend.get_texts()]
     networks = ("bn", "mbn", "_late", "later")

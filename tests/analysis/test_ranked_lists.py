@@ -31,7 +31,7 @@ def test_a_frame_tells_right_from_wrong_by_color_and_by_mark(correct, heading, c
 
 def test_lists_of_different_lengths_fit_one_figure():
     figure = draw_ranked_lists([ranked_list([True] * 10), ranked_list([False])], "two")
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     assert len(figure.axes) == 11 + 2
 
 
@@ -41,7 +41,7 @@ def test_a_caption_is_shown_as_it_is_but_for_the_beginning_of_a_long_one():
         image, "$x_{$.png", [image], ["a/very/long/folder/name.png"], [None]
     )
     figure = draw_ranked_lists([ranked], "title")
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     labels = [axes.get_xlabel() for axes in figure.axes]
     assert labels == ["$x_{$.png", "…g/folder/name.png"]
 

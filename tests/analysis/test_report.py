@@ -6,8 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from mbn_jax.analysis.charts import chart, svg
-from mbn_jax.analysis.page import Section
+from mbn_jax.analysis.charts import Section, chart, svg
 from mbn_jax.analysis.ranked_lists import RankedList
 from mbn_jax.analysis.report import write_report
 from mbn_jax.errors import InputError
@@ -104,7 +103,7 @@ def test_every_section_can_be_reached_from_the_top(workdir, read):
     links = [a.removeprefix("#") for a in reader.addresses if a.startswith("#")]
     assert links == reader.anchors
     assert links == [
-        "figures",
+        "metrics",
         "training",
         "cumulative-matching-cmc",
         "ranked-lists",

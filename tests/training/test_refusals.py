@@ -10,7 +10,7 @@ import pytest
 
 from mbn_jax.data import dataset
 from mbn_jax.errors import InputError
-from mbn_jax.training import ablation
+from mbn_jax.training import run_grid
 from mbn_jax.training.checkpoint import Checkpoints
 from mbn_jax.training.grid import Run
 from mbn_jax.training.loop import train
@@ -89,7 +89,7 @@ def test_a_path_that_checkpoints_cannot_have(name, config, tmp_path):
     with pytest.raises(
         InputError, match=r"cannot be written to .*, because its path holds"
     ):
-        ablation.carry_out([run], tmp_path / name, 1, TRAIN.parent)
+        run_grid.carry_out([run], tmp_path / name, 1, TRAIN.parent)
     assert not any(tmp_path.iterdir())
 
 

@@ -23,7 +23,7 @@ from mbn_jax.evaluation.results import evaluate_file
 from mbn_jax.evaluation.table import format_evaluation
 from mbn_jax.training import trained_network
 from mbn_jax.training.config import as_json, default_config
-from mbn_jax.training.gaps import measure_workdir
+from mbn_jax.training.diagnostics import workdir_gaps
 from mbn_jax.training.trained_network import (
     Network,
     evaluate_workdir,
@@ -107,7 +107,7 @@ def test_data_that_are_not_there_are_an_error_and_are_not_made(finished, tmp_pat
         lambda directory: trained_network.test_split(
             workdir, Network(data_dir=directory)
         ),
-        lambda directory: measure_workdir(workdir, 1, directory),
+        lambda directory: workdir_gaps(workdir, 1, directory),
     ):
         with pytest.raises(InputError, match=r"is not prepared in .*; say where it is"):
             use(str(tmp_path / "mistyped"))
@@ -128,7 +128,7 @@ def test_data_that_lie_relative_to_another_folder_are_not_made_here(
     monkeypatch.chdir(tmp_path / "elsewhere")
     for use in (
         lambda: trained_network.test_split(workdir, Network()),
-        lambda: measure_workdir(workdir, 1),
+        lambda: workdir_gaps(workdir, 1),
     ):
         with pytest.raises(InputError, match=r"is not prepared in data.*; say where"):
             use()

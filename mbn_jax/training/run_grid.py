@@ -1,4 +1,4 @@
-"""Trains the missing runs of a grid, and compares all of them."""
+"""Trains the missing runs of a grid, and collects the results of all of them."""
 
 import concurrent.futures
 import csv
@@ -17,18 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from mbn_jax.analysis import ablation, ablation_tables
-from mbn_jax.analysis.ablation import AS_TRAINED, Result, Setting
-from mbn_jax.analysis.charts import png
+from mbn_jax.analysis.ablation import AS_TRAINED, METRICS, Result, Setting
 from mbn_jax.analysis.curves import read_metrics, series
-from mbn_jax.analysis.gap import Gap
-from mbn_jax.analysis.gap_charts import GAPS, WAYS, read_gaps
+from mbn_jax.analysis.gap import GAPS, WAYS, Gap, read_gaps
 from mbn_jax.errors import InputError
 from mbn_jax.files import make_folder, read_json, write_atomically, write_json
 from mbn_jax.training.checkpoint_damage import check_path
 from mbn_jax.training.config import as_json
-from mbn_jax.training.controls import CONTROLS
-from mbn_jax.training.grid import PAIRED, REPEATED, Run
+from mbn_jax.training.diagnostics import CONTROLS
+from mbn_jax.training.grid import REPEATED, Run
 from mbn_jax.training.splits import load_splits
 from mbn_jax.training.workdir import check_same
 
@@ -41,21 +38,21 @@ def carry_out(
 ) -> list[Run]:
     """Trains what is missing, and resumes what was interrupted.
 
-    Every run is a process of its own, whose output is in `logs` beside it. Where there
-    are GPUs and several run at a time, each of these has a GPU of its own.
+    Every run is a process of its own, whose output is in `logs` beside it. If there are
+    GPUs and several run at a time, each of these has a GPU of its own.
 
     Args:
-      runs: of `make_runs`.
-      workdir: of the whole.
-      num_parallel: runs at a time.
-      program: whose commands train and controls are called.
+        runs: From `mbn_jax.training.grid.make_runs`.
+        workdir: The directory of all runs.
+        num_parallel: Runs at a time.
+        program: The program whose commands `train` and `controls` are called.
 
     Returns:
-      The runs that have failed; the others are finished.
+        The runs that have failed; the others are finished.
 
     Raises:
-      InputError: a directory holds a run of another configuration or has a path that
-        checkpoints cannot have, or there are fewer GPUs than runs at a time.
+        InputError: A directory holds a run of another configuration or has a path that
+            checkpoints cannot have, or there are fewer GPUs than runs at a time.
     """
     runs = list({run.workdir: run for run in runs}.values())
     for run in runs:
@@ -108,14 +105,14 @@ def carry_out(
 
 @dataclasses.dataclass
 class _Children:
-    """The processes under way; once they were ended, none is started any more."""
+    """The running processes. After `end`, no other is started."""
 
     running: set[subprocess.Popen] = dataclasses.field(default_factory=set)
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     ended: bool = False
 
     def call(self, command: Sequence[str], **options: Any) -> int:
-        """Exit status of a command; 1 if it was not started."""
+        """Returns the exit status of a command; 1 if it was not started."""
         with self.lock:
             if self.ended:
                 return 1
@@ -134,14 +131,12 @@ class _Children:
 
 
 def _gpus() -> list[str]:
-    """The NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them."""
+    """Returns the NVIDIA GPUs that this process may use, as in CUDA_VISIBLE_DEVICES."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [gpu for gpu in visible.split(",") if gpu]
-    numbers = (
-        path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia*")
-    )
-    return sorted((n for n in numbers if n.isdecimal()), key=int)
+    names = (path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia*"))
+    return sorted((name for name in names if name.isdecimal()), key=int)
 
 
 def _carry_out(
@@ -151,84 +146,92 @@ def _carry_out(
     gpu: str | None,
     children: _Children,
 ) -> bool:
-    """Trains one run and measures its controls; whether both went well."""
+    """Trains one run and measures its controls; returns whether both succeeded."""
     config = workdir / "configs" / f"{run.workdir.name}.json"
-    for folder in (config.parent, run.log.parent):
-        make_folder(folder)
+    make_folder(run.log.parent)
     write_json(config, as_json(run.config))
-    environment = dict(os.environ)
-    if gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = gpu
+    environment = os.environ | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
     commands = (
         ["train", f"--workdir={run.workdir}", f"--config={config}"],
         ["controls", f"--workdir={run.workdir}"],
     )
     with open(run.log, "a") as log:
-        for command in commands:
-            whole = [*program, *command]
-            if children.call(whole, stdout=log, stderr=log, env=environment):
-                return False
-    return True
+        return not any(
+            children.call([*program, *command], stdout=log, stderr=log, env=environment)
+            for command in commands
+        )
 
 
 def without_known(runs: Sequence[Run], results: Sequence[Result]) -> list[Run]:
     """Returns the runs that are not among the results, by their setting and seed."""
     known = {(frozenset(r.setting), r.norm, r.seed) for r in results}
-
-    def key(run: Run) -> tuple[frozenset[tuple[str, str]], str, str]:
-        return frozenset(_setting(run)), run.config.model.norm, str(run.config.seed)
-
-    return [run for run in runs if key(run) not in known]
+    return [
+        run
+        for run in runs
+        if (frozenset(run.setting), run.config.model.norm, str(run.config.seed))
+        not in known
+    ]
 
 
 def read_results(runs: Sequence[Run]) -> list[Result]:
     """Returns the results of the finished runs, by protocol and control.
 
     Raises:
-      InputError: a file of a run is damaged.
+        InputError: A file of a run is damaged.
     """
     return [r for run in runs if run.is_finished() for r in _results(run)]
 
 
-def write_outcome(results: Sequence[Result], workdir: Path) -> str:
-    """Writes ablation.csv, ablation.md, ablation.png and by_gap.png.
-
-    Args:
-      results: of the runs that are compared.
-      workdir: of the whole.
-
-    Returns:
-      The tables of ablation.md.
-
-    Raises:
-      InputError: there are no results, or a run is there twice.
-    """
-    if not results:
-        raise InputError(f"No run in {workdir} is finished.")
-    ablation.check_distinct(results)
-    correlation, num_settings = ablation.gap_correlation(results)
-    tables = [
-        ablation_tables.as_markdown(results),
-        ablation_tables.directions_as_markdown(results),
-        ablation_tables.controls_as_markdown(results),
-    ]
-    if num_settings >= 3:
-        tables.append(
-            "Spearman's correlation of BN's lasting gap with the difference, over "
-            f"{num_settings} settings: {correlation:+.2f}\n"
-        )
-    text = "\n".join(tables)
-    write_atomically(workdir / "ablation.csv", ablation.as_csv(results).encode())
-    write_atomically(workdir / "ablation.md", text.encode())
-    for name, draw in (
-        ("ablation.png", ablation_tables.draw),
-        ("by_gap.png", ablation_tables.draw_by_gap),
-    ):
-        write_atomically(workdir / name, png(draw(results), dpi=150))
-    return text
+def _results(run: Run) -> Iterator[Result]:
+    facts = {"accuracy": _accuracy(run)}
+    gaps = read_gaps(run.workdir / "gaps.json")
+    for way in WAYS:
+        lasting = [
+            np.mean([*gap.lasting.values()])
+            for gap in gaps.get(way, [])
+            if gap.side == "after"
+        ]
+        facts[f"lasting_{way}"] = float(np.mean(lasting)) if lasting else math.nan
+    for statistics, protocols in _read_controls(run.workdir / CONTROLS).items():
+        for protocol, metrics in protocols.items():
+            yield Result(
+                run.setting,
+                run.config.model.norm,
+                str(run.config.seed),
+                protocol,
+                statistics,
+                metrics,
+                facts,
+                run.workdir.name,
+            )
 
 
-def write_gaps(runs: Sequence[Run], workdir: Path) -> None:
+def _accuracy(run: Run) -> float:
+    """Returns the training accuracy over the last twentieth of the steps."""
+    steps, accuracy = series(read_metrics(run.workdir / "metrics.jsonl"), "accuracy")
+    values = accuracy[steps > 0.95 * run.config.num_steps]
+    return float(np.mean(values)) if len(values) else math.nan
+
+
+def _read_controls(path: Path) -> dict[str, dict[str, Any]]:
+    controls = read_json(path)
+    try:
+        protocols_of_all = {tuple(protocols) for protocols in controls.values()}
+        if len(protocols_of_all) != 1 or not controls.get(AS_TRAINED):
+            raise LookupError
+        for protocols in controls.values():
+            for metrics in protocols.values():
+                if not all(isinstance(metrics[m], int | float) for m in METRICS):
+                    raise TypeError
+    except (AttributeError, LookupError, TypeError) as error:
+        raise InputError(
+            f"{path} does not hold the metrics as the command controls writes them: "
+            "delete it, and give the same command again."
+        ) from error
+    return controls
+
+
+def write_layer_gaps(runs: Sequence[Run], workdir: Path) -> None:
     """Writes gaps.csv: the gaps of every layer, averaged over the seeds.
 
     One line for each setting, norm, way, layer and side; the columns are the axes,
@@ -236,10 +239,10 @@ def write_gaps(runs: Sequence[Run], workdir: Path) -> None:
     "inter", each averaged over the pairs of modalities or the modalities.
 
     Raises:
-      InputError: gaps.json of a run is damaged, or has other layers than that of a run
-        that differs from it in the seed alone.
+        InputError: gaps.json of a run is damaged, or has other layers than that of a
+            run that differs from it in the seed alone.
     """
-    groups: dict[tuple[tuple[str, str], ...], dict[Path, dict[str, list[Gap]]]] = {}
+    groups: dict[Setting, dict[Path, dict[str, list[Gap]]]] = {}
     for run in runs:
         path = run.workdir / "gaps.json"
         gaps = read_gaps(path) if run.is_finished() else {}
@@ -258,14 +261,17 @@ def write_gaps(runs: Sequence[Run], workdir: Path) -> None:
         for way in WAYS:
             of_way = (gaps.get(way, []) for gaps in of_runs.values())
             for of_layer in zip(*of_way, strict=True):
-                means = [
-                    np.mean(
-                        [d for gap in of_layer for d in getattr(gap, kind).values()]
-                    )
-                    for kind in GAPS
-                ]
                 names = [len(of_runs), way, of_layer[0].layer, of_layer[0].side]
-                writer.writerow([*values, *names, *(f"{mean:.4f}" for mean in means)])
+                numbers = (
+                    [
+                        number
+                        for gap in of_layer
+                        for number in getattr(gap, kind).values()
+                    ]
+                    for kind in GAPS
+                )
+                means = [f"{np.mean(of_kind):.4f}" for of_kind in numbers]
+                writer.writerow([*values, *names, *means])
     write_atomically(workdir / "gaps.csv", text.getvalue().encode())
 
 
@@ -282,59 +288,3 @@ def _check_same_layers(of_runs: Mapping[Path, Mapping[str, Sequence[Gap]]]) -> N
                 f"{path} does not hold the gaps of the same layers as {longest}: delete"
                 " it, or give the run's training command again."
             )
-
-
-def _setting(run: Run) -> Setting:
-    """The values of the axes except norm and seed."""
-    return tuple(kv for kv in run.values.items() if kv[0] not in (PAIRED, REPEATED))
-
-
-def _results(run: Run) -> Iterator[Result]:
-    """The run by each of its protocols, with each choice of running statistics."""
-    facts = {"accuracy": _accuracy(run)}
-    gaps = read_gaps(run.workdir / "gaps.json")
-    for way in WAYS:
-        lasting = [
-            np.mean([*gap.lasting.values()])
-            for gap in gaps.get(way, [])
-            if gap.side == "after"
-        ]
-        facts[f"lasting_{way}"] = float(np.mean(lasting)) if lasting else math.nan
-    for statistics, protocols in _read_controls(run.workdir / CONTROLS).items():
-        for protocol, metrics in protocols.items():
-            yield Result(
-                _setting(run),
-                run.config.model.norm,
-                str(run.config.seed),
-                protocol,
-                statistics,
-                metrics,
-                facts,
-                run.workdir.name,
-            )
-
-
-def _read_controls(path: Path) -> dict[str, dict[str, Any]]:
-    controls = read_json(path)
-    try:
-        protocols_of_all = {tuple(protocols) for protocols in controls.values()}
-        if len(protocols_of_all) != 1 or not controls.get(AS_TRAINED):
-            raise LookupError
-        for protocols in controls.values():
-            for metrics in protocols.values():
-                for name in ablation.METRICS:
-                    if not isinstance(metrics[name], int | float):
-                        raise TypeError
-    except (AttributeError, LookupError, TypeError) as error:
-        raise InputError(
-            f"{path} does not hold the metrics as the command controls writes them: "
-            "delete it, and give the same command again."
-        ) from error
-    return controls
-
-
-def _accuracy(run: Run) -> float:
-    """Training accuracy, over the last twentieth of the steps."""
-    steps, accuracy = series(read_metrics(run.workdir / "metrics.jsonl"), "accuracy")
-    values = accuracy[steps > 0.95 * run.config.num_steps]
-    return float(np.mean(values)) if len(values) else math.nan

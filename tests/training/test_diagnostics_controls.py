@@ -15,8 +15,8 @@ from flax.traverse_util import flatten_dict
 from mbn_jax.data.dataset import load_split
 from mbn_jax.data.pipeline import load_images
 from mbn_jax.pixels import normalize
-from mbn_jax.training import controls
-from mbn_jax.training.controls import (
+from mbn_jax.training import diagnostics
+from mbn_jax.training.diagnostics import (
     BY_MODALITY,
     CONTROLS,
     OTHER,
@@ -48,8 +48,8 @@ def statistics(variables, layer=LAYER):
 def changed(network):
     """The variables of every control, for the network as MBN and as BN."""
     model, variables, split = network
-    by_modality = dict(controls._networks(model, variables, split, was_bn=False))
-    mixed = dict(controls._networks(model, variables, split, was_bn=True))
+    by_modality = dict(diagnostics._controls(model, variables, split, was_bn=False))
+    mixed = dict(diagnostics._controls(model, variables, split, was_bn=True))
     return by_modality, mixed
 
 

@@ -13,7 +13,7 @@ from mbn_jax import InputError
 from mbn_jax.analysis.gap import SIDES
 from mbn_jax.data.dataset import load_split
 from mbn_jax.files import read_json, write_json
-from mbn_jax.training.gaps import draw_batches, measure_workdir, name_networks
+from mbn_jax.training.diagnostics import draw_batches, name_networks, workdir_gaps
 
 from .conftest import small_config
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def measured(finished):
-    return measure_workdir(finished[0], 3)
+    return workdir_gaps(finished[0], 3)
 
 
 def test_an_mbn_run_has_no_gap_after_a_layer_by_the_statistics_of_the_batch(measured):

@@ -11,11 +11,10 @@ import pytest
 
 from mbn_jax import InputError
 from mbn_jax.analysis.ablation import AS_TRAINED, FACTS, METRICS, Result, read_csv
-from mbn_jax.analysis.gap import Gap
-from mbn_jax.analysis.gap_charts import as_json
-from mbn_jax.training import ablation
+from mbn_jax.analysis.gap import Gap, as_json
+from mbn_jax.training import run_grid
 from mbn_jax.training.config import default_config
-from mbn_jax.training.controls import CONTROLS
+from mbn_jax.training.diagnostics import CONTROLS
 from mbn_jax.training.grid import Run, make_runs
 
 from .test_loop import overrides
@@ -111,7 +110,7 @@ def test_runs_whose_results_are_given_are_not_carried_out():
     metrics, facts = dict.fromkeys(METRICS, 0.5), dict.fromkeys(FACTS, 0.5)
     known = Result(setting, "bn", "1", "a_to_b", AS_TRAINED, metrics, facts, "x")
     other = known._replace(setting=(("sampler", "balanced"),), seed="0")
-    left = ablation.without_known(runs, [known, other])
+    left = run_grid.without_known(runs, [known, other])
     assert [(r.values["norm"], r.values["seed"]) for r in left] == [
         ("bn", "0"),
         ("mbn", "0"),
@@ -132,7 +131,7 @@ def test_gaps_of_the_layers_are_averaged_over_the_seeds(tmp_path):
         gap = Gap("neck", "after", pair, pair, inter)
         (run.workdir / "gaps.json").write_text(json.dumps(as_json({"training": [gap]})))
         runs.append(run)
-    ablation.write_gaps(runs, tmp_path)
+    run_grid.write_layer_gaps(runs, tmp_path)
     header, line = (tmp_path / "gaps.csv").read_text().splitlines()
     assert header == "norm,data,seeds,way,layer,side,intra,lasting,inter"
     assert line == "bn,nir,2,training,neck,after,0.2000,0.2000,0.1000"
@@ -150,7 +149,7 @@ def test_gaps_of_other_layers_than_those_of_another_seed_are_named(by_way, tmp_p
     with pytest.raises(
         InputError, match=r"gaps\.json does not hold the gaps of the same"
     ):
-        ablation.write_gaps(runs, tmp_path)
+        run_grid.write_layer_gaps(runs, tmp_path)
     assert not (tmp_path / "gaps.csv").exists()
 
 
@@ -173,13 +172,13 @@ METRICS_OF_ONE = {"infrared_to_visible": dict.fromkeys(METRICS, 0.5)}
 def test_damaged_controls_are_named(damaged, tmp_path):
     (tmp_path / CONTROLS).write_text(json.dumps(damaged))
     with pytest.raises(InputError, match=r"controls\.json does not hold the metrics"):
-        ablation.read_results([Run({}, default_config(), tmp_path)])
+        run_grid.read_results([Run({}, default_config(), tmp_path)])
 
 
 def test_whole_controls_are_read(tmp_path):
     whole = {AS_TRAINED: METRICS_OF_ONE, "pooled": METRICS_OF_ONE}
     (tmp_path / CONTROLS).write_text(json.dumps(whole))
-    found = ablation.read_results([Run({}, default_config(), tmp_path)])
+    found = run_grid.read_results([Run({}, default_config(), tmp_path)])
     assert [result.statistics for result in found] == [AS_TRAINED, "pooled"]
 
 
@@ -214,8 +213,8 @@ def stand_in(tmp_path, monkeypatch):
     """A script that leaves what the commands leave, at once; of seed 1 it fails."""
     script = tmp_path / "stand_in.py"
     script.write_text(STAND_IN)
-    monkeypatch.setattr(ablation, "load_splits", lambda config: None)
-    monkeypatch.setattr(ablation, "_gpus", lambda: [])
+    monkeypatch.setattr(run_grid, "load_splits", lambda config: None)
+    monkeypatch.setattr(run_grid, "_gpus", lambda: [])
     return script
 
 
@@ -226,7 +225,7 @@ def carry_out(stand_in, num_parallel=1, num_steps=6, seeds=("0", "2")):
     grid = {"norm": ["bn", "mbn"], "seed": list(seeds)}
     runs = make_runs(config, grid, workdir, cross=False)
     program = [sys.executable, str(stand_in)]
-    return runs, ablation.carry_out(runs, workdir, num_parallel, program)
+    return runs, run_grid.carry_out(runs, workdir, num_parallel, program)
 
 
 def times_trained(runs):
@@ -261,7 +260,7 @@ def test_each_of_several_at_a_time_has_a_gpu_of_those_that_are_visible(
     stand_in, monkeypatch
 ):
     monkeypatch.undo()
-    monkeypatch.setattr(ablation, "load_splits", lambda config: None)
+    monkeypatch.setattr(run_grid, "load_splits", lambda config: None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     with pytest.raises(InputError, match="there are 2: give --num_parallel=2"):
         carry_out(stand_in, num_parallel=3)

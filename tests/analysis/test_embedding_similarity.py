@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mbn_jax.analysis import similarity
-from mbn_jax.analysis.similarity import (
+from mbn_jax.analysis import embedding
+from mbn_jax.analysis.embedding import (
     Pairs,
     auc,
     bin_edges,
@@ -164,7 +164,7 @@ def test_of_many_images_some_are_drawn_always_the_same_and_the_page_says_so(
     of = embedded()
     features = RNG.normal(size=(len(of), 5))
     assert "drawn" not in similarity_section(features, of).words
-    monkeypatch.setattr(similarity, "MOST_IMAGES", 10)
+    monkeypatch.setattr(embedding, "MOST_IMAGES", 10)
     found = similarities(features, of)
     assert sum(len(pairs.same) + len(pairs.different) for pairs in found) == 45
     section = similarity_section(features, of)
