@@ -8,24 +8,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from mbn_jax.analysis.ablation import (
-    AS_TRAINED,
-    METRICS,
-    NORMS,
-    Difference,
-    Result,
-    Setting,
-    as_csv,
-    by_setting,
-    check_distinct,
-    difference,
-    facts_of,
-    gap_correlation,
-    holm,
-    map_by_seed,
-    paired_t_test,
-    seeds_needed,
-)
+from mbn_jax.analysis import ablation
+from mbn_jax.analysis.ablation import AS_TRAINED, NORMS, Result, by_setting
 from mbn_jax.analysis.charts import BLUE, SERIES, legend_label, png, verbatim
 from mbn_jax.errors import InputError
 from mbn_jax.files import write_atomically
@@ -34,21 +18,23 @@ from mbn_jax.files import write_atomically
 def as_markdown(results: Sequence[Result]) -> str:
     """Returns the differences of all settings as a table, in percent."""
     groups = by_setting(results)
-    found = [difference(group) for group in groups.values()]
+    found = [ablation.difference(group) for group in groups.values()]
     p_values = [math.nan if d is None else d.p for d in found]
     rows = []
     for (setting, group), d, *p in zip(
-        groups.items(), found, p_values, holm(p_values), strict=True
+        groups.items(), found, p_values, ablation.holm(p_values), strict=True
     ):
-        needed = None if d is None else seeds_needed(d.deviation)
-        maps = map_by_seed(group)
+        needed = None if d is None else ablation.seeds_needed(d.deviation)
+        maps = ablation.map_by_seed(group)
         cells = [label(setting, groups), str(0 if d is None else d.num_seeds)]
         cells += [mean_and_deviation(maps[norm].values()) for norm in NORMS]
         cells.append(_with_interval(d))
         cells += map(_p_value, p)
         for fact, digits, factor in (("accuracy", 1, 100), ("lasting_training", 3, 1)):
             for norm in NORMS:
-                values = [factor * value for value in facts_of(group, norm, fact)]
+                values = [
+                    factor * value for value in ablation.facts_of(group, norm, fact)
+                ]
                 cells.append(f"{np.mean(values):.{digits}f}" if values else "–")
         rows.append([*cells, "–" if needed is None else str(needed)])
     return _table(
@@ -67,7 +53,7 @@ def directions_as_markdown(results: Sequence[Result]) -> str:
             for norm in NORMS:
                 found = [r for r in group if (r.norm, r.protocol) == (norm, protocol)]
                 cells = [label(setting, as_trained), title(protocol), norm.upper()]
-                for name in METRICS:
+                for name in ablation.METRICS:
                     cells.append(mean_and_deviation(r.metrics[name] for r in found))
                 rows.append(cells)
     return _table("setting|direction|norm|rank-1|rank-10|mAP|mINP", rows)
@@ -86,21 +72,21 @@ def controls_as_markdown(results: Sequence[Result]) -> str:
     rows = []
     for setting, group in groups.items():
         for norm in NORMS:
-            trained = map_by_seed(group)[norm]
+            trained = ablation.map_by_seed(group)[norm]
             if not trained:
                 continue
             cells = [label(setting, groups), norm.upper()]
             cells.append(mean_and_deviation(trained.values()))
             for control in controls:
-                other = map_by_seed(group, control)[norm]
+                other = ablation.map_by_seed(group, control)[norm]
                 seeds = sorted(trained.keys() & other.keys())
                 paired = [other[seed] - trained[seed] for seed in seeds]
-                cells.append(_with_interval(paired_t_test(paired)))
+                cells.append(_with_interval(ablation.paired_t_test(paired)))
             rows.append(cells)
     return _table("|".join(["setting", "norm", f"mAP, {AS_TRAINED}", *controls]), rows)
 
 
-def label(setting: Setting, settings: Iterable[Setting]) -> str:
+def label(setting: ablation.Setting, settings: Iterable[ablation.Setting]) -> str:
     """Returns the values of a setting that not all settings have, or all of its own."""
     common = set.intersection(*map(set, settings))
     own = [value for axis, value in setting if (axis, value) not in common]
@@ -121,7 +107,7 @@ def mean_and_deviation(values: Iterable[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ± {100 * np.std(values, ddof=1):.1f}"
 
 
-def _with_interval(found: Difference | None) -> str:
+def _with_interval(found: ablation.Difference | None) -> str:
     if found is None:
         return "–"
     mean = f"{100 * found.mean:+.1f}"
@@ -148,7 +134,7 @@ def draw(results: Sequence[Result]) -> Figure:
     figure = Figure(figsize=(8, 1.2 + 0.36 * len(groups)), layout="constrained")
     axes = figure.subplots()
     for row, group in enumerate(groups.values()):
-        found = difference(group)
+        found = ablation.difference(group)
         if found:
             ends = [100 * found.low, 100 * found.high]
             axes.plot(ends, [row, row], color=BLUE, lw=2)
@@ -170,7 +156,10 @@ def draw_by_gap(results: Sequence[Result]) -> Figure:
     # Ten colors with four markers tell forty settings apart.
     styles = itertools.cycle(itertools.product("os^D", SERIES))
     for (setting, group), (marker, color) in zip(groups.items(), styles, strict=False):
-        gap, found = facts_of(group, "bn", "lasting_training"), difference(group)
+        gap, found = (
+            ablation.facts_of(group, "bn", "lasting_training"),
+            ablation.difference(group),
+        )
         if gap and found:
             x, name = float(np.mean(gap)), legend_label(label(setting, groups))
             ends = [100 * found.low, 100 * found.high]
@@ -201,20 +190,20 @@ def write_tables(results: Sequence[Result], workdir: Path) -> str:
     """
     if not results:
         raise InputError(f"No run in {workdir} is finished.")
-    check_distinct(results)
+    ablation.check_distinct(results)
     tables = [
         as_markdown(results),
         directions_as_markdown(results),
         controls_as_markdown(results),
     ]
-    correlation, num_settings = gap_correlation(results)
+    correlation, num_settings = ablation.gap_correlation(results)
     if num_settings >= 3:
         tables.append(
             "Spearman's correlation of BN's lasting gap with the difference, over "
             f"{num_settings} settings: {correlation:+.2f}\n"
         )
     text = "\n".join(tables)
-    write_atomically(workdir / "ablation.csv", as_csv(results).encode())
+    write_atomically(workdir / "ablation.csv", ablation.as_csv(results).encode())
     write_atomically(workdir / "ablation.md", text.encode())
     for name, figure in (
         ("ablation.png", draw(results)),

@@ -8,26 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from mbn_jax.analysis.charts import (
-    BLUE,
-    GRAY,
-    GREEN,
-    ORANGE,
-    PURPLE,
-    RED,
-    SERIES,
-    add_legend,
-    chart,
-    legend_label,
-    svg,
-)
+from mbn_jax.analysis import charts
 from mbn_jax.errors import InputError
 from mbn_jax.files import parse_json, read_bytes
 
 # x and y, (n,) each, and arguments of `Axes.plot`.
 Line = tuple[np.ndarray, np.ndarray, dict[str, Any]]
 
-_OF_LOSSES = (ORANGE, PURPLE, GREEN, RED, GRAY, "#5b6bc8", "#a08214")
 _MOST_INSIDE = 5  # labels of a legend that leaves room for the lines
 _MOST_POINTS = 800
 _NUM_MARKERS = 8  # of a line
@@ -117,7 +104,7 @@ def line_chart(
     lines = [line for line in lines if len(line[0])]
     if not lines:
         return []
-    figure, axes = chart(title, x, y)
+    figure, axes = charts.chart(title, x, y)
     for steps, values, style in lines:
         if smooth:
             steps, values = _averaged(steps, values)
@@ -126,16 +113,18 @@ def line_chart(
         every = max(1, len(steps) // _NUM_MARKERS)
         axes.plot(steps, values, **{"markevery": every, **style})
     if best_step is not None:
-        axes.axvline(best_step, color=GRAY, ls=":", label=f"best: step {best_step}")
+        axes.axvline(
+            best_step, color=charts.GRAY, ls=":", label=f"best: step {best_step}"
+        )
     axes.margins(x=0.02)
     axes.set_ylim(0, top)
     num_labels = len(axes.get_legend_handles_labels()[0])
     if num_labels > _MOST_INSIDE:
-        add_legend(figure, loc="outside lower left", ncols=2)
+        charts.add_legend(figure, loc="outside lower left", ncols=2)
         figure.set_figheight(figure.get_figheight() + 0.08 * num_labels)
     elif num_labels:
-        add_legend(axes)
-    return [svg(figure)]
+        charts.add_legend(axes)
+    return [charts.svg(figure)]
 
 
 def _averaged(*arrays: np.ndarray) -> list[np.ndarray]:
@@ -161,15 +150,16 @@ def training_curves(lines: Sequence[Mapping[str, Any]]) -> list[str]:
         lines: From `read_metrics`.
     """
     names = {key for line in lines for key in line if key.endswith("_loss")}
-    losses = [(*series(lines, "loss"), {"color": BLUE, "label": "total"})]
-    for name, color in zip(sorted(names), _OF_LOSSES, strict=False):
+    losses = []
+    for name, color in zip(["loss", *sorted(names)], charts.SERIES, strict=False):
         label = name.removesuffix("_loss").replace("_", " ")
-        losses.append((*series(lines, name), {"color": color, "label": label}))
-    charts = line_chart("Training loss", "step", "loss", losses, smooth=True)
+        style = {"color": color, "label": "total" if name == "loss" else label}
+        losses.append((*series(lines, name), style))
+    loss = line_chart("Training loss", "step", "loss", losses, smooth=True)
     steps, values = series(lines, "accuracy")
-    accuracy = [(steps, 100 * values, {"color": BLUE})]
+    accuracy = [(steps, 100 * values, {"color": charts.BLUE})]
     title, unit = "Training accuracy", "right identity, %"
-    return charts + line_chart(title, "step", unit, accuracy, smooth=True, top=101)
+    return loss + line_chart(title, "step", unit, accuracy, smooth=True, top=101)
 
 
 def validation_curve(
@@ -184,12 +174,14 @@ def validation_curve(
         titles: Titles of the protocols, by their names.
         best_step: None if there was no validation.
     """
-    looks = itertools.cycle(itertools.product(("-", "--", ":"), SERIES))
+    looks = itertools.cycle(itertools.product(("-", "--", ":"), charts.SERIES))
     drawn = []
     for (name, title), (line, color) in zip(titles.items(), looks, strict=False):
         steps, values = series(lines, f"val/{name}/mAP")
         style = {"color": color, "ls": line, "marker": "o", "ms": 3, "markevery": 1}
-        drawn.append((steps, 100 * values, {**style, "label": legend_label(title)}))
+        drawn.append(
+            (steps, 100 * values, {**style, "label": charts.legend_label(title)})
+        )
     return line_chart("Validation mAP", "step", "mAP, %", drawn, best_step=best_step)
 
 

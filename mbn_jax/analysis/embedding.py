@@ -7,19 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from mbn_jax.analysis.charts import (
-    BLUE,
-    GRAY,
-    INK,
-    ORANGE,
-    SERIES,
-    Section,
-    add_legend,
-    chart,
-    legend_label,
-    svg,
-    verbatim,
-)
+from mbn_jax.analysis import charts
+from mbn_jax.analysis.charts import Section
 from mbn_jax.evaluation.distances import l2_normalize, unit_rows
 from mbn_jax.evaluation.records import Records
 
@@ -188,11 +177,11 @@ def _hills(pairs: Pairs, edges: np.ndarray) -> str:
     title = pairs.kind
     if len(pairs.same) and len(pairs.different):
         title += f", AUC {auc(pairs.same, pairs.different):.2f}"
-    figure, axes = chart(title, "cosine of two images", "pairs, %")
+    figure, axes = charts.chart(title, "cosine of two images", "pairs, %")
     axes.xaxis.set_major_locator(MaxNLocator(6))
     for label, cosines, color in (
-        ("two identities", pairs.different, ORANGE),
-        ("one identity", pairs.same, BLUE),
+        ("two identities", pairs.different, charts.ORANGE),
+        ("one identity", pairs.same, charts.BLUE),
     ):
         heights = shares(cosines, edges)
         label = f"{label}: {len(cosines):,} pairs"
@@ -200,8 +189,8 @@ def _hills(pairs: Pairs, edges: np.ndarray) -> str:
         axes.stairs(heights, edges, color=color, lw=1.5)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(0, 1.3 * axes.get_ylim()[1])  # room for the legend
-    add_legend(axes, loc="upper left")
-    return svg(figure)
+    charts.add_legend(axes, loc="upper left")
+    return charts.svg(figure)
 
 
 def map_section(
@@ -314,10 +303,10 @@ def _map(
     modality: np.ndarray,
     markers: Mapping[str, str],
 ) -> str:
-    figure, axes = chart(title, "", "")
+    figure, axes = charts.chart(title, "", "")
     axes.set(xticks=[], yticks=[])
     axes.margins(0.08)
-    for name, color in zip(dict.fromkeys(identity), SERIES, strict=False):
+    for name, color in zip(dict.fromkeys(identity), charts.SERIES, strict=False):
         centers = []
         for m, marker in enumerate(markers.values()):
             of = points[(identity == name) & (modality == m)]
@@ -327,9 +316,17 @@ def _map(
                 centers.append(of.mean(0))
         # The line ends at the first center, so that all distances of three are shown.
         axes.plot(*np.transpose([*centers, centers[0]]), color=color, lw=1.2)
-        axes.annotate(verbatim(name), centers[0], color=INK, fontsize=8, weight="bold")
+        axes.annotate(
+            charts.verbatim(name),
+            centers[0],
+            color=charts.INK,
+            fontsize=8,
+            weight="bold",
+        )
     for name, marker in markers.items():
-        axes.scatter([], [], marker=marker, color=GRAY, label=legend_label(name))
+        axes.scatter(
+            [], [], marker=marker, color=charts.GRAY, label=charts.legend_label(name)
+        )
     # Below, where it hides no image.
-    add_legend(axes, ncols=3, loc="upper left", bbox_to_anchor=(0, 0))
-    return svg(figure)
+    charts.add_legend(axes, ncols=3, loc="upper left", bbox_to_anchor=(0, 0))
+    return charts.svg(figure)

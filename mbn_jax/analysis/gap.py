@@ -30,19 +30,6 @@ WAYS = {
 }
 
 
-class BatchMoments(NamedTuple):
-    """The moments of one side of one layer, in a sequence of batches.
-
-    Attributes:
-        mean: `(batches, M, C)` float64, over the samples and positions of a modality;
-            NaN where a batch has no sample of it.
-        deviation: `(batches, M, C)` float64, the standard deviations.
-    """
-
-    mean: np.ndarray
-    deviation: np.ndarray
-
-
 class Gap(NamedTuple):
     """The gaps of one side of one layer, in standard deviations of its channels.
 
@@ -120,15 +107,16 @@ def measure_gaps(
             np.stack(of_batches).astype(np.float64)
             for of_batches in zip(*of_side, strict=True)
         )
-        moments = BatchMoments(
-            *(np.where(counts == 0, np.nan, a) for a in (mean, np.sqrt(var)))
-        )
-        gaps.append(gaps_of(moments, layer, side, modalities))
+        absent = counts == 0
+        mean = np.where(absent, np.nan, mean)
+        deviation = np.where(absent, np.nan, np.sqrt(var))
+        gaps.append(gaps_of(mean, deviation, layer, side, modalities))
     return gaps
 
 
 def gaps_of(
-    moments: BatchMoments,
+    mean: np.ndarray,
+    deviation: np.ndarray,
     layer: str = "",
     side: str = "after",
     modalities: Sequence[str] = names.DEFAULT,
@@ -156,12 +144,14 @@ def gaps_of(
     multivariate normal distributions", Journal of Multivariate Analysis 12, 1982.
 
     Args:
-        moments: The moments of the side.
+        mean: `(batches, M, C)` float64, over the samples and positions of a modality;
+            NaN where a batch has no sample of it.
+        deviation: `(batches, M, C)` float64, the standard deviations.
         layer: Its name in the result.
         side: Its name in the result.
         modalities: The names of the M modalities, by index.
     """
-    points = np.stack(moments)  # mean and deviation, (2, batches, M, C)
+    points = np.stack([mean, deviation])  # (2, batches, M, C)
     is_there = ~np.isnan(points).all((0, 3))  # (batches, M)
     present = np.flatnonzero(is_there.any(0)).tolist()
     # First over the batches: a modality that is absent from some weighs no less.

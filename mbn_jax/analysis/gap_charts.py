@@ -12,23 +12,12 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mbn_jax.analysis.charts import (
-    BLUE,
-    GREEN,
-    ORANGE,
-    PURPLE,
-    Section,
-    add_legend,
-    chart,
-    legend_label,
-    png,
-    svg,
-    verbatim,
-)
+from mbn_jax.analysis import charts
+from mbn_jax.analysis.charts import Section
 from mbn_jax.analysis.gap import GAPS, SIDES, WAYS, Gap
 from mbn_jax.files import check_writable, write_atomically
 
-COLORS = (BLUE, ORANGE, PURPLE, GREEN)
+COLORS = (charts.BLUE, charts.ORANGE, charts.PURPLE, charts.GREEN)
 _DEPTH, _UNIT = "normalization, from the image on", "gap, standard deviations"
 _MOST_IN_A_ROW = 4  # panels; of more, each gap has a row of its own
 _EXPLANATIONS = {
@@ -154,7 +143,7 @@ def draw_gaps(measured: Sequence[Measured], title: str) -> Figure:
         figsize=(3.25 * max(columns, 3), 1.4 + 3.1 * len(by_way) * len(rows)),
         layout="constrained",
     )
-    figure.suptitle(verbatim(title), x=0.01, ha="left", weight="bold")
+    figure.suptitle(charts.verbatim(title), x=0.01, ha="left", weight="bold")
     grid = figure.subplots(len(by_way) * len(rows), columns, squeeze=False)
     lowest: dict[int, Axes] = {}
     lines: dict[Any, Artist] = {}
@@ -171,7 +160,7 @@ def draw_gaps(measured: Sequence[Measured], title: str) -> Figure:
             for column, kind in enumerate(of_row):
                 axes = lowest[column] = row[column]
                 _plot(axes, runs, kind)
-                axes.set_title(verbatim(found[kind]), fontsize=10, loc="left")
+                axes.set_title(charts.verbatim(found[kind]), fontsize=10, loc="left")
                 axes.grid(alpha=0.3)
                 axes.spines[["top", "right"]].set_visible(False)
                 axes.tick_params(labelleft=column == 0)
@@ -202,7 +191,9 @@ def write_gaps(measured: Sequence[Measured], folder: str | Path, title: str) -> 
     folder = Path(folder)
     write_atomically(folder / "gap.md", as_markdown(measured).encode(errors="replace"))
     write_atomically(folder / "gap.csv", as_csv(measured).encode(errors="replace"))
-    write_atomically(folder / "gap.png", png(draw_gaps(measured, title), dpi=100))
+    write_atomically(
+        folder / "gap.png", charts.png(draw_gaps(measured, title), dpi=100)
+    )
 
 
 def gap_sections(measured: Sequence[Measured]) -> list[Section]:
@@ -212,15 +203,15 @@ def gap_sections(measured: Sequence[Measured]) -> list[Section]:
     for way, networks in _by_way(measured).items():
         if not any(runs[0] for runs in networks.values()):
             continue
-        charts = []
+        panels = []
         for kind, title in found.items():
-            figure, axes = chart(title[0].upper() + title[1:], _DEPTH, _UNIT)
+            figure, axes = charts.chart(title[0].upper() + title[1:], _DEPTH, _UNIT)
             _plot(axes, networks, kind)
-            add_legend(axes)
-            charts.append((figure, axes))
-        _share_scale([axes for _, axes in charts])
+            charts.add_legend(axes)
+            panels.append((figure, axes))
+        _share_scale([axes for _, axes in panels])
         title = f"The two distribution gaps in {way}"
-        drawn = [svg(figure) for figure, _ in charts]
+        drawn = [charts.svg(figure) for figure, _ in panels]
         sections.append(Section(title, _EXPLANATIONS[way], drawn))
     return sections
 
@@ -260,7 +251,7 @@ def _plot(
         for side, style, width in zip(SIDES, ("--", "-"), (1.2, 2.0), strict=True):
             profiles = _profiles(runs, kind, side)
             depth = np.arange(1, profiles.shape[1] + 1)
-            label = legend_label(f"{network}, {side}".removeprefix(", "))
+            label = charts.legend_label(f"{network}, {side}".removeprefix(", "))
             axes.plot(
                 depth, profiles.mean(0), style, color=color, lw=width, label=label
             )

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from mbn_jax.analysis import embedding
+from mbn_jax.analysis import charts
 from mbn_jax.analysis.embedding import (
     map_section,
     mapped_rows,
@@ -146,7 +146,7 @@ def test_a_line_joins_the_centers_of_all_modalities_that_an_identity_has(monkeyp
     modality = np.repeat([0, 1, 2, 0, 2], 3)
     of = records([7] * 9 + [8] * 6, modality, THREE)
     figures = []
-    monkeypatch.setattr(embedding, "svg", lambda figure: figures.append(figure) or "")
+    monkeypatch.setattr(charts, "svg", lambda figure: figures.append(figure) or "")
     features = RNG.normal(size=(15, 4))
     section = map_section(features, of, np.array(["anna"] * 9 + ["$x"] * 6))
     assert "circles visible, triangles nir, squares thermal" in section.words

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from mbn_jax import ModalityBatchNorm
-from mbn_jax.analysis.gap import BatchMoments, Gap, gaps_of, measure_gaps, pair
+from mbn_jax.analysis.gap import Gap, gaps_of, measure_gaps, pair
 
 RNG = np.random.default_rng(0)
 MODALITY = np.array([0, 1, 0, 1, 1, 0])
@@ -138,13 +138,9 @@ def test_every_call_of_a_normalization_is_measured_once_and_along_its_axis():
     assert found[-2].intra[BOTH] > 0.5
 
 
-def moments(mean, deviation):
-    return BatchMoments(np.asarray(mean, float), np.asarray(deviation, float))
-
-
 def test_the_gaps_are_what_they_are_defined_to_be():
     """One channel, two batches: all by hand."""
-    found = gaps_of(moments([[[0.0], [3.0]], [[2.0], [3.0]]], [[[1.0], [4.0]]] * 2))
+    found = gaps_of([[[0.0], [3.0]], [[2.0], [3.0]]], [[[1.0], [4.0]]] * 2)
     grand = (0 + 3 + 2 + 3) / 4
     unit = np.sqrt(
         np.mean([1 + grand**2, 16 + (3 - grand) ** 2, 1 + (2 - grand) ** 2, 16 + 1])
@@ -158,34 +154,34 @@ def test_the_gaps_are_what_they_are_defined_to_be():
 
 def test_where_modalities_move_independently_the_intra_gap_is_the_sum_of_all_squares():
     mean = np.array([[[0.0], [5.0]], [[0.0], [7.0]], [[1.0], [5.0]], [[1.0], [7.0]]])
-    found = gaps_of(moments(mean, np.ones_like(mean)))
+    found = gaps_of(mean, np.ones_like(mean))
     parts = [found.lasting[BOTH], *found.inter.values()]
     assert found.intra[BOTH] ** 2 == pytest.approx(np.sum(np.square(parts)))
 
 
 def test_the_unit_is_that_of_the_channel():
     mean, deviation = RNG.normal(size=(5, 2, 3)), RNG.uniform(1, 2, size=(5, 2, 3))
-    found = numbers(gaps_of(moments(mean, deviation)))
+    found = numbers(gaps_of(mean, deviation))
     for scale in (np.array([1e-2, 1.0, 1e2]), 1e-9):
-        scaled = gaps_of(moments(mean * scale, deviation * scale))
+        scaled = gaps_of(mean * scale, deviation * scale)
         assert numbers(scaled) == pytest.approx(found)
 
 
 def test_a_modality_that_is_absent_from_batches_weighs_as_much_in_the_unit():
     mean = np.array([[[0.0], [4.0]]] + [[[0.0], [np.nan]]] * 3)
-    found = gaps_of(moments(mean, np.where(np.isnan(mean), np.nan, 1.0)))
+    found = gaps_of(mean, np.where(np.isnan(mean), np.nan, 1.0))
     assert found.intra[BOTH] == pytest.approx(4 / np.sqrt(1 + 2**2))
 
 
 def test_a_channel_at_rest_and_a_batch_without_a_modality_have_no_say():
     mean, deviation = RNG.normal(size=(5, 2, 2)), np.ones((5, 2, 2))
-    found = gaps_of(moments(mean, deviation))
+    found = gaps_of(mean, deviation)
     resting = [np.concatenate([a, np.zeros((5, 2, 1))], -1) for a in (mean, deviation)]
-    assert numbers(gaps_of(moments(*resting))) == pytest.approx(numbers(found))
+    assert numbers(gaps_of(*resting)) == pytest.approx(numbers(found))
 
     mean, deviation = RNG.normal(size=(2, 2, 2)), np.ones((2, 2, 2))
     mean[1, 1] = deviation[1, 1] = np.nan
-    found = gaps_of(moments(mean, deviation))
+    found = gaps_of(mean, deviation)
     assert found.inter["infrared"] == 0
     assert np.isfinite(found.intra[BOTH])
 
@@ -256,7 +252,7 @@ def by_loops(mean, deviation, names):
 def test_with_three_modalities_there_is_a_gap_for_every_pair_and_every_modality():
     mean, deviation = RNG.normal(size=(5, 3, 4)), RNG.uniform(1, 2, size=(5, 3, 4))
     mean[2, 1] = deviation[2, 1] = np.nan  # a batch without near-infrared images
-    found = gaps_of(moments(mean, deviation), modalities=THREE)
+    found = gaps_of(mean, deviation, modalities=THREE)
     assert tuple(found.intra) == tuple(found.lasting) == PAIRS
     assert tuple(found.inter) == THREE
     assert numbers(found) == pytest.approx(numbers(by_loops(mean, deviation, THREE)))
@@ -264,21 +260,21 @@ def test_with_three_modalities_there_is_a_gap_for_every_pair_and_every_modality(
 
 def test_the_loops_agree_for_two_modalities_as_well():
     mean, deviation = RNG.normal(size=(5, 2, 4)), RNG.uniform(1, 2, size=(5, 2, 4))
-    found = gaps_of(moments(mean, deviation))
+    found = gaps_of(mean, deviation)
     expected = by_loops(mean, deviation, ("visible", "infrared"))
     assert numbers(found) == pytest.approx(numbers(expected))
 
 
 def test_a_modality_that_never_occurs_and_a_pair_that_never_meets_are_left_out():
     mean, deviation = RNG.normal(size=(4, 3, 2)), np.ones((4, 3, 2))
-    without = gaps_of(moments(mean[:, :2], deviation[:, :2]))
+    without = gaps_of(mean[:, :2], deviation[:, :2])
     mean[:, 2] = deviation[:, 2] = np.nan
-    found = gaps_of(moments(mean, deviation), modalities=("visible", "infrared", "x"))
+    found = gaps_of(mean, deviation, modalities=("visible", "infrared", "x"))
     assert found == without
 
     mean, deviation = RNG.normal(size=(4, 3, 2)), np.ones((4, 3, 2))
     mean[:2, 1] = mean[2:, 2] = deviation[:2, 1] = deviation[2:, 2] = np.nan
-    found = gaps_of(moments(mean, deviation), modalities=THREE)
+    found = gaps_of(mean, deviation, modalities=THREE)
     assert tuple(found.intra) == tuple(found.lasting) == PAIRS[:2]
     assert tuple(found.inter) == THREE
 
