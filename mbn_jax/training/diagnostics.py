@@ -33,7 +33,7 @@ from mbn_jax.files import write_json
 from mbn_jax.functional import pooled_moments
 from mbn_jax.mesh import make_mesh, replicated
 from mbn_jax.modalities import has_color
-from mbn_jax.models.norms import PLACES
+from mbn_jax.models.layers import PLACES
 from mbn_jax.models.reid import ReID
 from mbn_jax.pixels import normalize
 from mbn_jax.text import progress
