@@ -33,7 +33,7 @@ from mbn_jax.evaluation.results import read_results
 from mbn_jax.evaluation.table import COLUMNS
 from mbn_jax.files import check_writable, write_atomically
 from mbn_jax.training.config import default_config
-from mbn_jax.training.splits import scored_protocols
+from mbn_jax.training.run_data import scored_protocols
 
 CELL = 8  # pixels of a side
 BLOCK = 2  # cells of a side

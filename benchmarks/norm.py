@@ -31,7 +31,7 @@ from benchmarks.turns import ratio
 from mbn_jax import ModalityBatchNorm, by_modality
 from mbn_jax.models.reid import ReID
 from mbn_jax.models.resnet import ResNet
-from mbn_jax.training.resources import keep_freed_memory
+from mbn_jax.training.launch import keep_freed_memory
 
 Shape = tuple[int, ...]
 OURS, REFERENCE = "ModalityBatchNorm", "nn.BatchNorm"

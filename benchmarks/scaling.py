@@ -31,7 +31,7 @@ from benchmarks.machine import machine_line
 from mbn_jax.mesh import make_mesh, replicated, shard
 from mbn_jax.training import recipes, step
 from mbn_jax.training.config import default_config
-from mbn_jax.training.optimizer import make_optimizer
+from mbn_jax.training.state import init_state, make_model, make_optimizer
 
 NORMS, BATCH = ("mbn", "bn"), 64
 WAYS = ("jit", "shard_map")  # pmap: the program of shard_map, see docs/scaling.md
@@ -91,9 +91,9 @@ def batch_of(config: ConfigDict, size: int) -> dict[str, np.ndarray]:
 def prepare(config: ConfigDict, num_devices: int) -> tuple[Any, Any, Any]:
     """The mesh, the function that makes the state, and the training step."""
     mesh = make_mesh(num_devices)
-    model = step.make_model(config, IDENTITIES[config.model.depth])
+    model = make_model(config, IDENTITIES[config.model.depth])
     optimizer = make_optimizer(config.optimizer, config.num_steps)
-    init = partial(step.init_state, model, optimizer, config.seed, mesh)
+    init = partial(init_state, model, optimizer, config.seed, mesh)
     return mesh, init, step.make_train_step(model, optimizer, config, mesh)
 
 

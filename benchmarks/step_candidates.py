@@ -143,8 +143,8 @@ def our_step(
     import jax
 
     from mbn_jax.mesh import make_mesh, shard
-    from mbn_jax.training.optimizer import make_optimizer
-    from mbn_jax.training.step import init_state, make_model, make_train_step
+    from mbn_jax.training.state import init_state, make_model, make_optimizer
+    from mbn_jax.training.step import make_train_step
 
     config = make_config(sizes, changes, augmented)
     mesh = make_mesh()
@@ -247,7 +247,7 @@ def analytic_operations(sizes: Mapping[str, Any]) -> float:
     import jax.numpy as jnp
     from flax import linen as nn
 
-    from mbn_jax.training.step import make_model
+    from mbn_jax.training.state import make_model
 
     forward: list[int] = []
 

@@ -122,7 +122,7 @@ def weighted_regularized_triplet(
 def make_optimizer(
     parameters: Sequence[nn.Parameter], values: Mapping[str, Any]
 ) -> torch.optim.Optimizer:
-    """As `mbn_jax.training.optimizer`, with a constant learning rate."""
+    """As `mbn_jax.training.state.make_optimizer`, with a constant learning rate."""
     rates = dict(lr=values["learning_rate"], weight_decay=values["weight_decay"])
     if values["name"] == "adamw":
         return torch.optim.AdamW(parameters, fused=True, **rates)

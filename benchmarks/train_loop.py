@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks import turns
 from mbn_jax.training import loop
-from mbn_jax.training.splits import load_splits
+from mbn_jax.training.run_data import load_splits
 from mbn_jax.training.step import make_train_step
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 # Tells glibc to reuse freed memory instead of returning it to the system, as training
-# on a CPU does (mbn_jax.training.resources): getting fresh pages for hundreds of MB
+# on a CPU does (mbn_jax.training.launch): getting fresh pages for hundreds of MB
 # in every step costs time, not the same in every round. By environment variables,
 # so that the workers of other libraries need not import ours.
 KEEP_FREED_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "2147483647", "MALLOC_MMAP_MAX_": "0"}

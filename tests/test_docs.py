@@ -8,11 +8,12 @@ from pathlib import Path
 
 import cv2
 import pytest
+from flax.traverse_util import flatten_dict
 from markdown_it import MarkdownIt
 
 from mbn_jax.data.sources import sysu_mm01
 from mbn_jax.evaluation import evaluate_file
-from mbn_jax.training.config import default_config, flatten
+from mbn_jax.training.config import default_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]
@@ -74,7 +75,7 @@ def test_prose_is_wrapped_at_100_columns(page):
 
 
 def test_the_keys_that_the_training_page_names_exist():
-    known = flatten(default_config().to_dict())
+    known = flatten_dict(default_config().to_dict(), sep=".")
     text = (ROOT / "docs" / "training.md").read_text()
     table = re.findall(r"^\| (`[^|]+`) \|", text, re.MULTILINE)
     keys = re.findall(r"`([a-z]+\.[a-z_]+)`", " ".join(table))

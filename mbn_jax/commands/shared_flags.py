@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from absl import flags
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.tuple_parser import TupleParser
 
@@ -13,7 +14,7 @@ from mbn_jax.data.images import MAX_HELP, MAX_MEGAPIXELS
 from mbn_jax.data.sixteen_bits import FLAG, HELP
 from mbn_jax.errors import InputError
 from mbn_jax.training import recipes
-from mbn_jax.training.config import default_config, flatten, unknown
+from mbn_jax.training.config import default_config, unknown
 
 _HELP = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
 # What is defined here is listed by the command that asks for it.
@@ -91,7 +92,7 @@ def define_config() -> flags.FlagHolder[ConfigDict]:
     An unknown key ends the program with one sentence already here, because
     ml_collections looks the keys up while the flag is being defined.
     """
-    known = flatten(default_config().to_dict())
+    known = flatten_dict(default_config().to_dict(), sep=".")
     for argument in sys.argv[1:]:
         key = argument.lstrip("-").partition("=")[0]
         if key.startswith("config.") and key.removeprefix("config.") not in known:

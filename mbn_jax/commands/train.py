@@ -21,11 +21,10 @@ from absl import flags
 from mbn_jax.commands import shared_flags
 from mbn_jax.evaluation import format_table
 from mbn_jax.files import check_named
-from mbn_jax.training import runtime
-from mbn_jax.training.checkpoint_damage import raise_and_do_not_log
+from mbn_jax.training import launch
 from mbn_jax.training.config import check
 from mbn_jax.training.loop import train
-from mbn_jax.training.processes import Terminated, is_main
+from mbn_jax.training.processes import Terminated, is_main, joined_processes
 
 _CONFIG = shared_flags.define_config()
 _WORKDIR = flags.DEFINE_string(
@@ -51,14 +50,14 @@ _PROCESS_ID = flags.DEFINE_integer(
 
 def main() -> None:
     """Runs the training that the flags describe."""
-    raise_and_do_not_log()
+    launch.silence_raised_errors()
     check_named(_WORKDIR.value)
     check(_CONFIG.value)
     workdir = Path(_WORKDIR.value)
     try:
-        runtime.request_cpu_devices(_CONFIG.value.num_devices)
-        runtime.use_compilation_cache(_CONFIG.value.compilation_cache, workdir)
-        with runtime.joined_processes(
+        launch.request_cpu_devices(_CONFIG.value.num_devices)
+        launch.use_compilation_cache(_CONFIG.value.compilation_cache, workdir)
+        with joined_processes(
             _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value
         ):
             results = train(_CONFIG.value, workdir)

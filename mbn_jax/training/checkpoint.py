@@ -7,7 +7,6 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import jax
@@ -26,35 +25,26 @@ from mbn_jax.training.checkpoint_damage import (
     reason,
 )
 from mbn_jax.training.processes import gather, is_main, on_main
-from mbn_jax.training.step import ModelState
+from mbn_jax.training.state import ModelState
 
 METRIC = "mean_mAP"
+CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged_checkpoints"  # beside them
 # The folders of a checkpoint; of the latter two, also the file in each.
 _STATE, _SCORE, _RECORD = "default", "metrics", "record"
 
 
-class _Synced(atomicity.AtomicRenameTemporaryPath):
-    """A checkpoint that gets its name once all of it is on the disk.
-
-    Orbax syncs the arrays alone: after a loss of power a finished checkpoint would have
-    its name, and its other files would be empty.
-    """
-
-    async def finalize(self) -> None:
-        final = self.get_final()
-        written = self.get().with_name(self.get().name + "-written")
-        self._final_path = written
-        await super().finalize()
-        self._final_path = final
-        await asyncio.to_thread(move_durably, Path(written), Path(final))
+def finished_steps(workdir: str | Path) -> list[int]:
+    """Returns the steps of all complete checkpoints of a work directory, in order."""
+    names = (path.name for path in (Path(workdir) / CHECKPOINTS).glob("*"))
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 class Checkpoints:
     """The latest two checkpoints and the best on validation, written asynchronously.
 
-    Each keeps its step, its score and the checksums of its arrays, to which all that is
-    read is compared. A context manager; leaving it waits for what is still being
+    Each keeps its step, its score and the checksums of its arrays, which are compared
+    whenever it is read. A context manager; leaving it waits for what is still being
     written.
     """
 
@@ -62,10 +52,11 @@ class Checkpoints:
         """Opens `workdir/checkpoints`; if `to_write`, makes it and clears debris.
 
         Raises:
-          InputError: its path cannot be used, see `checkpoint_errors.check_path`.
+          InputError: its path cannot be used, see `checkpoint_damage.check_path`.
         """
         check_path(workdir, to_write=to_write)
-        self.directory = Path(workdir).absolute() / "checkpoints"
+        self._workdir = Path(workdir).absolute()
+        self.directory = self._workdir / CHECKPOINTS
         self._scores: dict[int, float | None] = {}
         if to_write:
             on_main(lambda: make_folder(self.directory))
@@ -89,59 +80,46 @@ class Checkpoints:
         )
 
     def __enter__(self) -> Self:
-        """Returns itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Waits for what is still being written."""
-        if error is None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
             self.wait()
             self._manager.close()
             return
-        # The first error is the one to be told; these tell that of a save, each anew.
+        # The first error is the one to report; these would raise that of a save again.
         with contextlib.suppress(Exception):
             self._manager.wait_until_finished()
         with contextlib.suppress(Exception):
             self._manager.close()
 
     def steps(self) -> list[int]:
-        """The steps of all complete checkpoints, in order."""
+        """Returns the steps of all checkpoints, in order, once all are written."""
         self._manager.wait_until_finished()
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """The best step on validation, the later of equals; None without validation.
+        """Returns the best step on validation, the later of equals; None without it.
 
         Raises:
-          InputError: if the score of a checkpoint cannot be read.
+          InputError: the score of a checkpoint cannot be read.
         """
         return self._best_of(self.steps())
 
     def _best_of(self, steps: Sequence[int]) -> int | None:
-        scores = {step: self._score(step) for step in steps}
-        return max(
-            (step for step, score in scores.items() if score is not None),
-            key=lambda step: (scores[step], step),
-            default=None,
-        )
-
-    def _score(self, step: int) -> float | None:
-        if step not in self._scores:
-            with self._named(step):
-                self._scores[step], _ = self._read_record(step)
-        return self._scores[step]
+        for step in steps:
+            if step not in self._scores:
+                with self._reading(step):
+                    self._scores[step], _ = self._read_record(step)
+        scored = [step for step in steps if self._scores[step] is not None]
+        return max(scored, key=lambda s: (self._scores[s], s), default=None)
 
     def save(self, step: int, state: ModelState, mean_map: float | None) -> None:
         """Starts to write a checkpoint; returns before it is on disk.
 
         Args:
-          step: of the state.
-          state: after this step, replicated; every process writes a part of it.
+          step: the step of the state.
+          state: the state, replicated; every process writes a part of it.
           mean_map: by which the best step is chosen; None without validation.
 
         Raises:
@@ -152,76 +130,91 @@ class Checkpoints:
         if mean_map is not None:
             items[_SCORE] = ocp.args.JsonSave({METRIC: mean_map})
         self._scores[step] = mean_map
-        try:
+        with self._writing():
             self._manager.save(step, args=ocp.args.Composite(**items))
-        except jax.errors.JaxRuntimeError:  # another process, or the device
-            raise
-        except Exception as error:
-            raise self._not_written(error) from error
 
     def wait(self) -> None:
         """Waits until all checkpoints are on disk.
 
         Raises:
-          InputError: if one cannot be written.
+          InputError: one cannot be written.
         """
-        try:
+        with self._writing():
             self._manager.wait_until_finished()
-        except jax.errors.JaxRuntimeError:
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns an error while writing into one that says what is there."""
+        try:
+            yield
+        except jax.errors.JaxRuntimeError:  # another process, or the device
             raise
         except Exception as error:
-            raise self._not_written(error) from error
+            kept = ", ".join(map(str, finished_steps(self._workdir))) or "none"
+            raise InputError(
+                f"A checkpoint cannot be written to {self.directory} ({reason(error)});"
+                f" whole ones there: {kept}. Fix that, or make room, and start the same"
+                " command again."
+            ) from error
 
-    def _not_written(self, error: Exception) -> InputError:
-        kept = ", ".join(map(str, self._finished())) or "none"
-        return InputError(
-            f"A checkpoint cannot be written to {self.directory} ({reason(error)}); "
-            f"whole ones there: {kept}. Fix that, or make room, and start the same "
-            "command again."
-        )
-
-    def _finished(self) -> list[int]:
-        names = (path.name for path in self.directory.glob("*"))
-        return sorted(int(name) for name in names if name.isdecimal())
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Turns an error while reading a checkpoint into one that names it."""
+        try:
+            yield
+        except jax.errors.JaxRuntimeError:  # another process, or the device
+            raise
+        except Exception as error:
+            others = [other for other in finished_steps(self._workdir) if other != step]
+            advice = (
+                f"the others are {others or 'none'}: take one of them, or go on with "
+                "the training, which leaves a damaged one aside."
+                if is_of_content(error)
+                else "fix that, and start the same command again."
+            )
+            raise InputError(
+                f"The checkpoint of step {step} in {self.directory} cannot be read "
+                f"({reason(error)}); {advice}"
+            ) from error
 
     def restore(self, step: int, like: ModelState) -> ModelState:
         """Reads a checkpoint into arrays of the types and shardings of `like`.
 
         Raises:
-          InputError: if the checkpoint is damaged, or cannot be read.
+          InputError: the checkpoint is damaged, or cannot be read.
         """
-        with self._named(step):
-            return self._read_like(step, like)
+        with self._reading(step):
+            return self._read(step, like)
 
     def restore_newest(self, like: ModelState) -> tuple[int, ModelState] | None:
-        """The newest checkpoint that can be read; None where there is no checkpoint.
+        """Reads the newest checkpoint that can be read; None if there is no checkpoint.
 
-        All are read, since the best may be asked for at the end of the run. Those that
-        are damaged are moved to `damaged_checkpoints/` beside the others, unless no
-        other can be read.
+        All are read, since the best may be needed at the end of the run. Those that are
+        damaged are moved to `damaged_checkpoints/` beside the others, unless no other
+        can be read.
 
         Args:
           like: a state of the types and shardings of the result.
 
         Raises:
-          InputError: if none can be read, or one cannot for a reason outside of it, as
-            an error of the disk is. All are left where they are.
+          InputError: none can be read, or one cannot for a reason outside of it, such
+            as an error of the disk. All are left where they are.
         """
         newest = None
         damaged: dict[int, Exception | None] = {}
         for step in self.steps():
             error, state = None, like
             try:
-                state = self._read_like(step, like)
+                state = self._read(step, like)
             except jax.errors.JaxRuntimeError:  # another process, or the device
                 raise
             except Exception as raised:
                 error = raised
-            is_bad = error is not None
             may_pass = error is not None and not is_of_content(error)
-            # Of all processes: a row for each.
-            found = gather(np.array([is_bad, may_pass])).reshape(-1, 2)
-            is_bad, may_pass = (bool(found[:, i].any()) for i in range(2))
+            # In any of the processes.
+            is_bad, may_pass = np.any(
+                gather(np.array([error is not None, may_pass])), axis=0
+            )
             if may_pass:
                 raise InputError(
                     f"The checkpoint of step {step} in {self.directory} cannot be read "
@@ -247,8 +240,8 @@ class Checkpoints:
     def _move_aside(self, step: int, error: Exception | None) -> None:
         aside = self.directory.with_name(DAMAGED)
         aside.mkdir(exist_ok=True)
-        names = (f"{step}-{number}" for number in itertools.count(1))
-        target = next(aside / n for n in names if not (aside / n).exists())
+        targets = (aside / f"{step}-{number}" for number in itertools.count(1))
+        target = next(target for target in targets if not target.exists())
         (self.directory / str(step)).rename(target)
         print(
             f"The checkpoint of step {step} cannot be read ({_or_elsewhere(error)}); "
@@ -264,50 +257,24 @@ class Checkpoints:
         as to the devices of `jax.set_mesh`.
 
         Raises:
-          InputError: if the checkpoint is damaged, or cannot be read.
+          InputError: the checkpoint is damaged, or cannot be read.
         """
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        with self._named(step):
+        with self._reading(step):
             stored = self._manager.item_metadata(step)[_STATE].tree
-            wanted = {
-                name: jax.tree.map(
-                    lambda leaf: jax.ShapeDtypeStruct(
-                        leaf.shape, leaf.dtype, sharding=device
-                    ),
-                    stored[name],
-                )
-                for name in ("params", "batch_stats")
-            }
+            wanted = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(
+                    leaf.shape, leaf.dtype, sharding=device
+                ),
+                {name: stored[name] for name in ("params", "batch_stats")},
+            )
             variables = self._read(step, wanted, partial=True)
-        # Arrays that Orbax has placed may not be moved.
+        # JAX does not move arrays that Orbax has placed.
         return jax.device_put(jax.device_get(variables))
 
-    @contextlib.contextmanager
-    def _named(self, step: int) -> Iterator[None]:
-        """Makes of an error while reading a checkpoint one that names it."""
-        try:
-            yield
-        except jax.errors.JaxRuntimeError:  # another process, or the device
-            raise
-        except Exception as error:
-            others = [other for other in self._finished() if other != step]
-            advice = (
-                f"the others are {others or 'none'}: take one of them, or go on with "
-                "the training, which leaves a damaged one aside."
-                if is_of_content(error)
-                else "fix that, and start the same command again."
-            )
-            raise InputError(
-                f"The checkpoint of step {step} in {self.directory} cannot be read "
-                f"({reason(error)}); {advice}"
-            ) from error
-
-    def _read_like(self, step: int, like: ModelState) -> ModelState:
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return self._read(step, abstract, partial=False)
-
-    def _read(self, step: int, abstract: Any, *, partial: bool) -> Any:
+    def _read(self, step: int, like: Any, *, partial: bool = False) -> Any:
         self._scores[step], kept = self._read_record(step)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         restore = ocp.args.PyTreeRestore(
             abstract,
             restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
@@ -344,6 +311,22 @@ class Checkpoints:
         return score, record["checksums"]
 
 
+class _Synced(atomicity.AtomicRenameTemporaryPath):
+    """A checkpoint that gets its name once all of it is on the disk.
+
+    Orbax syncs the arrays alone: after a loss of power a finished checkpoint would have
+    its name, and its other files would be empty.
+    """
+
+    async def finalize(self) -> None:
+        final = self.get_final()
+        written = self.get().with_name(self.get().name + "-written")
+        self._final_path = written
+        await super().finalize()
+        self._final_path = final
+        await asyncio.to_thread(move_durably, Path(written), Path(final))
+
+
 class _LatestTwoAndBest(managers.PreservationPolicy):
     """Keeps the point to resume from, one before it, and the best on validation."""
 
@@ -353,7 +336,6 @@ class _LatestTwoAndBest(managers.PreservationPolicy):
     def should_preserve(
         self, checkpoints: Sequence[Any], *, context: managers.PreservationContext
     ) -> list[bool]:
-        """Whether to keep each of the checkpoints."""
         steps = [checkpoint.step for checkpoint in checkpoints]
         kept = {*sorted(steps)[-2:], self._best_of(steps)}
         return [step in kept for step in steps]

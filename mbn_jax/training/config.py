@@ -1,17 +1,18 @@
-"""The configuration: its defaults, its rules, its file.
+"""The configuration of a run: its defaults, its rules, its file.
 
-A recipe file calls `default_config`, changes what it wants and returns the result. The
-defaults are the quick run: a narrow ResNet-18 on the embedded near-infrared data.
+A recipe calls `default_config`, changes what it wants and returns the result. The
+defaults are the quick run: a narrow ResNet-18 on the synthetic near-infrared data.
 """
 
 import difflib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from mbn_jax.data.sampling import SAMPLERS
@@ -24,74 +25,27 @@ from mbn_jax.models.resnet import STAGES, STEMS, VARIANTS
 _OF_PAIRS = ("wrt", "squared_wrt", "triplet", "circle", "hetero_center_triplet")
 LOSSES = ("identity", "hetero_center", *_OF_PAIRS)
 
-# What may differ when a run is resumed: where and how fast, not what is computed.
-MACHINE_KEYS = (
-    "num_devices",
-    "parallelism",
-    "max_skipped_in_a_row",
+# What may differ between the processes of one run.
+PROCESS_KEYS = (
     "log_every",
     "profile_steps",
     "compilation_cache",
-    "gap_batches",
     "data.data_dir",
     "data.num_threads",
+)
+# What may differ when a run is resumed: where and how fast it runs.
+MACHINE_KEYS = (
+    *PROCESS_KEYS,
+    "num_devices",
+    "parallelism",
+    "max_skipped_in_a_row",
+    "gap_batches",
     "model.remat",
 )
 
-_CHOICES = {
-    "parallelism": ("jit", "shard_map", "pmap"),
-    "model.depth": (18, 34, 50, 101, 152),
-    "model.variant": VARIANTS,
-    "model.stem": STEMS,
-    "model.pooling": POOLINGS,
-    "model.norm": NORMS,
-    "model.last_stride": (1, 2),
-    "model.dtype": ("float32", "bfloat16"),
-    "batch.sampler": SAMPLERS,
-    "optimizer.name": ("sgd", "adamw"),
-    "optimizer.schedule": ("cosine", "step", "constant"),
-}
-_AT_LEAST_ONE = (
-    "num_steps",
-    "log_every",
-    "eval_every",
-    "data.num_threads",
-    "batch.num_identities",
-    "batch.num_images",
-    "batch.accumulation_steps",
-)
-_NOT_NEGATIVE = (
-    "seed",
-    "num_devices",
-    "max_skipped_in_a_row",
-    "gap_batches",
-    "data.num_val_identities",
-    "augmentation.pad",
-    "augmentation.jitter",
-    *(f"loss.{name}" for name in LOSSES),
-    "loss.margin",
-    "loss.circle_scale",
-    "optimizer.learning_rate",
-    "optimizer.backbone_factor",
-    "optimizer.weight_decay",
-    "optimizer.warmup_steps",
-    "optimizer.decay_factor",
-)
 _MOST = 2**31  # of whole numbers: steps are counted in int32
 _MOST_THREADS = 1024
 _MOST_WIDTH = 1e9  # beyond this the sizes of arrays overflow
-_FRACTIONS = (
-    "augmentation.flip",
-    "augmentation.erase",
-    "augmentation.exchange",
-    "augmentation.gray",
-    "augmentation.infrared_gray",
-    "augmentation.channel_erase",
-    "loss.label_smoothing",
-    "loss.circle_margin",
-    "model.momentum",
-    "optimizer.momentum",
-)
 
 
 def default_config() -> ConfigDict:
@@ -202,88 +156,118 @@ def default_config() -> ConfigDict:
     return config.lock()
 
 
+_Rule = tuple[str, Callable[[Any], bool]]  # what is expected, and whether it holds
+
+
+def _are_integers(values: Sequence[Any]) -> bool:
+    return all(
+        isinstance(value, int) and not isinstance(value, bool) and abs(value) < _MOST
+        for value in values
+    )
+
+
+def _one_of(*allowed: str | int) -> _Rule:
+    return " or ".join(map(str, allowed)), allowed.__contains__
+
+
+_ANY: _Rule = ("anything", lambda v: True)
+_NOT_NEGATIVE: _Rule = ("0 or more", lambda v: 0 <= v < math.inf)
+_AT_LEAST_ONE: _Rule = ("1 or more", lambda v: v >= 1)
+_FRACTION: _Rule = ("0 to 1", lambda v: 0 <= v <= 1)
+
+# Beside the type, that of the default. Numbers without a rule must not be negative.
+_RULES: dict[str, _Rule] = {
+    "num_steps": _AT_LEAST_ONE,
+    "parallelism": _one_of("jit", "shard_map", "pmap"),
+    "log_every": _AT_LEAST_ONE,
+    "eval_every": _AT_LEAST_ONE,
+    "gap_batches": ("0, or 2 or more", lambda v: v == 0 or v >= 2),
+    "data.image_size": (
+        "(height, width) of 16 or more pixels",
+        lambda v: len(v) == 2 and _are_integers(v) and min(v) >= 16,
+    ),
+    "data.num_threads": (f"1 to {_MOST_THREADS}", lambda v: 1 <= v <= _MOST_THREADS),
+    "batch.num_identities": _AT_LEAST_ONE,
+    "batch.num_images": _AT_LEAST_ONE,
+    "batch.sampler": _one_of(*SAMPLERS),
+    "batch.accumulation_steps": _AT_LEAST_ONE,
+    "augmentation.flip": _FRACTION,
+    "augmentation.erase": _FRACTION,
+    "augmentation.exchange": _FRACTION,
+    "augmentation.gray": _FRACTION,
+    "augmentation.infrared_gray": _FRACTION,
+    "augmentation.channel_erase": _FRACTION,
+    "model.depth": _one_of(*STAGES),
+    "model.variant": _one_of(*VARIANTS),
+    "model.stem": _one_of(*STEMS),
+    "model.non_local": (
+        "numbers of blocks, 0 or more, for the four stages",
+        lambda v: len(v) == 4 and _are_integers(v) and min(v) >= 0,
+    ),
+    "model.pooling": _one_of(*POOLINGS),
+    "model.width": (
+        f"more than 0 and up to {_MOST_WIDTH:g}",
+        lambda v: 0 < v <= _MOST_WIDTH,
+    ),
+    "model.norm": _one_of(*NORMS),
+    "model.mbn_at": (
+        f"some of {', '.join(PLACES)}",
+        lambda v: all(place in PLACES for place in v),
+    ),
+    "model.last_stride": _one_of(1, 2),
+    "model.momentum": _FRACTION,
+    "model.dtype": _one_of("float32", "bfloat16"),
+    "loss.label_smoothing": _FRACTION,
+    "loss.circle_margin": _FRACTION,
+    "optimizer.name": _one_of("sgd", "adamw"),
+    "optimizer.momentum": _FRACTION,
+    "optimizer.schedule": _one_of("cosine", "step", "constant"),
+    "optimizer.decay_steps": (
+        "steps in rising order",
+        lambda v: _are_integers(v) and list(v) == sorted(v),
+    ),
+}
+
+
 def check(config: ConfigDict) -> None:
     """Refuses values that no run can use.
 
     Raises:
       InputError: names the first key that is wrong, its value and what was expected.
     """
-    values = flatten(config.to_dict())
-    schema = flatten(default_config().to_dict())
-    for key in sorted(values.keys() ^ schema.keys()):
+    values = flatten_dict(config.to_dict(), sep=".")
+    defaults = flatten_dict(default_config().to_dict(), sep=".")
+    for key in sorted(values.keys() ^ defaults.keys()):
         if key in values:
             raise InputError(unknown(key))
         raise InputError(
             f"The configuration lacks {key!r}; start a configuration file from "
             "mbn_jax.training.config.default_config()."
         )
-    for key, default in schema.items():
-        expected = _unlike(values[key], default)
-        if expected:
+    for key, default in defaults.items():
+        value = values[key]
+        if expected := _other_type(value, default):
             raise InputError(
-                f"config.{key} is {values[key]!r}, expected {expected}, as for example "
+                f"config.{key} is {value!r}, expected {expected}, as for example "
                 f"{default!r}."
             )
-    rules: list[tuple[Sequence[str], str, Any]] = [
-        (_AT_LEAST_ONE, "1 or more", lambda v: v >= 1),
-        (_NOT_NEGATIVE, "0 or more", lambda v: v >= 0 and math.isfinite(v)),
-        (_FRACTIONS, "0 to 1", lambda v: 0 <= v <= 1),
-        (["gap_batches"], "0, or 2 or more", lambda v: v != 1),
-        (
-            ["model.width"],
-            f"more than 0 and up to {_MOST_WIDTH:g}",
-            lambda v: 0 < v <= _MOST_WIDTH,
-        ),
-        (
-            ["data.num_threads"],
-            f"1 to {_MOST_THREADS}",
-            lambda v: v <= _MOST_THREADS,
-        ),
-        (
-            ["data.image_size"],
-            "(height, width) of 16 or more pixels",
-            lambda v: len(v) == 2 and _are_integers(v) and min(v) >= 16,
-        ),
-        (
-            ["model.non_local"],
-            "numbers of blocks, 0 or more, for the four stages",
-            lambda v: len(v) == 4 and _are_integers(v) and min(v) >= 0,
-        ),
-        (
-            ["model.mbn_at"],
-            f"some of {', '.join(PLACES)}",
-            lambda v: all(place in PLACES for place in v),
-        ),
-        (
-            ["optimizer.decay_steps"],
-            "steps in rising order",
-            lambda v: _are_integers(v) and list(v) == sorted(v),
-        ),
-    ]
-    rules += [
-        ([key], " or ".join(map(str, allowed)), allowed.__contains__)
-        for key, allowed in _CHOICES.items()
-    ]
-    for keys, expected, holds in rules:
-        for key in keys:
-            if not holds(values[key]):
-                raise InputError(
-                    f"config.{key} is {values[key]!r}, expected {expected}."
-                )
-    if config.batch.num_identities % config.batch.accumulation_steps:
+        no_rule = _NOT_NEGATIVE if isinstance(value, int | float) else _ANY
+        expected, holds = _RULES.get(key, no_rule)
+        if not holds(value):
+            raise InputError(f"config.{key} is {value!r}, expected {expected}.")
+    batch = config.batch
+    if batch.num_identities % batch.accumulation_steps:
         raise InputError(
-            f"config.batch.accumulation_steps is {config.batch.accumulation_steps}, "
-            f"expected a divisor of batch.num_identities, {config.batch.num_identities}"
-            ": every part of a batch holds whole identities."
+            f"config.batch.accumulation_steps is {batch.accumulation_steps}, expected "
+            f"a divisor of batch.num_identities, {batch.num_identities}: every part of "
+            "a batch holds whole identities."
         )
-    if (
-        any(config.loss[name] for name in _OF_PAIRS)
-        and config.batch.num_identities == config.batch.accumulation_steps > 1
-    ):
+    uses_pairs = any(config.loss[name] for name in _OF_PAIRS)
+    if uses_pairs and batch.num_identities == batch.accumulation_steps > 1:
         raise InputError(
-            f"config.batch.accumulation_steps is {config.batch.accumulation_steps}, so "
-            "that a part would hold one identity and losses of pairs no negatives; "
-            f"give half of it or less, or 0 to {', '.join(_OF_PAIRS)} in config.loss."
+            f"config.batch.accumulation_steps is {batch.accumulation_steps}, so that a "
+            "part would hold one identity and losses of pairs no negatives; give half "
+            f"of it or less, or 0 to {', '.join(_OF_PAIRS)} in config.loss."
         )
     blocks = STAGES[config.model.depth][1]
     if any(n > b for n, b in zip(config.model.non_local, blocks, strict=True)):
@@ -299,11 +283,29 @@ def check(config: ConfigDict) -> None:
         )
 
 
+def _other_type(value: Any, default: Any) -> str:
+    """What is expected if a value does not have the type of the default, else ""."""
+    if isinstance(default, int) and not isinstance(default, bool):
+        return "" if _are_integers([value]) else f"a whole number below {_MOST}"
+    if isinstance(default, float):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return "" if is_number else "a number"
+    words = {str: "text", bool: "True or False", tuple: "a tuple"}
+    return "" if isinstance(value, type(default)) else words[type(default)]
+
+
+def unknown(key: str) -> str:
+    """Returns a message about a key that does not exist; names the most similar one."""
+    known = flatten_dict(default_config().to_dict(), sep=".")
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+    return f"there is no configuration key {key!r}, did you mean {nearest!r}?"
+
+
 def profile_steps(config: ConfigDict) -> range:
-    """The steps of which a trace is written, counted from 1; the last one is in it.
+    """Returns the steps to trace, counted from 1.
 
     Raises:
-      InputError: if `config.profile_steps` is not like "10:15".
+      InputError: `config.profile_steps` is not like "10:15".
     """
     if not config.profile_steps:
         return range(0)
@@ -317,11 +319,33 @@ def profile_steps(config: ConfigDict) -> range:
     return range(first, last + 1)
 
 
+def differences(
+    configs: Sequence[Mapping[str, Any]], ignore: Collection[str] = ()
+) -> dict[str, list[Any]]:
+    """Finds the keys in which nested configurations differ.
+
+    Args:
+      configs: for example of `as_json`.
+      ignore: keys, joined by dots, that may differ.
+
+    Returns:
+      By the key, joined by dots, the value in every configuration; None where it lacks
+      the key.
+    """
+    flat = [flatten_dict(config, sep=".") for config in configs]
+    values = {
+        key: [config.get(key) for config in flat]
+        for key in dict.fromkeys(key for config in flat for key in config)
+        if key not in ignore
+    }
+    return {k: v for k, v in values.items() if any(one != v[0] for one in v)}
+
+
 def read_config(workdir: str | Path) -> ConfigDict:
-    """The configuration that a work directory was made with.
+    """Reads the configuration that a work directory was made with.
 
     Raises:
-      InputError: if there is none, or it is damaged.
+      InputError: there is none, or it is damaged.
     """
     check_named(workdir)
     path = Path(workdir) / "config.json"
@@ -334,17 +358,20 @@ def read_config(workdir: str | Path) -> ConfigDict:
 
 
 def read_config_file(path: str | Path) -> ConfigDict:
-    """The configuration in a JSON file that `as_json` gave the content of.
+    """Reads a configuration from a JSON file with the content of `as_json`.
 
     Raises:
-      InputError: if it is not readable, has keys of another version, or holds a value
-        that `check` refuses.
+      InputError: it cannot be read, has keys of another version, or holds a value that
+        `check` refuses.
     """
     if not Path(path).is_file():
         raise InputError(f"There is no configuration at {path}, expected a JSON file.")
-    values = flatten(_with_tuples(read_json(Path(path))))
+    values = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in flatten_dict(read_json(Path(path)), sep=".").items()
+    }
     config = default_config()
-    for key in sorted(values.keys() ^ flatten(config.to_dict()).keys()):
+    for key in sorted(values.keys() ^ flatten_dict(config.to_dict(), sep=".").keys()):
         if key in values:
             raise InputError(
                 f"{path} has the key {key!r}, which this version of mbn_jax does not "
@@ -367,54 +394,5 @@ def read_config_file(path: str | Path) -> ConfigDict:
 
 
 def as_json(config: ConfigDict) -> dict[str, Any]:
-    """The configuration as JSON reads it back: tuples are lists."""
+    """Returns the configuration as JSON reads it back: tuples are lists."""
     return json.loads(json.dumps(config.to_dict()))
-
-
-def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What `as_json` was given: its lists are tuples again."""
-    return {
-        key: _with_tuples(value)
-        if isinstance(value, Mapping)
-        else tuple(value)
-        if isinstance(value, list)
-        else value
-        for key, value in values.items()
-    }
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping with its keys joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def unknown(key: str) -> str:
-    """What is wrong with a key that does not exist, and which one may be meant."""
-    known = flatten(default_config().to_dict())
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-    return f"there is no configuration key {key!r}, did you mean {nearest!r}?"
-
-
-def _unlike(value: Any, default: Any) -> str:
-    """What is expected where a value is not of the default's type; else ""."""
-    if isinstance(default, int) and not isinstance(default, bool):
-        return "" if _are_integers([value]) else f"a whole number below {_MOST}"
-    if isinstance(default, float):
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return "" if is_number else "a number"
-    kind = type(default)
-    words = {str: "text", bool: "True or False", tuple: "a tuple"}
-    return "" if isinstance(value, kind) else words[kind]
-
-
-def _are_integers(values: Sequence[Any]) -> bool:
-    return all(
-        isinstance(value, int) and not isinstance(value, bool) and abs(value) < _MOST
-        for value in values
-    )

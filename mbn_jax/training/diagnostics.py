@@ -37,10 +37,9 @@ from mbn_jax.models.layers import PLACES
 from mbn_jax.models.reid import ReID
 from mbn_jax.pixels import normalize
 from mbn_jax.text import progress
-from mbn_jax.training.config import MACHINE_KEYS, as_json, flatten, read_config
-from mbn_jax.training.splits import scored_protocols
+from mbn_jax.training.config import MACHINE_KEYS, as_json, differences, read_config
+from mbn_jax.training.run_data import check_data, scored_protocols
 from mbn_jax.training.step import make_feature_fn
-from mbn_jax.training.trained_data import check_data
 from mbn_jax.training.trained_network import (
     Network,
     load_with_step,
@@ -150,18 +149,14 @@ def name_networks(workdirs: Sequence[str | Path]) -> list[str]:
             f"A work directory is given twice ({', '.join(map(str, workdirs))}), which "
             "would pass for two seeds: leave one of the two out."
         )
-    configs = [flatten(as_json(read_config(workdir))) for workdir in workdirs]
-    differing = [
-        key
-        for key in configs[0]
-        if key not in (*MACHINE_KEYS, "seed")
-        and len({str(config[key]) for config in configs}) > 1
-    ]
+    configs = [as_json(read_config(workdir)) for workdir in workdirs]
+    differing = differences(configs, (*MACHINE_KEYS, "seed"))
     if not differing:
         return [Path(workdirs[0]).name] * len(workdirs)
+    keys = [key.rpartition(".")[2] for key in differing]
     names = [
-        ", ".join(f"{key.rpartition('.')[2]}={config[key]}" for key in differing)
-        for config in configs
+        ", ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
+        for values in zip(*differing.values(), strict=True)
     ]
     if len(set(names)) > len(COLORS):
         raise InputError(

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from mbn_jax.data.sources import check_name
 from mbn_jax.errors import InputError
-from mbn_jax.training.config import LOSSES, as_json, check, flatten, unknown
+from mbn_jax.training.config import LOSSES, as_json, check, unknown
 from mbn_jax.training.diagnostics import CONTROLS
 
 PAIRED = "norm"  # the axis whose two values are compared
@@ -179,7 +180,7 @@ def _settings(
 
 def _change(config: ConfigDict, name: str, value: str) -> None:
     """Changes the configuration to what a value of an axis means."""
-    known = flatten(config.to_dict())
+    known = flatten_dict(config.to_dict(), sep=".")
     if name not in AXES and name not in known:
         raise InputError(
             f"The axis {name!r} is not known, expected one of {', '.join(AXES)} or a "

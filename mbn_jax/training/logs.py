@@ -2,12 +2,12 @@
 
 import contextlib
 import json
+import resource
 import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TextIO
 
 import jax
@@ -17,7 +17,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TextColumn,
     TimeRemainingColumn,
 )
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -28,50 +27,53 @@ from mbn_jax.analysis.curves import read_metrics
 from mbn_jax.files import write_atomically
 from mbn_jax.text import printable, terminal_of
 from mbn_jax.training.processes import is_main
-from mbn_jax.training.resources import CompileTime, peak_memory
+
+_COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+_compile_seconds = 0.0
+
+
+def _count(event: str, duration_secs: float, **_: object) -> None:
+    global _compile_seconds
+    if event == _COMPILE_EVENT:
+        _compile_seconds += duration_secs
+
+
+# JAX keeps listeners for the life of the process: one for all runs in it.
+jax.monitoring.register_event_duration_secs_listener(_count)
 
 
 class MetricWriter:
     """Writes scalars to `metrics.jsonl` and to TensorBoard event files, in process 0.
 
-    A resumed run repeats the steps after its checkpoint. What an earlier process wrote
-    about these is removed, so that every step stands there once.
+    A resumed run repeats the steps after its checkpoint. It removes what an earlier
+    process wrote about them, so that every step is in the file once.
     """
 
     def __init__(self, workdir: Path, *, start_step: int) -> None:
-        """Opens both; drops what was written beyond `start_step`."""
         self._file: TextIO | None = None
         self._events: EventFile | None = None
         if not is_main():
             return
-        self._path = workdir / "metrics.jsonl"
+        path = workdir / "metrics.jsonl"
         kept = [
             json.dumps(line) + "\n"
-            for line in read_metrics(self._path)
+            for line in read_metrics(path)
             if line["step"] <= start_step
         ]
-        write_atomically(self._path, "".join(kept).encode())
-        self._file = self._path.open("a")
+        write_atomically(path, "".join(kept).encode())
+        self._file = path.open("a")
         self._folder, self._start_step = workdir / "tensorboard", start_step
 
     def __enter__(self) -> Self:
-        """Returns itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Closes both files."""
+    def __exit__(self, kind: object, *_: object) -> None:
         for file in (self._file, self._events):
             try:
                 if file:
                     file.close()
             except OSError:
-                # After another error that is the one to be told.
-                if error is None:
+                if kind is None:  # an earlier error is the one to report
                     raise
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -92,18 +94,17 @@ class EventFile:
     """An event file for TensorBoard, on disk when `write` returns.
 
     tensorboardX's own SummaryWriter writes in a thread, which a full disk ends; ten
-    values later the run would wait for it without end.
+    values later the run would wait for it forever.
     """
 
     def __init__(self, folder: Path, start_step: int) -> None:
-        """Makes the file; what others tell of steps beyond `start_step` is void."""
         folder.mkdir(exist_ok=True)
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
         self._writer = RecordWriter(str(folder / name))
         self._add(Event(file_version="brain.Event:2"))
-        self._add(
-            Event(step=start_step + 1, session_log=SessionLog(status=SessionLog.START))
-        )
+        # Makes TensorBoard drop what earlier files say of the steps beyond.
+        session = SessionLog(status=SessionLog.START)
+        self._add(Event(step=start_step + 1, session_log=session))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends the scalars of a step."""
@@ -126,22 +127,21 @@ class EventFile:
 class TrainingProgress:
     """Step, loss, accuracy, images/s and time left: a bar, or lines without a terminal.
 
-    Process 0 shows it. A context manager, since the bar owns the terminal.
+    Process 0 shows it.
     """
 
     def __init__(self, num_steps: int, start_step: int, images_per_step: int) -> None:
-        """Shows `num_steps` from `start_step` on."""
         self._num_steps = num_steps
         self._images_per_step = images_per_step
         self._last = (start_step, time.monotonic())
-        console = Console(file=terminal_of(sys.stderr))
         self._bar: Progress | None = None
+        console = Console(file=terminal_of(sys.stderr))
         if console.is_terminal and is_main():
             self._bar = Progress(
-                TextColumn("step"),
+                "step",
                 MofNCompleteColumn(),
                 BarColumn(),
-                TextColumn("{task.fields[note]}"),
+                "{task.fields[note]}",
                 TimeRemainingColumn(),
                 console=console,
             )
@@ -150,27 +150,19 @@ class TrainingProgress:
             )
 
     def __enter__(self) -> Self:
-        """Starts the bar."""
         if self._bar:
             self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Stops the bar."""
+    def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
 
     def update(self, step: int, loss: float, accuracy: float) -> float:
         """Shows a finished step; returns images per second since the last call."""
         before, then = self._last
-        now = time.monotonic()
-        self._last = step, now
-        seconds = max(now - then, 1e-9)
+        self._last = step, time.monotonic()
+        seconds = max(self._last[1] - then, 1e-9)
         rate = (step - before) * self._images_per_step / seconds
         note = f"loss {loss:.3f}  accuracy {accuracy:.1%}  {rate:.0f} images/s"
         if self._bar:
@@ -185,7 +177,7 @@ class TrainingProgress:
         return rate
 
     def pause(self) -> None:
-        """Leaves the time until now out of images per second."""
+        """Leaves the time since the last step out of images per second."""
         self._last = self._last[0], time.monotonic()
 
     def print(self, text: str) -> None:
@@ -202,8 +194,8 @@ class StepLog:
     """Turns the metrics of steps that are still running into lines, without waiting.
 
     A step is read once the one after it has been handed to the device, so that the
-    device always has work. Every step is read in the end: none with a loss that is not
-    finite goes unseen.
+    device always has work. Every step is read in the end: no loss that is not finite
+    goes unseen.
     """
 
     def __init__(
@@ -214,16 +206,17 @@ class StepLog:
         log_every: int,
         max_skipped_in_a_row: int,
     ) -> None:
-        """Writes a line for every `log_every` steps, with the means over them."""
         self._writer = writer
         self._progress = progress
         self._log_every = log_every
         self._max_skipped_in_a_row = max_skipped_in_a_row
         self._running: list[tuple[int, Mapping[str, jax.Array]]] = []
-        self._compile_time = CompileTime()
+        self._compiled = _compile_seconds
 
     def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Takes the metrics of a step that has been handed to the device.
+
+        Every `log_every` steps it writes a line with the means over them.
 
         Raises:
           FloatingPointError: more steps in a row than allowed were skipped, because
@@ -256,8 +249,9 @@ class StepLog:
             }
             rate = self._progress.update(step, scalars["loss"], scalars["accuracy"])
             scalars["images_per_second"] = rate
-        scalars["compile_seconds"] = self._compile_time.since_last()
-        self._writer.write(step, scalars | peak_memory())
+        scalars["compile_seconds"] = _compile_seconds - self._compiled
+        self._compiled = _compile_seconds
+        self._writer.write(step, scalars | _peak_memory())
 
     def _check(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
         in_a_row = int(metrics["skipped_in_a_row"])
@@ -274,28 +268,38 @@ class StepLog:
         )
 
 
+def _peak_memory() -> dict[str, float]:
+    """The most memory held so far, in GiB, of the process and of the fullest device."""
+    # Linux counts in KiB.
+    peak = {
+        "host_memory_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    }
+    statistics = [device.memory_stats() for device in jax.local_devices()]
+    bytes_in_use = [of_one["peak_bytes_in_use"] for of_one in statistics if of_one]
+    if bytes_in_use:  # a CPU has no memory of its own
+        peak["device_memory_peak"] = max(bytes_in_use) / 2**30
+    return peak
+
+
 class Profile:
     """Writes a trace of some steps into `workdir/profile`."""
 
     def __init__(self, workdir: Path, steps: range) -> None:
-        """Traces these steps; none if the range is empty."""
         self._directory = workdir / "profile"
         self._steps = steps
         self._running = False
 
     def __enter__(self) -> Self:
-        """Returns itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Writes what there is, if the run ends within the steps of the trace."""
-        if self._running:
+        if self._running:  # also where the run ends within the steps of the trace
             jax.profiler.stop_trace()
             self._running = False
 
     @contextlib.contextmanager
     def step(self, step: int) -> Iterator[None]:
-        """Marks a step; what it hands to the device belongs into it."""
+        """Marks a step; what it hands to the device belongs to it."""
         if step not in self._steps:
             yield
             return

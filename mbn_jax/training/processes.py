@@ -1,12 +1,17 @@
-"""The processes of one run: what they agree on, whether they answer, and SIGTERM."""
+"""The processes of one run: they join, watch each other, agree, and end together."""
 
+import concurrent.futures
 import contextlib
+import faulthandler
 import hashlib
 import itertools
+import os
+import re
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator
-from types import FrameType
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -15,84 +20,96 @@ from jax._src import distributed
 from jax.experimental import multihost_utils
 
 from mbn_jax.errors import InputError
+from mbn_jax.training.launch import distributed_arguments
+
+# How long a process waits for the others at its start. JAX would abort it then, without
+# a sentence, so it is told to wait for longer.
+_JOIN_S = 300
+# After so long without a sign of life a process is given up, and the run with it: the
+# others end instead of waiting.
+_SILENCE_S = 25
+# The same of JAX, which then aborts the process without a sentence: only where the
+# threads that watch are silent themselves.
+_HEARTBEAT_TIMEOUT_S = 100
+# How long process 0 stays until the others have given up, too: without it, which
+# coordinates, JAX aborts them.
+_COORDINATOR_STAYS_S = 5
+# How long a process that ends waits for the others to end, too.
+_SHUTDOWN_TIMEOUT_S = 10
+_TICK_S = 1.0
+_FOLDER = "mbn_jax_alive"
+
+# What the errors of JAX, Gloo and NCCL say when another process is gone.
+_PEER_LOST = re.compile(
+    "gloo|remote|peer|connection|socket|barrier|unavailable|deadline|coordination",
+    re.IGNORECASE,
+)
 
 T = TypeVar("T")
 
-_MESSAGE_BYTES = 4096
 
+@contextlib.contextmanager
+def joined_processes(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> Iterator[None]:
+    """Joins the other processes of the run, if there are any; before JAX is used.
 
-def is_main() -> bool:
-    """Whether this is process 0, the one that writes logs and reports."""
-    return jax.process_index() == 0
+    If one of them is lost, this one ends as well, at once or after 25 seconds.
 
-
-def together(function: Callable[[], T]) -> T:
-    """Calls a function in every process; an error in one of them is an error in all.
-
-    Without it the others would wait for a process that has ended. It is a barrier:
-    nobody returns before all have called it.
-
-    Raises:
-      InputError: if the function did, in this process or in another one.
-    """
-    if jax.process_count() == 1:
-        return function()
-    error = None
-    try:
-        result = function()
-    except InputError as raised:
-        error = raised
-    message = str(error or "").encode()[:_MESSAGE_BYTES]
-    padded = np.zeros(_MESSAGE_BYTES, np.uint8)
-    padded[: len(message)] = np.frombuffer(message, np.uint8)
-    for process, row in enumerate(multihost_utils.process_allgather(padded)):
-        text = row.tobytes().rstrip(b"\0").decode(errors="ignore")
-        if text and error is None:
-            raise InputError(f"Process {process}: {text}")
-    if error is not None:
-        raise error
-    return result
-
-
-def on_main(function: Callable[[], None]) -> None:
-    """Calls a function in process 0, and raises its `InputError` in every process."""
-    together(function if is_main() else lambda: None)
-
-
-def check_same_everywhere(text: str, what: str) -> None:
-    """Refuses processes that were started with different things.
+    The arguments are those of `mbn_jax.training.launch.distributed_arguments`.
 
     Raises:
-      InputError: in every process, if the text is not the same in all.
+      InputError: an argument is wrong, or the processes do not find each other.
     """
-    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
-    digests = gather(digest).reshape(-1, len(digest))
-    different = np.flatnonzero((digests != digests[0]).any(1))
-    if different.size:
-        raise InputError(
-            f"Process {different[0]} was started with another {what} than process 0; "
-            "give all processes of a run the same command, but for --process_id, and "
-            "the same data."
-        )
-
-
-def gather(values: np.ndarray) -> np.ndarray:
-    """The vectors of all processes, one after the other; they may differ in length."""
-    if jax.process_count() == 1:
-        return values
-    lengths = multihost_utils.process_allgather(np.array([len(values)])).ravel()
-    padded = np.zeros(max(1, lengths.max()), values.dtype)
-    padded[: len(values)] = values
-    rows = multihost_utils.process_allgather(padded)
-    return np.concatenate(
-        [row[:length] for row, length in zip(rows, lengths, strict=True)]
+    arguments = distributed_arguments(coordinator_address, num_processes, process_id)
+    if arguments is None:
+        yield
+        return
+    _join(arguments)
+    print(
+        f"process {jax.process_index()} of {jax.process_count()}, with "
+        f"{jax.local_device_count()} of {jax.device_count()} devices; if one process "
+        "is lost, all end within a minute; start all again, and the run goes on",
+        file=sys.stderr,
     )
+    # Where JAX aborts this process all the same, it says that another one "died". Every
+    # thread's stack below that would hide it.
+    faulthandler.disable()
+    try:
+        with heartbeats(_give_up, silence_s=_SILENCE_S):
+            yield
+    except jax.errors.JaxRuntimeError as error:
+        if not _PEER_LOST.search(str(error)):
+            raise
+        _give_up(str(error).splitlines()[0][:200])
+    finally:
+        # Waits for the others, which do not come where this one was interrupted.
+        if not isinstance(sys.exception(), KeyboardInterrupt):
+            jax.distributed.shutdown()
 
 
-# No public function of JAX has the store of keys and values that its processes share.
-
-_TICK_S = 1.0
-_FOLDER = "mbn_jax_alive"
+def _join(arguments: Mapping[str, Any]) -> None:
+    # In a thread: until the others are there, no signal would reach this one.
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    try:
+        pool.submit(
+            jax.distributed.initialize,
+            **arguments,
+            initialization_timeout=2 * _JOIN_S,
+            heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT_S,
+            shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT_S,
+        ).result(_JOIN_S)
+    except (jax.errors.JaxRuntimeError, TimeoutError) as error:
+        reason = str(error).partition("\n")[0][:200] or f"within {_JOIN_S} s"
+        raise InputError(
+            f"The processes of the run do not find each other ({reason}); check that "
+            "all of them were started, with the address of process 0 and a port that "
+            "is free there."
+        ) from error
+    finally:
+        pool.shutdown(wait=False)
 
 
 @contextlib.contextmanager
@@ -100,13 +117,14 @@ def heartbeats(lost: Callable[[str], None], *, silence_s: float) -> Iterator[Non
     """Watches the other processes in threads; after `jax.distributed.initialize`.
 
     JAX watches them as well, but where one is silent it aborts the process from C++,
-    before Python can say a word. So this has to be quicker.
+    before Python can print a message. So this has to be quicker.
 
     Args:
       lost: called in a thread, once, with what is wrong; ends the process.
-      silence_s: after so many seconds without a sign a process is lost. Seconds in
-        which this process was itself stopped do not count.
+      silence_s: seconds without a sign after which a process is lost. Seconds in which
+        this process was itself stopped do not count.
     """
+    # No public function of JAX has the key-value store that its processes share.
     client: Any = distributed.global_state.client
     me = jax.process_index()
     others = [str(i) for i in range(jax.process_count()) if i != me]
@@ -114,8 +132,8 @@ def heartbeats(lost: Callable[[str], None], *, silence_s: float) -> Iterator[Non
     ended = threading.Event()
 
     def beat() -> None:
-        # Where process 0 is silent, which keeps the store, these calls do not return;
-        # where it is gone, they raise. Either way there is no more news of anybody.
+        # Process 0 keeps the store: if it is silent, these calls do not return; if it
+        # is gone, they raise. Either way there is no more news of anybody.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             for count in itertools.count():
                 key = f"{_FOLDER}/{me}"
@@ -146,52 +164,117 @@ def heartbeats(lost: Callable[[str], None], *, silence_s: float) -> Iterator[Non
         ended.set()
 
 
-EXIT_STATUS = 128 + signal.SIGTERM
+def _give_up(reason: str) -> None:
+    """Ends this process, because another one is lost."""
+    print(
+        f"error: process {jax.process_index()} cannot go on, because another process "
+        f"of the run has ended or does not answer ({reason}); start all processes "
+        "again, and the run goes on from its newest checkpoint",
+        file=sys.stderr,
+        flush=True,
+    )
+    if jax.process_index() == 0:
+        time.sleep(_COORDINATOR_STAYS_S)
+    # Not sys.exit: on the way out JAX would wait for the one that is gone.
+    os._exit(1)
+
+
+def is_main() -> bool:
+    """Whether this is process 0, the one that writes logs and reports."""
+    return jax.process_index() == 0
+
+
+def together(function: Callable[[], T]) -> T:
+    """Calls a function in every process; an error in one of them is an error in all.
+
+    Without it the others would wait for a process that has ended. It is a barrier: no
+    process returns before all have called it.
+
+    Raises:
+      InputError: the function did, in this process or in another one.
+    """
+    if jax.process_count() == 1:
+        return function()
+    error = None
+    try:
+        result = function()
+    except InputError as raised:
+        error = raised
+    messages = gather(np.frombuffer(str(error or "").encode(), np.uint8))
+    if error is not None:
+        raise error
+    for process, message in enumerate(messages):
+        if message.size:
+            raise InputError(f"Process {process}: {message.tobytes().decode()}")
+    return result
+
+
+def on_main(function: Callable[[], None]) -> None:
+    """Calls a function in process 0, and raises its `InputError` in every process."""
+    together(function if is_main() else lambda: None)
+
+
+def check_same_everywhere(text: str, what: str) -> None:
+    """Raises `InputError` in every process if a text is not the same in all of them.
+
+    Args:
+      text: of this process.
+      what: a name for it.
+    """
+    first, *others = gather(
+        np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+    )
+    for process, digest in enumerate(others, start=1):
+        if (digest != first).any():
+            raise InputError(
+                f"Process {process} was started with another {what} than process 0; "
+                "give all processes of a run the same command, except for "
+                "--process_id, and the same data."
+            )
+
+
+def gather(values: np.ndarray) -> list[np.ndarray]:
+    """Returns the vector of every process; they may differ in length."""
+    if jax.process_count() == 1:
+        return [values]
+    lengths = multihost_utils.process_allgather(np.array([len(values)])).ravel()
+    padded = np.zeros(max(1, lengths.max()), values.dtype)
+    padded[: len(values)] = values
+    rows = multihost_utils.process_allgather(padded)
+    return [row[:length] for row, length in zip(rows, lengths, strict=True)]
 
 
 class Terminated(SystemExit):
-    """A run was asked to end by SIGTERM, and its state is saved.
+    """SIGTERM asked the run to end, and its state is saved.
 
     Attributes:
-      step: after which it ended.
+      step: the last step.
     """
 
     def __init__(self, step: int) -> None:
         """Has the exit status that shells give a process which SIGTERM has ended."""
-        super().__init__(EXIT_STATUS)
+        super().__init__(128 + signal.SIGTERM)
         self.step = step
 
 
-class Termination:
-    """Whether the run was asked to end, asked for at the end of every step."""
+@contextlib.contextmanager
+def awaited_termination() -> Iterator[Callable[[int], bool]]:
+    """Notes SIGTERM instead of ending at once.
 
-    def __init__(self) -> None:
-        """Not yet."""
-        self._requested = False
-
-    def requested(self, step: int) -> bool:
-        """Whether to end after a step: the same step in every process.
-
-        Of several processes each asks at each step. One of them gets the signal, or all
-        do; JAX finds a step that none has passed.
-        """
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._requested
-
-    @contextlib.contextmanager
-    def awaited(self) -> Iterator[None]:
-        """Notes SIGTERM instead of ending at once. Of several processes JAX does."""
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        if jax.process_count() > 1 or not in_main_thread:  # where signals may be set
-            yield
-            return
-
-        def note(number: int, frame: FrameType | None) -> None:
-            self._requested = True
-
-        before: Any = signal.signal(signal.SIGTERM, note)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
+    Yields:
+      A function to call after every step with its number: whether the run is to end
+      here. The answer is the same in every process.
+    """
+    if jax.process_count() > 1:
+        # Some or all of them get the signal; JAX finds a step that none has passed.
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda step: False  # Python receives signals in the main thread only
+        return
+    received: list[int] = []
+    before: Any = signal.signal(signal.SIGTERM, lambda number, _: received.append(1))
+    try:
+        yield lambda step: bool(received)
+    finally:
+        signal.signal(signal.SIGTERM, before)

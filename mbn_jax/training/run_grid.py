@@ -26,7 +26,7 @@ from mbn_jax.training.checkpoint_damage import check_path
 from mbn_jax.training.config import as_json
 from mbn_jax.training.diagnostics import CONTROLS
 from mbn_jax.training.grid import REPEATED, Run
-from mbn_jax.training.splits import load_splits
+from mbn_jax.training.run_data import load_splits
 from mbn_jax.training.workdir import check_same
 
 

@@ -1,125 +1,37 @@
-"""One training step: augment, forward, losses, update. Pure, jitted, donated.
+"""One training step: augment, forward, losses, update; on one device or on many.
 
-The same update runs in all three ways of `mbn_jax.training.parallelism`: everything
-that goes across samples (statistics, losses, augmentation) takes the name of the mapped
-axis, or none where the program sees the global batch.
+The same update runs in three ways (docs/scaling.md says which to choose and where each
+of them communicates). Everything that goes across samples (statistics, losses,
+augmentation) takes the name of the mapped axis, or None where the program sees the
+global batch.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from mbn_jax import losses
 from mbn_jax.data.augment import Augmentation, augment
 from mbn_jax.evaluation.distances import unit_rows
-from mbn_jax.mesh import replicated
-from mbn_jax.modalities import DEFAULT, has_color
-from mbn_jax.models import cpu
-from mbn_jax.models.pretrained import load_backbone
+from mbn_jax.mesh import AXIS, over_data, replicated
+from mbn_jax.modalities import has_color
+from mbn_jax.models.cpu import compiler_options, scan
 from mbn_jax.models.reid import ReID, ReIDOutput
 from mbn_jax.pixels import normalize
-from mbn_jax.training.optimizer import learning_rate
-from mbn_jax.training.parallelism import Step, parallelize
+from mbn_jax.training.state import ModelState, learning_rate
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-
-
-@struct.dataclass
-class ModelState:
-    """All that changes in training; after step n a function of configuration and n.
-
-    Attributes:
-      step: int32 scalar, the number of steps done.
-      params: trained weights.
-      batch_stats: running statistics of the normalizations.
-      opt_state: of the optimizer.
-      skipped: int32 scalar, the number of steps that changed nothing, because their
-        loss or gradient was not finite.
-      skipped_in_a_row: int32 scalar, how many of these the last steps were.
-    """
-
-    step: jax.Array
-    params: Any
-    batch_stats: Any
-    opt_state: Any
-    skipped: jax.Array
-    skipped_in_a_row: jax.Array
-
-    @property
-    def variables(self) -> dict[str, Any]:
-        """What `model.apply` takes."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
-
-
-def make_model(
-    config: ConfigDict, num_identities: int, modalities: Sequence[str] = DEFAULT
-) -> ReID:
-    """Returns the network that a configuration describes, for the data of a run.
-
-    Args:
-      config: of the run.
-      num_identities: classes of the classifier.
-      modalities: the names of the data set's modalities, in the order of their indices.
-    """
-    fields = config.model.to_dict()
-    del fields["pretrained"]
-    fields["dtype"] = jnp.dtype(fields["dtype"])
-    fields["modalities"] = tuple(modalities)
-    return ReID(num_identities, tuple(config.data.image_size), **fields)
-
-
-def init_state(
-    model: ReID, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh
-) -> ModelState:
-    """The state before the first step, on every device of the mesh."""
-
-    def init(key: jax.Array) -> ModelState:
-        modality = jnp.arange(len(model.modalities), dtype=jnp.int32)
-        images = jnp.zeros((len(modality), *model.image_size, 3), jnp.float32)
-        variables = model.init(key, images, modality, train=True)
-        return ModelState(
-            step=jnp.zeros((), jnp.int32),
-            params=variables["params"],
-            batch_stats=variables["batch_stats"],
-            opt_state=optimizer.init(variables["params"]),
-            skipped=jnp.zeros((), jnp.int32),
-            skipped_in_a_row=jnp.zeros((), jnp.int32),
-        )
-
-    # Under jit every process computes the same weights; nothing is sent.
-    return jax.jit(init, out_shardings=replicated(mesh))(jax.random.key(seed))
-
-
-def with_pretrained(
-    state: ModelState, model: ReID, source: str, mesh: Mesh
-) -> tuple[ModelState, str]:
-    """The state with the backbone's weights from elsewhere, and what was loaded.
-
-    Args:
-      state: before the first step.
-      model: the network.
-      source: see `mbn_jax.models.pretrained.load_backbone`.
-      mesh: on every device of which the weights are then.
-    """
-    variables, note = load_backbone(source, model, state.variables)
-    variables = jax.tree.map(
-        lambda leaf: (
-            leaf
-            if isinstance(leaf, jax.Array)
-            else jax.make_array_from_process_local_data(replicated(mesh), leaf)
-        ),
-        variables,
-    )
-    return dataclasses.replace(state, **variables), note
+Step = Callable[[ModelState, Batch], tuple[ModelState, Metrics]]
+# The same with one more argument, `axis_name`.
+Update = Callable[..., tuple[ModelState, Metrics]]
 
 
 def loss_terms(
@@ -129,17 +41,17 @@ def loss_terms(
     modality: jax.Array,
     axis_name: str | None = None,
 ) -> tuple[jax.Array, Metrics]:
-    """The weighted sum of the losses, and each of them, over the global batch.
+    """Computes the weighted sum of the losses, and each of them, over the global batch.
 
     All but the cross-entropy act on the feature before the neck. A loss of weight 0 is
     not computed.
 
     Args:
       config: `config.loss`.
-      output: of the network.
+      output: what the network returned.
       identity: `(B,)` int32 class labels.
       modality: `(B,)` int32.
-      axis_name: mapped axis over which the batch is cut, under pmap and shard_map.
+      axis_name: mapped axis over which the batch is sharded, under pmap and shard_map.
     """
     pairs = output.pooled, identity
     groups = *pairs, modality
@@ -181,13 +93,14 @@ def make_train_step(
     config: ConfigDict,
     mesh: Mesh,
 ) -> Step:
-    """The compiled step from a state and a batch to the next state and its metrics.
+    """Compiles the step from a state and a batch to the next state and its metrics.
 
-    The state's memory is given up to the result (donated): the old state is gone. The
+    The state is replicated, and donated except under pmap: the old state is gone. The
     batch is `{image: uint8 (B, H, W, 3), identity, modality, camera: int32 (B,)}`,
     sharded over `data`; everything across samples is over the global batch, or over
     each of its `config.batch.accumulation_steps` parts.
     """
+    schedule = learning_rate(config.optimizer, config.num_steps)
 
     def update(
         state: ModelState, batch: Batch, axis_name: str | None
@@ -224,8 +137,8 @@ def make_train_step(
         metrics["skipped_in_a_row"] = state.skipped_in_a_row
         return state, metrics
 
-    schedule = learning_rate(config.optimizer, config.num_steps)
-    return parallelize(update, config.parallelism, mesh)
+    ways = {"jit": _jit, "shard_map": _shard_map, "pmap": _pmap}
+    return ways[config.parallelism](update, mesh)
 
 
 def _gradients(
@@ -234,10 +147,10 @@ def _gradients(
     """Gradients, statistics after the batch, and metrics.
 
     Args:
-      model: whose `axis_name` is that of the mapped axis, if there is one.
-      config: of the run.
-      state: before the step.
-      batch: of all devices, or of this one under pmap and shard_map.
+      model: with the name of the mapped axis, if there is one, as its `axis_name`.
+      config: the run's configuration.
+      state: the state before the step.
+      batch: that of all devices, or of this one under pmap and shard_map.
       num_shards: devices whose rows the batch holds, one after the other.
     """
     augmentation = Augmentation(**config.augmentation.to_dict())
@@ -296,7 +209,7 @@ def _gradients(
         lambda x: jnp.zeros(x.shape, x.dtype),
         jax.eval_shape(of_part, state.batch_stats, *first),
     )
-    (gradients, batch_stats, metrics), _ = cpu.scan(
+    (gradients, batch_stats, metrics), _ = scan(
         add_part, (zeros[0], state.batch_stats, zeros[2]), parts
     )
     mean = partial(jax.tree.map, lambda x: x / num_parts)
@@ -307,10 +220,79 @@ def _mean_over_devices(tree: Any, axis_name: str | None) -> Any:
     return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
+def _jit(update: Update, mesh: Mesh) -> Step:
+    """The global program; the compiler partitions it and inserts the collectives."""
+    return jax.jit(
+        partial(update, axis_name=None),
+        donate_argnums=0,
+        out_shardings=(replicated(mesh), replicated(mesh)),
+        compiler_options=compiler_options(mesh),
+    )
+
+
+def _shard_map(update: Update, mesh: Mesh) -> Step:
+    """The program of one device; the collectives are those that it names."""
+    mapped = jax.shard_map(
+        partial(update, axis_name=AXIS),
+        mesh=mesh,
+        in_specs=(P(), P(AXIS)),
+        out_specs=(P(), P()),
+        # With the check, JAX sums gradients of replicated parameters over the devices
+        # itself; without it, as under pmap, the update does so. If both did, the
+        # gradients would be too large by the number of devices.
+        check_vma=False,
+    )
+    return jax.jit(mapped, donate_argnums=0, compiler_options=compiler_options(mesh))
+
+
+def _pmap(update: Update, mesh: Mesh) -> Step:
+    """As `_shard_map`, by JAX's oldest interface, which it only maintains.
+
+    pmap knows the devices of this process only: it gets the local pieces of arrays over
+    all devices, and the pieces that it returns are put together again. Nothing is
+    copied but the batch, within the devices.
+    """
+    devices = list(mesh.devices.flat)
+    local_mesh = Mesh(
+        [d for d in devices if d.process_index == jax.process_index()], AXIS
+    )
+    mapped = jax.pmap(
+        partial(update, axis_name=AXIS),
+        AXIS,
+        in_axes=(None, 0),
+        out_axes=None,
+        devices=devices,
+    )
+
+    def relabel(sharding: NamedSharding, array: jax.Array, shape: tuple) -> jax.Array:
+        pieces = [shard.data for shard in array.addressable_shards]
+        return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
+
+    @partial(jax.jit, out_shardings=over_data(mesh))
+    def by_device(batch: Any) -> Any:
+        return jax.tree.map(lambda x: x.reshape(mesh.size, -1, *x.shape[1:]), batch)
+
+    def local(stacked: jax.Array) -> jax.Array:
+        shape = (local_mesh.size, *stacked.shape[1:])
+        return relabel(over_data(local_mesh), stacked, shape)
+
+    def everywhere(mesh: Mesh, array: jax.Array) -> jax.Array:
+        return relabel(replicated(mesh), array, array.shape)
+
+    def step(state: ModelState, batch: Batch) -> tuple[ModelState, Metrics]:
+        results = mapped(
+            jax.tree.map(partial(everywhere, local_mesh), state),
+            jax.tree.map(local, by_device(batch)),
+        )
+        return jax.tree.map(partial(everywhere, mesh), results)
+
+    return step
+
+
 def make_feature_fn(
     model: ReID, *, flip_average: bool = False
 ) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:
-    """The jitted map from variables, uint8 images and modality to embeddings (B, D).
+    """Returns the jitted map from variables, uint8 images and modality to `(B, D)`.
 
     Args:
       model: the network.

@@ -25,24 +25,28 @@ from mbn_jax.files import check_file, read_json
 from mbn_jax.mesh import make_mesh, replicated
 from mbn_jax.models.reid import ReID
 from mbn_jax.text import progress
-from mbn_jax.training.checkpoint import Checkpoints
-from mbn_jax.training.config import MACHINE_KEYS, flatten, read_config
-from mbn_jax.training.step import make_feature_fn, make_model
-from mbn_jax.training.trained_data import (
+from mbn_jax.training.checkpoint import Checkpoints, finished_steps
+from mbn_jax.training.config import MACHINE_KEYS, differences, read_config
+from mbn_jax.training.run_data import (
     DATASET,
     check_data,
     modalities_of,
     sixteen_bits_of,
 )
+from mbn_jax.training.state import make_model
+from mbn_jax.training.step import make_feature_fn
+
+_PLACE = "{split}"
+_BATCH = 64
 
 
 def load_with_step(
     workdir: str | Path, checkpoint: str | int = "last"
 ) -> tuple[ReID, dict[str, Any], int]:
-    """A trained network of a work directory.
+    """Loads a trained network from a work directory.
 
     Args:
-      workdir: of a run of `python -m mbn_jax train`.
+      workdir: the work directory of a run.
       checkpoint: "last", "best" (on validation), or the step of a kept checkpoint, as a
         number or in digits.
 
@@ -50,22 +54,17 @@ def load_with_step(
       The model, its variables, and the step after which they were saved.
 
     Raises:
-      InputError: if it is not a work directory, holds no such checkpoint, or names
-        other modalities than the network has.
+      InputError: it is not a work directory, holds no such checkpoint, or names other
+        modalities than the network has.
     """
     config = read_config(workdir)
-    if not (Path(workdir) / "checkpoints").is_dir():
+    steps = finished_steps(workdir)
+    if not steps:
         raise InputError(
             f"{workdir} holds no checkpoint yet; train it first with "
             f"`python -m mbn_jax train --workdir {shlex.quote(str(workdir))}`."
         )
     with Checkpoints(workdir, to_write=False) as checkpoints:
-        steps = checkpoints.steps()
-        if not steps:
-            raise InputError(
-                f"{workdir} holds no checkpoint yet; train it first with "
-                f"`python -m mbn_jax train --workdir {shlex.quote(str(workdir))}`."
-            )
         step = int(checkpoint) if str(checkpoint).isdecimal() else checkpoint
         if checkpoint == "last":
             step = steps[-1]
@@ -82,7 +81,7 @@ def load_with_step(
                 f"{workdir} holds no checkpoint {checkpoint!r}; it holds 'last', "
                 f"'best' and the steps {', '.join(map(str, steps))}."
             )
-        variables = checkpoints.restore_variables(step)
+        variables = checkpoints.restore_variables(int(step))
     num_identities = variables["params"]["classifier"]["kernel"].shape[1]
     modalities = modalities_of(workdir)
     _check_statistics(workdir, modalities, variables)
@@ -93,7 +92,7 @@ def load_with_step(
 def _check_statistics(
     workdir: str | Path, modalities: tuple[str, ...], variables: dict[str, Any]
 ) -> None:
-    """Compares the names with the statistics, which have a row for each modality."""
+    """Compares the modalities with the statistics, which have a row for each."""
     for path, leaf in flatten_dict(variables["batch_stats"], sep="/").items():
         if leaf.ndim == 2 and len(leaf) != len(modalities):
             is_there = (Path(workdir) / DATASET).exists()
@@ -105,18 +104,14 @@ def _check_statistics(
             )
 
 
-_PLACE = "{split}"
-_BATCH = 64
-
-
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """Which features to take of a trained network.
+    """Which features of a trained network to use.
 
     Attributes:
-      checkpoint: "last", "best" (on validation), or the number of a step.
+      checkpoint: as for `load_with_step`.
       flip_average: see `mbn_jax.training.step.make_feature_fn`.
-      data_dir: of the prepared data; None for that of the run.
+      data_dir: the directory of the prepared data; None for that of the run.
     """
 
     checkpoint: str = "last"
@@ -133,13 +128,13 @@ def split_features(
     mesh: Mesh,
     advance: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
-    """Features of all images of a split, `(N, D)` float32, as the network gives them.
+    """Extracts the features of all images of a split, `(N, D)` float32.
 
     Args:
       embedding: from uint8 images and their modality, see `mbn_jax.evaluation.extract`.
       split: N records.
       image_size: (height, width) in pixels.
-      num_threads: that decode.
+      num_threads: the number of threads that decode.
       mesh: the batches are sharded over it.
       advance: called after each image.
     """
@@ -175,7 +170,7 @@ def test_split(workdir: str | Path, network: Network) -> Split:
 def test_features(
     workdir: str | Path, network: Network, split: Split
 ) -> tuple[np.ndarray, str]:
-    """Features of a split by the network of a run.
+    """Extracts the features of a split with the network of a run.
 
     Returns:
       `(N, D)` float32 embeddings, and a label that says what they are of.
@@ -203,14 +198,14 @@ def test_features(
 
 
 def save_test_features(workdir: str, network: Network, path: str | Path) -> str:
-    """Writes what `test_features` gives in the form that `evaluate_file` reads.
+    """Writes the result of `test_features` to a file that `evaluate_file` reads.
 
     Returns:
-      What was written, for people.
+      A sentence on what was written.
 
     Raises:
       InputError: as `test_split` and `test_features` do, for the runs of several
-        splits, or, before any work, where the file cannot be written.
+        splits, or, before any work, if the file cannot be written.
     """
     if _PLACE in workdir:
         raise InputError(
@@ -230,14 +225,14 @@ def evaluate_workdir(
     """Evaluates the network of a work directory, or those of several splits.
 
     Args:
-      workdir: of a run; with "{split}" in it, a run for each of the splits over which
-        the published result is a mean.
-      network: which of its features.
-      options: of the protocol, as for `mbn_jax.data.sources.protocol_of`.
+      workdir: the work directory of a run; with "{split}" in it, a run for each of the
+        splits over which the published result is a mean.
+      network: which of its features to use.
+      options: the protocol's options, as for `mbn_jax.data.sources.protocol_of`.
       distance: "cosine", "euclidean" or "k_reciprocal".
 
     Returns:
-      As `mbn_jax.evaluation.results.evaluate_protocol`.
+      The dictionary of `mbn_jax.evaluation.results.evaluate_protocol`.
 
     Raises:
       InputError: as `test_split` and `test_features` do; no run of the splits is
@@ -275,19 +270,14 @@ def _evaluate_splits(
             " run; train each of them on its split of the data set first."
         )
     runs = _check_one_recipe(finished)
-    of_splits = {
-        split: evaluate_workdir(path, network, options, distance)
-        for split, path in finished.items()
-    }
-    some = next(iter(of_splits.values()))
-    direction = some["title"].partition(",")[0]
+    results = [
+        evaluate_workdir(path, network, options, distance) for path in finished.values()
+    ]
+    first = results[0]
     mean = mean_over_trials(
-        [
-            of_split["trials"][0] | {"cmc": of_split["cmc"]}
-            for of_split in of_splits.values()
-        ]
+        [result["trials"][0] | {"cmc": result["cmc"]} for result in results]
     )
-    for split, trial in zip(of_splits, mean["trials"], strict=True):
+    for split, trial in zip(finished, mean["trials"], strict=True):
         trial["split"] = split
     if len(finished) == len(runs.numbers):
         name, title = f"{runs.word}_splits", f"mean of the {runs.word} splits"
@@ -299,16 +289,14 @@ def _evaluate_splits(
             f"which is not the {runs.word}-split result"
         )
     label = f"{pattern}, checkpoint {network.checkpoint}"
-    return (
-        some
-        | mean
-        | {
-            "protocol": f"{some['protocol']}_{name}",
-            "title": f"{direction}, {title}",
-            "source": label + ", flip-averaged" * network.flip_average,
-            "splits": list(finished),
-        }
-    )
+    return {
+        **first,
+        **mean,
+        "protocol": f"{first['protocol']}_{name}",
+        "title": f"{first['title'].partition(',')[0]}, {title}",
+        "source": label + ", flip-averaged" * network.flip_average,
+        "splits": list(finished),
+    }
 
 
 def _is_finished(workdir: str) -> bool:
@@ -334,30 +322,28 @@ def _check_one_recipe(workdirs: Mapping[int, str]) -> SplitRuns:
       InputError: the runs differ in more than their split and seed.
     """
     configs = {split: read_config(path).to_dict() for split, path in workdirs.items()}
-    first, *others = configs
-    dataset = configs[first]["data"]["dataset"]
+    first = next(iter(workdirs.values()))
+    dataset = next(iter(configs.values()))["data"]["dataset"]
     runs = _split_runs(dataset)
     if runs is None:
         raise InputError(
-            f"{workdirs[first]} was trained on {dataset}, which has no splits to take a"
-            f" mean over; give one work directory, without {_PLACE}."
+            f"{first} was trained on {dataset}, which has no splits to take a mean"
+            f" over; give one work directory, without {_PLACE}."
         )
     for split, config in configs.items():
         dataset = config["data"]["dataset"]
-        if dataset != runs.pattern.replace(_PLACE, str(split)):
+        expected = runs.pattern.replace(_PLACE, str(split))
+        if dataset != expected:
             raise InputError(
                 f"{workdirs[split]} was trained on {dataset}, but its place in the"
-                f" pattern is that of {runs.pattern.replace(_PLACE, str(split))}; give"
-                " each split its own run."
+                f" pattern is that of {expected}; give each split its own run."
             )
     free = {*MACHINE_KEYS, "data.dataset", "seed"}
-    expected = flatten(configs[first])
-    for split in others:
-        for key, value in flatten(configs[split]).items():
-            if key not in free and value != expected[key]:
+    for key, values in differences(list(configs.values()), free).items():
+        for workdir, value in zip(workdirs.values(), values, strict=True):
+            if value != values[0]:
                 raise InputError(
-                    f"{workdirs[split]} has {key} = {value!r}, but {workdirs[first]} "
-                    f"has {expected[key]!r}; a mean over the splits is one of runs "
-                    "with the same configuration."
+                    f"{workdir} has {key} = {value!r}, but {first} has {values[0]!r}; "
+                    "a mean over the splits is one of runs with the same configuration."
                 )
     return runs

@@ -5,10 +5,10 @@ import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import jax
 from ml_collections import ConfigDict
@@ -16,15 +16,15 @@ from ml_collections import ConfigDict
 from mbn_jax.data.catalog import Info
 from mbn_jax.errors import InputError
 from mbn_jax.files import make_folder, read_json, remove_unfinished, write_json
-from mbn_jax.training.checkpoint import DAMAGED
+from mbn_jax.training.checkpoint import CHECKPOINTS, DAMAGED, finished_steps
 from mbn_jax.training.checkpoint_damage import check_path
-from mbn_jax.training.config import MACHINE_KEYS, as_json, flatten
+from mbn_jax.training.config import MACHINE_KEYS, as_json, differences
 from mbn_jax.training.processes import is_main, on_main
-from mbn_jax.training.trained_data import DATASET, describe, differing_data
+from mbn_jax.training.run_data import DATASET, describe, differing_data
 
 PACKAGES = ("mbn-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _LOCK = "lock"
-# What a run that was killed at its very start may leave: the second, unfinished.
+# What a run that was killed at its very start may leave, finished or unfinished.
 _OURS = (_LOCK, "config.json", DATASET)
 
 
@@ -35,7 +35,7 @@ def locked(workdir: Path, config: ConfigDict) -> Iterator[None]:
     The lock ends with the process, however that ends. Process 0 holds it for all.
 
     Raises:
-      InputError: another run is in it, another configuration made it, it is no work
+      InputError: another run is in it, another configuration made it, it is not a work
         directory, or it cannot be written to.
     """
     check_path(workdir, to_write=True)
@@ -78,8 +78,8 @@ def _lock(workdir: Path) -> Iterator[None]:
             _sign(file, workdir)
             yield
         finally:
-            # On a disk that cannot be written to any more the file stays. It ends with
-            # the process all the same, and the error to be told is another one.
+            # On a disk that cannot be written to any more the file stays. The lock ends
+            # with the process all the same, and another error is to be reported.
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
                 if not existed and not any(workdir.iterdir()):
@@ -88,12 +88,11 @@ def _lock(workdir: Path) -> Iterator[None]:
 
 def _sign(file: TextIO, workdir: Path) -> None:
     """Writes into the lock who holds it."""
+    holder = f"process {os.getpid()} on {socket.gethostname()}\n"
     try:
         file.truncate(0)
         # Unbuffered: nothing is left that closing the file would write once more.
-        os.write(
-            file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode()
-        )
+        os.write(file.fileno(), holder.encode())
     except OSError as error:
         raise _not_writable(workdir, error) from error
 
@@ -119,38 +118,36 @@ def check_same(config: ConfigDict, workdir: Path) -> None:
                 "directory; choose a --workdir that is empty or does not exist yet."
             )
         return
-    before, now = flatten(read_json(path)), flatten(as_json(config))
-    differences = [
-        f"{key} was {_show(before, key)} and is now {_show(now, key)}"
-        for key in sorted(before.keys() | now.keys())
-        if key not in MACHINE_KEYS and before.get(key) != now.get(key)
+    differing = [
+        f"{key} was {_shown(before)} and is now {_shown(now)}"
+        for key, (before, now) in differences(
+            [read_json(path), as_json(config)], MACHINE_KEYS
+        ).items()
     ]
-    if differences:
+    if differing:
         raise InputError(
-            f"{workdir} was made with another configuration ({'; '.join(differences)});"
+            f"{workdir} was made with another configuration ({'; '.join(differing)});"
             " resume with the same one or choose another --workdir."
         )
+
+
+def _shown(value: object) -> str:
+    return "absent" if value is None else repr(value)
 
 
 @contextlib.contextmanager
 def claimed(
     workdir: Path, config: ConfigDict, data: Info | None = None
 ) -> Iterator[None]:
-    """Writes who the directory belongs to; withdraws if nothing came of it.
+    """Writes to whom the directory belongs; withdraws if nothing came of it.
 
     A run that fails before its first checkpoint leaves nothing behind, so that the same
     directory can be used once the mistake is fixed.
 
-    Args:
-      workdir: of the run.
-      config: of the run.
-      data: that it is trained on.
-
     Raises:
       InputError: the run that is to be resumed was trained on other data.
     """
-    differing = differing_data(workdir, data)
-    if differing:
+    if differing := differing_data(workdir, data):
         raise InputError(
             f"{differing}; resume with the same data (--config.data.data_dir), or "
             "choose another --workdir."
@@ -171,10 +168,12 @@ def claimed(
                 write_json(workdir / name, content)
         yield
     except OSError as error:
-        # Checkpoints have an error of their own; what else is written is small, and of
-        # no use to those who resume. Data that cannot be read are another matter.
-        if error.filename and workdir.absolute() not in _parents(error.filename):
-            raise
+        # Data that cannot be read are another matter, and checkpoints have an error of
+        # their own. What else is written is small, and of no use to those who resume.
+        if error.filename:
+            path = Path(os.fsdecode(error.filename)).absolute()
+            if not path.is_relative_to(workdir.absolute()):
+                raise
         raise InputError(
             f"The work directory {workdir} cannot be written to ("
             f"{error.strerror or error}); {_kept(workdir)}: make room, or give a "
@@ -182,7 +181,8 @@ def claimed(
         ) from error
     except (InputError, FloatingPointError) as error:
         kept = _kept(workdir)
-        if is_main() and not _steps(workdir) and not (workdir / DAMAGED).exists():
+        set_aside = (workdir / DAMAGED).exists()
+        if is_main() and not finished_steps(workdir) and not set_aside:
             _withdraw(workdir, files)
         if isinstance(error, InputError):
             raise
@@ -194,29 +194,16 @@ def claimed(
 
 
 def _withdraw(workdir: Path, files: Iterable[str]) -> None:
-    # Where nothing can be written, nothing can be removed; that error is told already.
+    # Where nothing can be written, nothing can be removed, and that was reported.
     with contextlib.suppress(OSError):
         for name in (*files, "metrics.jsonl"):
             (workdir / name).unlink(missing_ok=True)
-    for name in ("checkpoints", "tensorboard", "profile"):
+    for name in (CHECKPOINTS, "tensorboard", "profile"):
         shutil.rmtree(workdir / name, ignore_errors=True)
 
 
-def _parents(path: str | bytes) -> Sequence[Path]:
-    return Path(os.fsdecode(path)).absolute().parents
-
-
-def _steps(workdir: Path) -> list[int]:
-    names = (path.name for path in (workdir / "checkpoints").glob("*"))
-    return sorted(int(name) for name in names if name.isdecimal())
-
-
 def _kept(workdir: Path) -> str:
-    steps = _steps(workdir)
+    steps = finished_steps(workdir)
     if not steps:
         return "there was no checkpoint yet"
-    return f"the checkpoint of step {steps[-1]} stays in {workdir / 'checkpoints'}"
-
-
-def _show(values: Mapping[str, Any], key: str) -> str:
-    return repr(values[key]) if key in values else "absent"
+    return f"the checkpoint of step {steps[-1]} stays in {workdir / CHECKPOINTS}"

@@ -1,9 +1,10 @@
 """The benchmark of the training step takes the configurations that it says."""
 
 import pytest
+from flax.traverse_util import flatten_dict
 
 from benchmarks import step_candidates as candidates
-from mbn_jax.training.config import default_config, flatten
+from mbn_jax.training.config import default_config
 
 
 def sizes_of(name):
@@ -14,7 +15,9 @@ def sizes_of(name):
 
 def test_the_quick_network_has_the_configuration_of_the_quick_run():
     config = candidates.make_config(sizes_of("quick"), {}, augmented=True)
-    ours, expected = (flatten(c.to_dict()) for c in (config, default_config()))
+    ours, expected = (
+        flatten_dict(c.to_dict(), sep=".") for c in (config, default_config())
+    )
     assert ours == expected
 
 

@@ -4,11 +4,12 @@ import json
 import sys
 
 import pytest
+from flax.traverse_util import flatten_dict
 
 from mbn_jax.commands import shared_flags
 from mbn_jax.commands.shared_flags import folders_by_name
 from mbn_jax.errors import InputError
-from mbn_jax.training.config import as_json, default_config, flatten
+from mbn_jax.training.config import as_json, default_config
 
 from .in_process import program
 
@@ -18,11 +19,11 @@ def parse(*arguments):
         sys.argv = shared_flags.spell_out(sys.argv)
         config = shared_flags.define_config()
         shared_flags.parse_flags(sys.argv, "train", None)
-        return flatten(as_json(config.value))
+        return flatten_dict(as_json(config.value), sep=".")
 
 
 def test_the_last_of_several_flags_holds_for_every_tuple():
-    values = flatten(default_config().to_dict())
+    values = flatten_dict(default_config().to_dict(), sep=".")
     last = {
         "data.image_size": (32, 16),
         "model.non_local": (0, 1, 0, 0),

@@ -9,8 +9,7 @@ import numpy as np
 from mbn_jax.mesh import make_mesh
 from mbn_jax.training import loop
 from mbn_jax.training.loop import train
-from mbn_jax.training.optimizer import make_optimizer
-from mbn_jax.training.step import init_state, make_model
+from mbn_jax.training.state import init_state, make_model, make_optimizer
 
 from ..training.test_loop import overrides, start
 

@@ -17,7 +17,7 @@ import mbn_jax
 from mbn_jax.errors import InputError
 from mbn_jax.training.checkpoint import Checkpoints
 from mbn_jax.training.loop import train
-from mbn_jax.training.step import ModelState
+from mbn_jax.training.state import ModelState
 
 from ..training.test_loop import assert_same_outcome, final_state
 from .faults import assert_equal_states, copy, empty_state, files_of, steps_of

@@ -11,7 +11,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from mbn_jax.data.dataset import load_split
 from mbn_jax.errors import InputError
 from mbn_jax.training.loop import train
-from mbn_jax.training.splits import load_splits
+from mbn_jax.training.run_data import load_splits
 
 
 @pytest.fixture(scope="module")

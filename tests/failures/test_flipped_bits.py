@@ -12,7 +12,7 @@ from mbn_jax.errors import InputError
 from mbn_jax.mesh import replicated
 from mbn_jax.training.checkpoint import Checkpoints
 from mbn_jax.training.checkpoint_damage import check_arrays, checksums
-from mbn_jax.training.step import ModelState
+from mbn_jax.training.state import ModelState
 
 from .faults import assert_equal_states, copy, empty_state, files_of, steps_of
 

@@ -16,7 +16,7 @@ from mbn_jax.data.catalog import VERSION, is_prepared
 from mbn_jax.data.dataset import load_split
 from mbn_jax.files import UNFINISHED, make_folder, remove_unfinished, write_atomically
 from mbn_jax.training.checkpoint import Checkpoints
-from mbn_jax.training.step import ModelState
+from mbn_jax.training.state import ModelState
 from mbn_jax.training.workdir import locked
 
 from .faults import assert_equal_states, steps_of

@@ -12,7 +12,7 @@ import pytest
 from mbn_jax.errors import InputError
 from mbn_jax.training.checkpoint import Checkpoints
 from mbn_jax.training.checkpoint_damage import is_of_content, reason
-from mbn_jax.training.step import ModelState
+from mbn_jax.training.state import ModelState
 
 from ..training.test_loop import snapshot
 from .faults import assert_equal_states, steps_of

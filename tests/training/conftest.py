@@ -2,6 +2,7 @@
 
 import pytest
 
+from mbn_jax.training import loop
 from mbn_jax.training.config import default_config
 
 
@@ -24,3 +25,26 @@ def small_config(data_dir):
 @pytest.fixture
 def config(data_dir):
     return small_config(data_dir)
+
+
+_STEPS, _FEATURES = {}, {}
+
+
+@pytest.fixture(autouse=True)
+def traced_once(monkeypatch):
+    """Runs of one configuration share their step, since tracing it takes seconds."""
+    make_train_step, make_feature_fn = loop.make_train_step, loop.make_feature_fn
+
+    def step_of(model, optimizer, config, mesh):
+        key = model, config.to_json(), mesh
+        if key not in _STEPS:
+            _STEPS[key] = make_train_step(model, optimizer, config, mesh)
+        return _STEPS[key]
+
+    def features_of(model):
+        if model not in _FEATURES:
+            _FEATURES[model] = make_feature_fn(model)
+        return _FEATURES[model]
+
+    monkeypatch.setattr(loop, "make_train_step", step_of)
+    monkeypatch.setattr(loop, "make_feature_fn", features_of)

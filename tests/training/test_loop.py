@@ -12,10 +12,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from flax.traverse_util import flatten_dict
 
 import mbn_jax
 from mbn_jax.errors import InputError
-from mbn_jax.training.config import flatten
 from mbn_jax.training.loop import train
 
 TRAIN = Path(__file__).parents[2] / "experiments" / "train.py"
@@ -23,7 +23,8 @@ TRAIN = Path(__file__).parents[2] / "experiments" / "train.py"
 
 def overrides(config):
     """The configuration as flags."""
-    return [f"--config.{k}={v}" for k, v in flatten(config.to_dict()).items()]
+    flat = flatten_dict(config.to_dict(), sep=".")
+    return [f"--config.{key}={value}" for key, value in flat.items()]
 
 
 def start(workdir, *flags, **environment):
@@ -139,9 +140,9 @@ def test_a_finished_run_started_again_changes_no_result(config, finished, tmp_pa
     assert_same_outcome(tmp_path / "run", finished[0])
 
 
-def test_a_run_killed_at_three_moments_ends_the_same(config, finished, tmp_path):
+def test_a_run_killed_at_two_moments_ends_the_same(config, finished, tmp_path):
     workdir = tmp_path / "run"
-    for step in (1, 3, 5):
+    for step in (1, 5):  # before the first checkpoint and after two
         process = start(workdir, *overrides(config))
         metrics = workdir / "metrics.jsonl"
         while process.poll() is None and not (

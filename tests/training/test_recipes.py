@@ -13,7 +13,7 @@ from mbn_jax import InputError
 from mbn_jax.training import recipes
 from mbn_jax.training.config import as_json, check, default_config
 from mbn_jax.training.grid import make_runs, read_grid
-from mbn_jax.training.step import make_model
+from mbn_jax.training.state import make_model
 
 ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "experiments" / "configs" / "study.py"

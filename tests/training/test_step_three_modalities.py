@@ -17,9 +17,9 @@ from mbn_jax.mesh import make_mesh, process_rows, shard
 from mbn_jax.models.reid import ReID
 from mbn_jax.training.checkpoint import Checkpoints
 from mbn_jax.training.config import as_json
-from mbn_jax.training.optimizer import make_optimizer
-from mbn_jax.training.step import init_state, make_model, make_train_step
-from mbn_jax.training.trained_data import modalities_of
+from mbn_jax.training.run_data import modalities_of
+from mbn_jax.training.state import init_state, make_model, make_optimizer
+from mbn_jax.training.step import make_train_step
 from mbn_jax.training.trained_network import load_with_step
 
 from .conftest import small_config

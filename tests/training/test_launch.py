@@ -1,4 +1,4 @@
-"""How a process finds the others of its run, and where compiled programs are kept."""
+"""How a process finds the others of its run, and what it sets before it uses JAX."""
 
 import contextlib
 import signal
@@ -13,8 +13,8 @@ import jax
 import pytest
 
 from mbn_jax.errors import InputError
-from mbn_jax.training import runtime
-from mbn_jax.training.runtime import cluster_arguments
+from mbn_jax.training import launch, processes
+from mbn_jax.training.launch import cluster_arguments, has_glibc
 
 from ..norm.test_processes import free_port
 
@@ -106,9 +106,9 @@ def test_tasks_of_one_node_meet_on_its_loopback_interface():
 def test_processes_of_one_host_do_not_listen_to_others(address, bound, monkeypatch):
     monkeypatch.delenv("JAX_COORDINATOR_BIND_ADDRESS", raising=False)
     expected = {"coordinator_bind_address": address} if bound else {}
-    assert runtime._bind_address(address) == expected
+    assert launch._bind_address(address) == expected
     monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", "10.0.0.1:7777")
-    assert runtime._bind_address(address) == {}
+    assert launch._bind_address(address) == {}
 
 
 def test_open_mpi_of_several_hosts_is_left_to_jax():
@@ -132,37 +132,19 @@ def test_open_mpi_of_one_host_listens_to_no_other(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("arguments", "message"),
     [
-        (["--num_processes=2"], "--coordinator_address is missing"),
-        (["--coordinator_address=localhost:1"], "--num_processes is missing"),
-        (
-            ["--coordinator_address=h:1", "--num_processes=2", "--process_id=2"],
-            "--process_id is 2, expected 0 to 1",
-        ),
-        (["--num_processes=0"], "num_processes"),
-        ([f"--num_processes={10**20}"], "num_processes"),
-        (
-            ["--coordinator_address=host", "--num_processes=2", "--process_id=0"],
-            "--coordinator_address is 'host', expected host:port",
-        ),
-        (
-            ["--coordinator_address=h:99999", "--num_processes=2", "--process_id=0"],
-            "--coordinator_address is 'h:99999', expected host:port",
-        ),
+        ((None, 2, None), "--coordinator_address is missing"),
+        (("localhost:1", None, None), "--num_processes is missing"),
+        (("h:1", 2, 2), "--process_id is 2, expected 0 to 1"),
+        (("host", 2, 0), "--coordinator_address is 'host', expected host:port"),
+        (("h:99999", 2, 0), "--coordinator_address is 'h:99999', expected host:port"),
     ],
 )
-def test_flags_that_do_not_belong_together(flags, message, tmp_path):
-    process = subprocess.run(
-        [sys.executable, TRAIN, f"--workdir={tmp_path / 'run'}", *flags],
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 1
-    assert process.stderr.startswith("error: ")
-    assert process.stderr.count("\n") == 1, process.stderr
-    assert message in process.stderr
-    assert not any(tmp_path.iterdir())
+def test_flags_that_do_not_belong_together(arguments, message):
+    with pytest.raises(InputError, match=message) as error:
+        launch.distributed_arguments(*arguments)
+    assert "\n" not in str(error.value)
 
 
 @contextlib.contextmanager
@@ -198,10 +180,10 @@ def test_sigterm_ends_a_process_that_waits_for_the_others(tmp_path):
 def test_a_process_does_not_wait_endlessly_for_the_others(monkeypatch):
     never = threading.Event()
     monkeypatch.setattr(jax.distributed, "initialize", lambda **_: never.wait(60))
-    monkeypatch.setattr(runtime, "_JOIN_S", 0.1)
+    monkeypatch.setattr(processes, "_JOIN_S", 0.1)
     with (
         pytest.raises(InputError, match=r"do not find each other \(within 0\.1 s\)"),
-        runtime.joined_processes("127.0.0.1:7777", 2, 0),
+        processes.joined_processes("127.0.0.1:7777", 2, 0),
     ):
         pass
     never.set()
@@ -218,26 +200,54 @@ def test_a_port_that_is_taken_is_one_sentence(tmp_path):
     assert errors.count("\n") == 1
 
 
+@pytest.fixture
+def no_cache():
+    """Nothing is compiled before the setting of the other tests is back."""
+    name = "jax_compilation_cache_dir"
+    before = jax.config.values[name]
+    jax.config.update(name, None)
+    yield
+    jax.config.update(name, before)
+
+
 @pytest.mark.parametrize(
     ("setting", "expected"),
-    [("default", "runs/.jax_cache"), ("elsewhere", "elsewhere"), ("", "None")],
+    [("default", "{here}/runs/.jax_cache"), ("elsewhere", "elsewhere"), ("", None)],
 )
 def test_compiled_programs_are_kept_beside_the_work_directory(
-    setting, expected, tmp_path
+    setting, expected, no_cache, tmp_path, monkeypatch
 ):
-    program = (
-        "import jax, pathlib; from mbn_jax.training import runtime; "
-        f"runtime.use_compilation_cache({setting!r}, pathlib.Path('runs/one')); "
-        "print(jax.config.values['jax_compilation_cache_dir'])"
-    )
-    output = subprocess.check_output(
-        [sys.executable, "-c", program], text=True, cwd=tmp_path, env=without_cache()
-    )
-    assert output.strip() in (expected, str(tmp_path / expected))
+    monkeypatch.chdir(tmp_path)
+    launch.use_compilation_cache(setting, Path("runs/one"))
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    assert folder == (expected and expected.format(here=Path.cwd()))
 
 
-def without_cache():
-    import os
+PROGRAM = """
+import ctypes, sys
+from mbn_jax.training.launch import keep_freed_memory
 
-    named = ("JAX_COMPILATION_CACHE_DIR",)
-    return {key: value for key, value in os.environ.items() if key not in named}
+def resident():
+    with open("/proc/self/status") as file:
+        (line,) = [line for line in file if line.startswith("VmRSS")]
+    return int(line.split()[1]) / 1024
+
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+block = libc.malloc(200 * 2**20)
+ctypes.memset(block, 1, 200 * 2**20)
+before = resident()
+libc.free(block)
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(not has_glibc(), reason="only glibc has these settings")
+@pytest.mark.parametrize(("setting", "returned"), [("keep", 0), ("return", 200)])
+def test_freed_memory_is_kept(setting, returned):
+    command = [sys.executable, "-c", PROGRAM, setting]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) == pytest.approx(returned, abs=20)

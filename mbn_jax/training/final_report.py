@@ -26,15 +26,10 @@ from mbn_jax.evaluation import (
 from mbn_jax.files import write_atomically, write_json
 from mbn_jax.training.processes import is_main
 
-_PICTURE_SIZE = (192, 96)  # height, width of the ranked lists' pictures
+_IMAGE_SIZE = (192, 96)  # height, width of the images in the ranked lists
 
 
-def mean_map(figures: Mapping[str, Mapping[str, Any]]) -> float:
-    """The mean of all protocols' mAP, by which the best step is chosen."""
-    return float(np.mean([of_protocol["mAP"] for of_protocol in figures.values()]))
-
-
-def write_outcome(
+def write_final_report(
     workdir: Path,
     split: Split,
     protocols: Sequence[Protocol],
@@ -43,22 +38,20 @@ def write_outcome(
     features: Mapping[str, tuple[int, np.ndarray]],
     gaps: Callable[[], Mapping[str, Sequence[Gap]]],
 ) -> dict[str, Any]:
-    """Evaluates, and writes results.json, gaps.json, the report and its pictures.
-
-    Process 0 writes; all know the figures.
+    """Evaluates, and writes results.json, gaps.json and the report, in process 0.
 
     Args:
-      workdir: of the run.
-      split: test split.
-      protocols: by which it is evaluated.
+      workdir: the run's work directory.
+      split: the test split.
+      protocols: those by which it is evaluated.
       selection: what the network was trained on and how its step was chosen.
-      features: of the split, `(N, D)`, with the step that they are of, by the name of
-        the row: "last", "untrained", and "best" if there was a validation.
+      features: of the split, `(N, D)`, with their step, by the name of the row: "last",
+        "untrained", and "best" if there was a validation.
       gaps: measures those of the last step, as
         `mbn_jax.training.diagnostics.network_gaps` does.
 
     Returns:
-      The content of results.json.
+      The content of results.json, in every process.
     """
     figures: dict[str, dict[str, Any]] = {
         row: {"step": step, **evaluate(values, split, protocols)}
@@ -77,11 +70,11 @@ def write_outcome(
     write_json(workdir / "results.json", results)
 
     step, last = features["last"]
-    pictures = functools.partial(load_images, split, image_size=_PICTURE_SIZE)
+    images = functools.partial(load_images, split, image_size=_IMAGE_SIZE)
     rankings = {
         protocol: illustrate(
             ranked_list(last, split, protocol=protocol),
-            pictures,
+            images,
             split.identity_names,
             split.camera_names,
         )
@@ -100,8 +93,7 @@ def write_outcome(
         # The name of a modality may be any text, "nir/940" for example.
         name = protocol.name.replace("%", "%25").replace("/", "%2F")
         write_atomically(workdir / "report" / f"{name}.png", png(figure, dpi=80))
-    measured = gaps()
-    if measured:
+    if measured := gaps():
         write_json(workdir / "gaps.json", as_json(measured))
         sections += gap_sections([Measured("", "", *way) for way in measured.items()])
         write_report(workdir, by_name, sections, split.modalities)

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from mbn_jax import InputError
 from mbn_jax.files import read_json
 from mbn_jax.training.loop import train
-from mbn_jax.training.step import make_model
+from mbn_jax.training.state import make_model
 
 from .conftest import small_config
 

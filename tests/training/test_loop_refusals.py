@@ -1,8 +1,6 @@
 """Mistakes: one clear sentence, exit status 1, and the work directory as it was."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -10,11 +8,13 @@ import pytest
 
 from mbn_jax.data import dataset
 from mbn_jax.errors import InputError
-from mbn_jax.training import run_grid
+from mbn_jax.training import launch, run_grid
 from mbn_jax.training.checkpoint import Checkpoints
 from mbn_jax.training.grid import Run
 from mbn_jax.training.loop import train
-from mbn_jax.training.step import ModelState
+from mbn_jax.training.state import ModelState
+
+from ..commands import in_process
 
 TRAIN = Path(__file__).parents[2] / "experiments" / "train.py"
 
@@ -48,19 +48,23 @@ def snapshot(directory):
         ("--flagfile=/no/such/file", "the flags cannot be read"),
         ("--wrokdir=x", "wrokdir"),
         ("surplus", "surplus"),
+        # Of several processes:
+        ("--num_processes=2", "--coordinator_address is missing"),
+        ("--num_processes=0", "num_processes"),
+        (f"--num_processes={10**20}", "num_processes"),
     ],
 )
-def test_a_wrong_flag_is_one_sentence_and_exit_status_one(flag, message, tmp_path):
-    process = subprocess.run(
-        [sys.executable, TRAIN, f"--workdir={tmp_path / 'run'}", flag],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert process.returncode == 1
-    assert process.stderr.startswith("error: ")
-    assert process.stderr.count("\n") == 1, process.stderr
-    assert message in process.stderr
+def test_a_wrong_flag_is_one_sentence_and_exit_status_one(
+    flag, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    # It would change the whole process of the tests.
+    monkeypatch.setattr(launch, "silence_raised_errors", lambda: None)
+    done = in_process.run("train", f"--workdir={tmp_path / 'run'}", flag)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert message in done.stderr
     assert not any(tmp_path.iterdir())
 
 
@@ -152,7 +156,7 @@ def test_an_image_that_cannot_be_decoded(config, tmp_path, monkeypatch):
         object.__setattr__(loaded, "source", Damaged(loaded.source))
         return loaded
 
-    monkeypatch.setattr("mbn_jax.training.splits.load_split", load_damaged)
+    monkeypatch.setattr("mbn_jax.training.run_data.load_split", load_damaged)
     name = load_split(config.data.dataset, "train", config.data.data_dir).name[5]
     refused(config, tmp_path / "run", name)
 

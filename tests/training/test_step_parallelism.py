@@ -7,7 +7,8 @@ import pytest
 from jax.sharding import AxisType
 
 from mbn_jax.mesh import make_mesh, process_rows, shard
-from mbn_jax.training.step import init_state, make_model, make_train_step
+from mbn_jax.training.state import init_state, make_model
+from mbn_jax.training.step import make_train_step
 
 from .conftest import small_config
 
@@ -106,7 +107,16 @@ def assert_agree(actual, expected):
     assert_close(last.params, expected_last.params, 1e-3)
 
 
-@pytest.mark.parametrize("parallelism", WAYS)
+@pytest.mark.parametrize(
+    ("norm", "parallelism"),
+    [
+        *(("mbn", way) for way in WAYS),
+        *(("bn", way) for way in ("jit", "shard_map")),
+        # Its program is that of shard_map.
+        pytest.param("bn", "pmap", marks=pytest.mark.slow),
+    ],
+    indirect=["norm"],
+)
 def test_eight_devices_train_as_one(norm, parallelism, on_one_device):
     assert_agree(trained(norm, make_mesh(8), parallelism), on_one_device)
 
