@@ -4,25 +4,25 @@ Numerical decisions common to all of them:
 
 * Everything is computed in float32, whatever the type of the features.
 * Distances come from one matrix product of features from which the batch mean has been
-  subtracted: distances do not change by it, and the offset that rectified features have
-  in common no longer costs digits. The product is taken in full float32 precision,
-  which accelerators do not do by themselves.
+  subtracted. Distances do not change by that, and the offset that rectified features
+  have in common costs no digits. The product is taken in full float32 precision, which
+  accelerators do not do by themselves.
 * A distance below the rounding of that product is zero, and so is its gradient, where
   the derivative of the square root would be infinite.
 * An anchor without a positive, or without a negative, is left out of the mean; a batch
   without any valid anchor has loss zero and gradient zero.
 * A loss of features that are not finite, or whose squared distances are beyond float32,
   is not finite either.
-* What does not fit is a `ValueError`: features that are not a matrix of numbers with at
-  least one row and one column, labels that are not one integer per row.
 
-Pairs are formed over the whole array. Under ``jax.jit`` with the batch sharded over
-devices that is the global batch; nothing has to be gathered by hand. Under ``pmap`` and
-``shard_map``, where a function sees the rows of its own device, ``axis_name`` names the
-mapped axis: features and identities of all devices are gathered, every device takes its
-own rows as anchors against all, and the sums over anchors are added up. The result is
-the loss of the global batch, the same on every device, and the gradient flows back to
-the device that owns a row.
+Every loss takes a matrix of real numbers with at least one row and one column, and one
+integer label per row, and returns a float32 scalar. Everything else is a `ValueError`.
+
+Pairs are formed over the whole array. Under `jax.jit` with the batch sharded over
+devices that is the global batch. Under `pmap` and `shard_map`, where a function sees
+the rows of its own device, `axis_name` names the mapped axis: the rows of all devices
+are gathered, every device takes its own rows as anchors against all, and the sums over
+anchors are added up. The result is the loss of the global batch, the same on every
+device, and the gradient flows back to the device that owns a row.
 """
 
 from typing import Any, NamedTuple, Self
@@ -33,6 +33,7 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
+from mbn_jax.arguments import labels
 from mbn_jax.mesh import takes_explicit_axes
 
 # A loss is the same on every device, however its arguments lie over a mesh.
@@ -49,22 +50,23 @@ def identity_loss(
 ) -> jax.Array:
     r"""Cross-entropy of the identity classifier with label smoothing.
 
-    .. math::
-      L = -\frac{1}{B} \sum_i \sum_c q_{ic} \log \mathrm{softmax}(z_i)_c, \qquad
-      q_{ic} = (1 - \epsilon) [c = y_i] + \frac{\epsilon}{N}
+    $$
+    L = -\frac{1}{B} \sum_i \sum_c q_{ic} \log \mathrm{softmax}(z_i)_c, \qquad
+    q_{ic} = (1 - \epsilon) [c = y_i] + \frac{\epsilon}{N}
+    $$
 
     Args:
-        logits: :math:`z`, (B, N) floating.
-        identity: :math:`y`, class labels, (B,) integers in 0..N-1.
-        label_smoothing: :math:`\epsilon` in [0, 1], a Python number.
-        axis_name: mapped axis under pmap and shard_map, over which the batch is cut.
+        logits: $z$, (B, N) floating.
+        identity: $y$, class labels, (B,) integers in 0..N-1.
+        label_smoothing: $\epsilon$ in [0, 1], a Python number.
+        axis_name: the mapped axis under pmap and shard_map.
 
     Returns:
-        The mean over the batch, a float32 scalar; NaN if a label is outside the range.
+        A float32 scalar; NaN if a label is outside the range.
 
     References:
-        Szegedy et al., `Rethinking the Inception Architecture for Computer Vision
-        <https://arxiv.org/abs/1512.00567>`_, 2016.
+        Szegedy et al., "Rethinking the Inception Architecture for Computer Vision",
+        2016, https://arxiv.org/abs/1512.00567
 
     Example:
         >>> logits = jnp.array([[2.0, 0.0], [0.0, 0.0]])
@@ -95,25 +97,26 @@ def batch_hard_triplet(
 ) -> jax.Array:
     r"""Triplet loss of each anchor with its hardest positive and negative.
 
-    .. math::
-      L = \frac{1}{|A|} \sum_{i \in A} \max\Big(0,\; m
-          + \max_{j \ne i,\, y_j = y_i} d_{ij} - \min_{k:\, y_k \ne y_i} d_{ik}\Big),
-      \qquad d_{ij} = \lVert f_i - f_j \rVert_2
+    $$
+    L = \frac{1}{|A|} \sum_{i \in A} \max\Big(0,\; m
+        + \max_{j \ne i,\, y_j = y_i} d_{ij} - \min_{k:\, y_k \ne y_i} d_{ik}\Big),
+    \qquad d_{ij} = \lVert f_i - f_j \rVert_2
+    $$
 
-    where :math:`A` are the anchors with a positive and a negative.
+    where $A$ are the anchors with a positive and a negative.
 
     Args:
-        features: :math:`f`, (B, D) floating; not normalized here.
-        identity: :math:`y`, (B,) integers.
-        margin: :math:`m`.
-        axis_name: mapped axis under pmap and shard_map, over which the batch is cut.
+        features: $f$, (B, D) floating; not normalized here.
+        identity: $y$, (B,) integers.
+        margin: $m$.
+        axis_name: the mapped axis under pmap and shard_map.
 
     Returns:
         A float32 scalar.
 
     References:
-        Hermans et al., `In Defense of the Triplet Loss for Person Re-Identification
-        <https://arxiv.org/abs/1703.07737>`_, 2017.
+        Hermans et al., "In Defense of the Triplet Loss for Person Re-Identification",
+        2017, https://arxiv.org/abs/1703.07737
 
     Example:
         >>> features = jnp.array([[0.0], [1.0], [1.5]])
@@ -127,7 +130,7 @@ def batch_hard_triplet(
     hardest_positive = jnp.max(distance, axis=1, where=positive, initial=0.0)
     hardest_negative = jnp.min(distance, axis=1, where=negative, initial=jnp.inf)
     loss = jax.nn.relu(margin + hardest_positive - hardest_negative)
-    return _mean_over_valid_anchors(distance, loss, positive, negative, axis_name)
+    return _mean_over_anchors(distance, loss, _in_both(positive, negative), axis_name)
 
 
 @_takes_explicit_axes
@@ -140,38 +143,39 @@ def weighted_regularized_triplet(
 ) -> jax.Array:
     r"""Soft-plus of the softmax-weighted positive minus negative distances.
 
-    .. math::
-      L = \frac{1}{|A|} \sum_{i \in A} \log\Big(1 + \exp\Big(
-          \sum_{j \in P_i} w^+_{ij} d_{ij} - \sum_{k \in N_i} w^-_{ik} d_{ik}
-          \Big)\Big), \quad
-      w^+_{ij} = \frac{e^{d_{ij}}}{\sum_{j' \in P_i} e^{d_{ij'}}}, \quad
-      w^-_{ik} = \frac{e^{-d_{ik}}}{\sum_{k' \in N_i} e^{-d_{ik'}}}
+    $$
+    L = \frac{1}{|A|} \sum_{i \in A} \log\Big(1 + \exp\Big(
+        \sum_{j \in P_i} w^+_{ij} d_{ij} - \sum_{k \in N_i} w^-_{ik} d_{ik}
+        \Big)\Big), \quad
+    w^+_{ij} = \frac{e^{d_{ij}}}{\sum_{j' \in P_i} e^{d_{ij'}}}, \quad
+    w^-_{ik} = \frac{e^{-d_{ik}}}{\sum_{k' \in N_i} e^{-d_{ik'}}}
+    $$
 
-    with :math:`d_{ij} = \lVert f_i - f_j \rVert_2`, :math:`P_i` the other samples of
-    the anchor's identity, :math:`N_i` the samples of other identities, and :math:`A`
-    the anchors for which neither is empty. Far positives and near negatives weigh most;
-    there is no margin. The gradient goes through the weights too.
+    with $d_{ij} = \lVert f_i - f_j \rVert_2$, $P_i$ the other samples of the anchor's
+    identity, $N_i$ the samples of other identities, and $A$ the anchors for which
+    neither is empty. Far positives and near negatives weigh most; there is no margin.
+    The gradient flows through the weights too.
 
     The authors' code counts the anchor among its own positives, at distance zero, which
     shrinks the positive term; here it is not counted.
 
     Args:
-        features: :math:`f`, (B, D) floating; not normalized here.
-        identity: :math:`y`, (B,) integers.
-        squared: takes the square of the difference, with its sign, in place of the
-            difference: the loss of CAJ, which presses more on what is far from right.
+        features: $f$, (B, D) floating; not normalized here.
+        identity: $y$, (B,) integers.
+        squared: whether to take the square of the difference, with its sign, in place
+            of the difference. This is the loss of CAJ, which weighs large errors more.
             (Its code cuts the square off at 88, since its soft-plus would overflow.)
-        axis_name: mapped axis under pmap and shard_map, over which the batch is cut.
+        axis_name: the mapped axis under pmap and shard_map.
 
     Returns:
         A float32 scalar.
 
     References:
-        Ye et al., `Deep Learning for Person Re-identification: A Survey and Outlook
-        <https://arxiv.org/abs/2001.04193>`_, TPAMI 2021 (the loss of AGW). The square:
-        Ye et al., `Channel Augmented Joint Learning for Visible-Infrared Recognition
-        <https://openaccess.thecvf.com/content/ICCV2021/html/Ye_Channel_Augmented_Joint_Learning_for_Visible-Infrared_Recognition_ICCV_2021_paper.html>`_,
-        ICCV 2021.
+        Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook"
+        (the loss of AGW), TPAMI 2021, https://arxiv.org/abs/2001.04193
+        Ye et al., "Channel Augmented Joint Learning for Visible-Infrared Recognition"
+        (the square), ICCV 2021,
+        https://openaccess.thecvf.com/content/ICCV2021/html/Ye_Channel_Augmented_Joint_Learning_for_Visible-Infrared_Recognition_ICCV_2021_paper.html
 
     Example:
         >>> features = jnp.array([[0.0], [1.0], [3.0]])
@@ -188,7 +192,7 @@ def weighted_regularized_triplet(
     if squared:
         difference *= jnp.abs(difference)
     loss = jax.nn.softplus(difference)
-    return _mean_over_valid_anchors(distance, loss, positive, negative, axis_name)
+    return _mean_over_anchors(distance, loss, _in_both(positive, negative), axis_name)
 
 
 @_takes_explicit_axes
@@ -201,30 +205,30 @@ def hetero_center(
 ) -> jax.Array:
     r"""Mean squared distance between the modality centers of an identity.
 
-    .. math::
-      L = \frac{1}{|Y|} \sum_{y \in Y} \frac{2}{|M_y| (|M_y| - 1)}
-          \sum_{\{m, m'\} \subseteq M_y} \lVert c_{ym} - c_{ym'} \rVert_2^2, \qquad
-      c_{ym} = \frac{1}{|S_{ym}|} \sum_{i \in S_{ym}} f_i
+    $$
+    L = \frac{1}{|Y|} \sum_{y \in Y} \frac{2}{|M_y| (|M_y| - 1)}
+        \sum_{\{m, m'\} \subseteq M_y} \lVert c_{ym} - c_{ym'} \rVert_2^2, \qquad
+    c_{ym} = \frac{1}{|S_{ym}|} \sum_{i \in S_{ym}} f_i
+    $$
 
-    where :math:`S_{ym}` are the samples of identity y in modality m, :math:`M_y` the
-    modalities in which y has samples in the batch, and :math:`Y` the identities that
-    have two modalities or more. The inner sum is over the unordered pairs of different
-    modalities. With two modalities it has one term, and the loss is that of the
-    authors, except that they sum over the identities: the mean keeps the loss
-    independent of their number.
+    where $S_{ym}$ are the samples of identity y in modality m, $M_y$ the modalities in
+    which y has samples in the batch, and $Y$ the identities that have two modalities or
+    more. The inner sum is over the unordered pairs of different modalities. With two
+    modalities it has one term, and the loss is that of the authors, except that they
+    sum over the identities: the mean keeps the loss independent of their number.
 
     Args:
-        features: :math:`f`, (B, D) floating; not normalized here.
-        identity: :math:`y`, (B,) integers.
+        features: $f$, (B, D) floating; not normalized here.
+        identity: $y$, (B,) integers.
         modality: (B,) integers.
-        axis_name: mapped axis under pmap and shard_map, over which the batch is cut.
+        axis_name: the mapped axis under pmap and shard_map.
 
     Returns:
         A float32 scalar; 0 if no identity has two modalities.
 
     References:
-        Zhu et al., `Hetero-Center Loss for Cross-Modality Person Re-Identification
-        <https://arxiv.org/abs/1910.09830>`_, Neurocomputing 2020.
+        Zhu et al., "Hetero-Center Loss for Cross-Modality Person Re-Identification",
+        Neurocomputing 2020, https://arxiv.org/abs/1910.09830
 
     Example:
         >>> features = jnp.array([[0.0], [2.0], [4.0], [9.0]])
@@ -260,31 +264,32 @@ def hetero_center_triplet(
 ) -> jax.Array:
     r"""Triplet loss between the centers of identities in the modalities.
 
-    .. math::
-      L = \frac{1}{|A|} \sum_{(y, m) \in A} \max\Big(0,\; \rho
-          + \max_{m' \ne m} \lVert c_{ym} - c_{ym'} \rVert_2
-          - \min_{y' \ne y,\, m'} \lVert c_{ym} - c_{y'm'} \rVert_2\Big)
+    $$
+    L = \frac{1}{|A|} \sum_{(y, m) \in A} \max\Big(0,\; \rho
+        + \max_{m' \ne m} \lVert c_{ym} - c_{ym'} \rVert_2
+        - \min_{y' \ne y,\, m'} \lVert c_{ym} - c_{y'm'} \rVert_2\Big)
+    $$
 
-    with the centers of `hetero_center`, and :math:`A` the centers whose identity has
-    another modality and is not the only identity. The positive is the farthest center
-    of the same identity; with two modalities it is that of the other modality, as in
-    the authors' definition. The authors sum over the centers; the mean keeps the loss
+    with the centers of `hetero_center`, and $A$ the centers whose identity has another
+    modality and is not the only identity. The positive is the farthest center of the
+    same identity; with two modalities it is that of the other modality, as in the
+    authors' definition. The authors sum over the centers; the mean keeps the loss
     independent of their number.
 
     Args:
-        features: :math:`f`, (B, D) floating; not normalized here.
-        identity: :math:`y`, (B,) integers.
+        features: $f$, (B, D) floating; not normalized here.
+        identity: $y$, (B,) integers.
         modality: (B,) integers.
-        margin: :math:`\rho`.
-        axis_name: mapped axis under pmap and shard_map, over which the batch is cut.
+        margin: $\rho$.
+        axis_name: the mapped axis under pmap and shard_map.
 
     Returns:
         A float32 scalar.
 
     References:
-        Liu et al., `Parameter Sharing Exploration and Hetero-Center Triplet Loss for
-        Visible-Thermal Person Re-Identification <https://arxiv.org/abs/2008.06223>`_,
-        IEEE Transactions on Multimedia 2020.
+        Liu et al., "Parameter Sharing Exploration and Hetero-Center Triplet Loss for
+        Visible-Thermal Person Re-Identification", IEEE Transactions on Multimedia 2020,
+        https://arxiv.org/abs/2008.06223
 
     Example:
         >>> features = jnp.array([[0.0], [1.0], [1.5], [1.5]])
@@ -318,31 +323,32 @@ def circle(
     *,
     axis_name: str | None = None,
 ) -> jax.Array:
-    r"""Circle loss: similarities are pressed the more, the farther from their optimum.
+    r"""Circle loss: the farther a similarity is from its optimum, the more it weighs.
 
-    .. math::
-      L = \frac{1}{|A|} \sum_{i \in A} \log\Big(1 +
-          \sum_{k \in N_i} e^{\gamma [s_{ik} + m]_+ (s_{ik} - m)}
-          \sum_{j \in P_i} e^{-\gamma [1 + m - s_{ij}]_+ (s_{ij} - 1 + m)}\Big),
-      \qquad s_{ij} = \frac{f_i \cdot f_j}{\lVert f_i \rVert \lVert f_j \rVert}
+    $$
+    L = \frac{1}{|A|} \sum_{i \in A} \log\Big(1 +
+        \sum_{k \in N_i} e^{\gamma [s_{ik} + m]_+ (s_{ik} - m)}
+        \sum_{j \in P_i} e^{-\gamma [1 + m - s_{ij}]_+ (s_{ij} - 1 + m)}\Big),
+    \qquad s_{ij} = \frac{f_i \cdot f_j}{\lVert f_i \rVert \lVert f_j \rVert}
+    $$
 
-    with :math:`P_i` the other samples of the anchor's identity, :math:`N_i` the samples
-    of other identities, :math:`A` the anchors for which neither is empty. The weights
-    in brackets are constant to the gradient.
+    with $P_i$ the other samples of the anchor's identity, $N_i$ the samples of other
+    identities, $A$ the anchors for which neither is empty. The weights in brackets are
+    constant to the gradient.
 
     Args:
-        features: :math:`f`, (B, D) floating, of any length.
-        identity: :math:`y`, (B,) integers.
-        margin: :math:`m`.
-        scale: :math:`\gamma`.
-        axis_name: mapped axis under pmap and shard_map, over which the batch is cut.
+        features: $f$, (B, D) floating, of any length.
+        identity: $y$, (B,) integers.
+        margin: $m$.
+        scale: $\gamma$.
+        axis_name: the mapped axis under pmap and shard_map.
 
     Returns:
         A float32 scalar.
 
     References:
-        Sun et al., `Circle Loss: A Unified Perspective of Pair Similarity Optimization
-        <https://arxiv.org/abs/2002.10857>`_, CVPR 2020, in the form for pairs.
+        Sun et al., "Circle Loss: A Unified Perspective of Pair Similarity Optimization"
+        (the form for pairs), CVPR 2020, https://arxiv.org/abs/2002.10857
 
     Example:
         >>> features = jnp.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
@@ -364,26 +370,20 @@ def circle(
         _logsumexp(-scale * too_small * (similarity - 1 + margin), positive)
         + _logsumexp(scale * too_large * (similarity - margin), negative)
     )
-    return _mean_over_valid_anchors(features, loss, positive, negative, axis_name)
+    return _mean_over_anchors(features, loss, _in_both(positive, negative), axis_name)
 
 
 class _Groups(NamedTuple):
     """The centers of each sample's identity, in its own modality and in the others.
 
-    Attributes:
-        own_center: (b, D) float32, minus the mean of the batch.
-        size_of_own: (b,) float32, samples that `own_center` is the mean of.
-        mean_of_others: (b, D), the mean of the centers of the identity's other
-            modalities; without such a sample, the mean of the batch.
-        num_others: (b,) float32, centers that `mean_of_others` is the mean of.
-        positive: (b, B) bool, which samples are of the identity in another modality.
+    They are relative to the mean of the batch.
     """
 
-    own_center: jax.Array
-    size_of_own: jax.Array
-    mean_of_others: jax.Array
-    num_others: jax.Array
-    positive: jax.Array
+    own_center: jax.Array  # (b, D) float32
+    size_of_own: jax.Array  # (b,) float32, samples that it is the mean of
+    mean_of_others: jax.Array  # (b, D), mean of its centers in other modalities, or 0
+    num_others: jax.Array  # (b,) float32, centers that it is the mean of; 0 without
+    positive: jax.Array  # (b, B) bool, samples of the identity in another modality
 
     @classmethod
     def of(
@@ -424,12 +424,7 @@ def _everyone(rows: jax.Array, axis_name: str | None) -> jax.Array:
 
 
 def _distances(features: jax.Array, others: jax.Array) -> jax.Array:
-    """Euclidean distances, (b, B) float32, with zero gradient where they are zero.
-
-    Args:
-        features: (b, D), the anchors, which are among the others.
-        others: (B, D).
-    """
+    """Distances (b, B) of anchors among others, with zero gradient where zero."""
     features, others = features.astype(jnp.float32), others.astype(jnp.float32)
     center = jax.lax.stop_gradient(jnp.mean(others, axis=0, keepdims=True))
     features, others = features - center, others - center
@@ -440,12 +435,11 @@ def _distances(features: jax.Array, others: jax.Array) -> jax.Array:
     # is infinitely far, because infinity is not greater than infinity.
     together = squared <= 4.0 * jnp.finfo(jnp.float32).eps * scale
     together &= jnp.isfinite(scale)
-    # Where after the root alone would let 0 * inf = NaN into the gradient.
-    return jnp.where(together, 0.0, jnp.sqrt(jnp.where(together, 1.0, squared)))
+    return _root(squared, together)
 
 
 def _pairs(identity: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
-    """Which pairs (b, B) are positive (without the anchor itself), which negative."""
+    """Which pairs (b, B) are positive, without the anchor itself, and negative."""
     others = _everyone(identity, axis_name)
     same = identity[:, None] == others[None, :]
     anchor = jnp.arange(identity.shape[0])
@@ -455,20 +449,27 @@ def _pairs(identity: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.A
     return same & ~itself, ~same
 
 
+def _in_both(positive: jax.Array, negative: jax.Array) -> jax.Array:
+    """Which anchors have a positive and a negative, (b,) bool."""
+    return jnp.any(positive, axis=1) & jnp.any(negative, axis=1)
+
+
 def _softmax_weighted_sum(
     values: jax.Array, logits: jax.Array, where: jax.Array
 ) -> jax.Array:
-    """Sum of values by the softmax of logits over ``where``; 0 for an empty row."""
-    # The lowest finite number rather than -inf, which gives NaN in an empty row.
-    lowest = jnp.finfo(logits.dtype).min
-    weights = jax.nn.softmax(jnp.where(where, logits, lowest), axis=1)
+    """Sum of values by the softmax of logits over `where`; 0 for an empty row."""
+    weights = jax.nn.softmax(_or_lowest(logits, where), axis=1)
     return jnp.sum(weights * values, axis=1, where=where)
 
 
 def _logsumexp(values: jax.Array, where: jax.Array) -> jax.Array:
-    """Logarithm of a sum of exponentials over ``where``; very low for an empty row."""
+    """Logarithm of a sum of exponentials over `where`; very low for an empty row."""
+    return jax.nn.logsumexp(_or_lowest(values, where), axis=1)
+
+
+def _or_lowest(values: jax.Array, where: jax.Array) -> jax.Array:
     # The lowest finite number rather than -inf, which gives NaN in an empty row.
-    return jax.nn.logsumexp(jnp.where(where, values, jnp.finfo(values.dtype).min), 1)
+    return jnp.where(where, values, jnp.finfo(values.dtype).min)
 
 
 def _directions(features: jax.Array) -> jax.Array:
@@ -483,20 +484,12 @@ def _directions(features: jax.Array) -> jax.Array:
 def _lengths(rows: jax.Array) -> jax.Array:
     """Euclidean norms of the rows, with zero gradient where they are zero."""
     squared = jnp.sum(rows**2, axis=1)
-    zero = squared == 0
-    # Where after the root alone would let 0 * inf = NaN into the gradient.
+    return _root(squared, squared == 0)
+
+
+def _root(squared: jax.Array, zero: jax.Array) -> jax.Array:
+    # `where` after the root alone would let 0 * inf = NaN into the gradient.
     return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squared)))
-
-
-def _mean_over_valid_anchors(
-    finite: jax.Array,
-    loss: jax.Array,
-    positive: jax.Array,
-    negative: jax.Array,
-    axis_name: str | None,
-) -> jax.Array:
-    valid = jnp.any(positive, axis=1) & jnp.any(negative, axis=1)
-    return _mean_over_anchors(finite, loss, valid, axis_name)
 
 
 def _mean_over_anchors(
@@ -508,7 +501,7 @@ def _mean_over_anchors(
 ) -> jax.Array:
     """Mean over the valid anchors of all devices; 0 if there is none.
 
-    It is NaN if a number in ``finite`` is not, also one that no valid anchor looks at.
+    It is NaN if a number in `finite` is not, also one that no valid anchor looks at.
     """
     weight = jnp.asarray(weight, jnp.float32)
     total = jnp.sum(weight * loss, where=valid)
@@ -525,39 +518,21 @@ def _checked(rows: Any, identity: Any, *modality: Any) -> tuple[jax.Array, ...]:
     Raises:
         ValueError: they do not fit.
     """
-    rows, identity = _array(rows), _array(identity)
-    modality = tuple(map(_array, modality))
-    if rows.ndim != 2 or identity.shape != rows.shape[:1] or 0 in rows.shape:
+    rows = rows if isinstance(rows, jax.Array) else np.asarray(rows)
+    is_real = jnp.issubdtype(rows.dtype, jnp.number) and not jnp.iscomplexobj(rows)
+    if rows.ndim != 2 or 0 in rows.shape or not is_real:
         raise ValueError(
-            "A loss takes a matrix with one row a sample and a vector of as many"
-            f" identities, none of them empty, but the shapes are {rows.shape} and"
-            f" {identity.shape}."
+            "A loss takes a matrix of real numbers, one row per sample, that is not "
+            f"empty, but the rows are {rows.dtype}{list(rows.shape)}."
         )
-    if not jnp.issubdtype(rows.dtype, jnp.number) or jnp.iscomplexobj(rows):
-        raise ValueError(
-            f"A loss takes rows of real numbers, but they are {rows.dtype}."
-        )
-    if modality and modality[0].shape != identity.shape:
-        raise ValueError(
-            f"A loss takes one modality a sample, but the shape is {modality[0].shape}"
-            f" where there are {identity.shape[0]} samples."
-        )
-    labels = (identity, *modality)
-    return jnp.asarray(rows), *map(_integers, ("identity", "modality"), labels)
+    named = zip(("identity", "modality"), (identity, *modality), strict=False)
+    return jnp.asarray(rows), *(
+        _signed(name, labels(name, values, rows)) for name, values in named
+    )
 
 
-def _array(values: Any) -> jax.Array | np.ndarray:
-    # NumPy for what is not on the device: JAX would wrap 64-bit integers.
-    return values if isinstance(values, jax.Array) else np.asarray(values)
-
-
-def _integers(name: str, labels: jax.Array | np.ndarray) -> jax.Array:
+def _signed(name: str, labels: jax.Array | np.ndarray) -> jax.Array:
     """Labels as int32 or int64; labels that differ stay different."""
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(
-            f"A loss takes integers as {name}, but they are {labels.dtype}: number"
-            " them from 0."
-        )
     if isinstance(labels, np.ndarray) and labels.dtype.itemsize > 4:
         if not np.array_equal(labels, labels.astype(np.int32)):
             raise ValueError(

@@ -1,4 +1,5 @@
 import doctest
+import functools
 import itertools
 from functools import partial
 
@@ -163,6 +164,12 @@ def circle_by_loops(features, identity, margin=0.25, scale=64.0):
     return np.mean(values) if values else 0.0
 
 
+@functools.cache
+def value_and_gradient(loss):
+    """Compiled once for all tests that have batches of one shape."""
+    return jax.jit(jax.value_and_grad(loss))
+
+
 BY_LOOPS = {
     batch_hard_triplet: batch_hard_triplet_by_loops,
     weighted_regularized_triplet: weighted_regularized_triplet_by_loops,
@@ -175,7 +182,7 @@ BY_LOOPS = {
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 1.0])
 def test_identity_loss_agrees_with_loops(label_smoothing):
-    logits, identity = batch(dimension=5)
+    logits, identity = batch()
     got = identity_loss(logits, identity, label_smoothing)
     expected = identity_loss_by_loops(
         np.asarray(logits, np.float64), np.asarray(identity), label_smoothing
@@ -246,7 +253,7 @@ OF_CENTERS = {
 def uneven_batch(num_modalities, size=16, seed=0):
     """Any mix of modalities; identity 2 lacks the first one, and 3 has one alone."""
     rng = np.random.default_rng(seed)
-    features = rng.normal(size=(size, 4)).astype(np.float32)
+    features = rng.normal(size=(size, 6)).astype(np.float32)
     identity = rng.integers(0, 4, size)
     modality = rng.integers(0, num_modalities, size)
     modality[(identity == 2) & (modality == 0)] = 1
@@ -327,8 +334,8 @@ def test_an_identity_of_one_modality_has_no_hetero_center_loss():
 @pytest.mark.parametrize("loss", [hetero_center, hetero_center_triplet])
 def test_a_modality_for_every_sample_is_asked_for(loss):
     features, identity = batch()
-    with pytest.raises(ValueError, match=r"\(15,\) where there are 16 samples"):
-        loss(features, identity, jnp.asarray(MODALITY[1:]))
+    with pytest.raises(ValueError, match=r"modality is int32\[15\], .* shape \[16\], "):
+        loss(features, identity, jnp.asarray(MODALITY[1:], jnp.int32))
 
 
 def test_well_separated_identities_have_no_triplet_loss():
@@ -339,7 +346,7 @@ def test_well_separated_identities_have_no_triplet_loss():
 
 @pytest.mark.parametrize("loss", [identity_loss, *OF_DISTANCES])
 def test_gradient_agrees_with_finite_differences(loss):
-    features, identity = batch(dimension=5)
+    features, identity = batch()
     check_grads(
         lambda f: loss(f, identity), (features,), order=1, modes=["rev"], rtol=2e-2
     )
@@ -357,16 +364,16 @@ def test_anchor_without_positive_is_left_out(loss):
 @pytest.mark.parametrize("loss", OF_ANCHORS)
 @pytest.mark.parametrize(
     "identity",
-    [np.arange(6), np.zeros(6, int), np.array([0, 0, 0, 0, 0, 1])],
+    [np.arange(16), np.zeros(16, int), np.arange(16) // 15],
     ids=["no positives", "no negatives", "one without positive"],
 )
 def test_gradient_is_finite_without_positives_or_negatives(loss, identity):
-    features, _ = batch(2, 3)
-    identity = jnp.asarray(identity)
-    value, gradient = jax.value_and_grad(loss)(features, identity)
+    features, _ = batch()
+    identity = jnp.asarray(identity, jnp.int32)
+    value, gradient = value_and_gradient(loss)(features, identity)
     np.testing.assert_allclose(value, BY_LOOPS[loss](features, identity), rtol=1e-5)
     assert np.all(np.isfinite(gradient))
-    if np.unique(identity).size in (1, 6):
+    if np.unique(identity).size in (1, 16):
         assert value == 0.0
         assert np.all(gradient == 0.0)
 
@@ -391,7 +398,7 @@ def test_gradient_is_finite_at_identical_features(loss):
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
 def test_gradient_is_finite_at_every_scale(loss, scale):
     features, identity = batch()
-    value, gradient = jax.value_and_grad(loss)(scale * features, identity)
+    value, gradient = value_and_gradient(loss)(scale * features, identity)
     assert np.isfinite(value)
     assert np.all(np.isfinite(gradient))
 
@@ -422,7 +429,7 @@ def test_batch_over_eight_devices_has_the_loss_of_one(loss):
     features, identity = batch(num_identities=8, num_images=2, dimension=8)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     on_data = NamedSharding(mesh, PartitionSpec("data"))
-    of_batch = jax.jit(jax.value_and_grad(loss))
+    of_batch = value_and_gradient(loss)
     one = of_batch(features, identity)
     eight = of_batch(*jax.device_put((features, identity), on_data))
     assert len(eight[1].sharding.device_set) == 8
@@ -434,10 +441,10 @@ def test_batch_over_eight_devices_has_the_loss_of_one(loss):
 @pytest.mark.parametrize("loss", [identity_loss, *PAIRWISE])
 def test_explicit_axes_give_the_loss_of_one_device(loss):
     """Of the samples, and of the dimensions, which auto axes may be cut by as well."""
-    features, identity = batch(num_identities=4, num_images=2, dimension=4)
+    features, identity = batch(num_identities=8, num_images=2, dimension=8)
     mesh = jax.make_mesh((4, 2), ("data", "model"))
     specs = PartitionSpec("data", "model"), PartitionSpec("data")
-    of_batch = jax.jit(jax.value_and_grad(loss))
+    of_batch = value_and_gradient(loss)
     one = of_batch(features, identity)
     with jax.set_mesh(mesh):
         placed = [
@@ -455,7 +462,7 @@ def test_explicit_axes_give_the_loss_of_one_device(loss):
 @pytest.mark.parametrize("hidden", [False, True], ids=["anchors", "no anchors"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_features_that_are_not_finite_are_never_hidden(loss, hidden, value):
-    features, identity = batch(dimension=5)
+    features, identity = batch()
     identity = jnp.zeros_like(identity) if hidden else identity
     assert not np.isfinite(loss(features.at[3].set(value), identity))
 
@@ -464,7 +471,7 @@ def test_features_that_are_not_finite_are_never_hidden(loss, hidden, value):
 @pytest.mark.parametrize(("dimension", "scale"), [(6, 1e20), (512, 1e18), (512, 1e20)])
 def test_distances_beyond_float32_are_not_hidden(loss, dimension, scale):
     """In many dimensions all features are opposite to each other, in few not."""
-    features, identity = batch(num_images=2, dimension=dimension)
+    features, identity = batch(dimension=dimension)
     assert not np.isfinite(loss(scale * features, identity))
 
 
@@ -474,20 +481,20 @@ def test_a_finite_loss_has_a_finite_gradient(loss, scale):
     """Where the largest squared distances leave float32 and the others do not."""
     for seed in range(5):
         features, identity = batch(seed=seed)
-        value, gradient = jax.value_and_grad(loss)(scale * features, identity)
+        value, gradient = value_and_gradient(loss)(scale * features, identity)
         assert np.isfinite(gradient).all() or not np.isfinite(value)
 
 
-@pytest.mark.parametrize("label", [-1, -5, 5, 2**31 - 1])
+@pytest.mark.parametrize("label", [-1, -6, 6, 2**31 - 1])
 def test_identity_loss_of_a_label_outside_the_range_is_nan(label):
-    logits, identity = batch(dimension=5)
+    logits, identity = batch()
     assert np.isnan(identity_loss(logits, identity.at[3].set(label)))
 
 
 @pytest.mark.parametrize("dtype", ["int64", "uint8", "int8", "uint4", "int4", "list"])
 @pytest.mark.parametrize("loss", [identity_loss, *PAIRWISE])
 def test_labels_may_be_integers_of_any_type(loss, dtype):
-    features, identity = batch(dimension=5)
+    features, identity = batch()
     given = np.asarray(identity).tolist()
     if dtype != "list":
         given = np.array(given).astype(jnp.dtype(dtype))
@@ -497,7 +504,7 @@ def test_labels_may_be_integers_of_any_type(loss, dtype):
 @pytest.mark.parametrize("x64", [True, False])
 @pytest.mark.parametrize("loss", [identity_loss, *PAIRWISE])
 def test_a_loss_is_float32_under_x64_and_strict_promotion(loss, x64):
-    features, identity = batch(dimension=5)
+    features, identity = batch()
     with jax.enable_x64(x64), jax.numpy_dtype_promotion("strict"):
         assert loss(features, identity).dtype == jnp.float32
 
@@ -518,7 +525,7 @@ MISUSE = {
 @pytest.mark.parametrize("rows", MISUSE.values(), ids=MISUSE)
 @pytest.mark.parametrize("loss", [identity_loss, *OF_ANCHORS])
 def test_what_does_not_fit_is_refused_in_one_sentence(loss, rows):
-    with pytest.raises(ValueError, match=r"^A loss takes .*\.$") as error:
+    with pytest.raises(ValueError, match=r"^(A loss takes|identity is) .*\.$") as error:
         loss(*rows)
     assert "\n" not in str(error.value)
 
@@ -560,7 +567,7 @@ def assert_same_on_a_mapped_axis(loss, whole):
         check_vma=False,
     )
     values, gradients = jax.jit(mapped)(*whole)
-    value, gradient = jax.jit(jax.value_and_grad(loss))(*whole)
+    value, gradient = value_and_gradient(loss)(*whole)
     np.testing.assert_allclose(values, np.full(8, value), rtol=1e-5)
     # Each of eight devices has differentiated the loss of all.
     np.testing.assert_allclose(
@@ -571,9 +578,9 @@ def assert_same_on_a_mapped_axis(loss, whole):
 @pytest.mark.parametrize("loss", [identity_loss, *PAIRWISE])
 def test_shapes_that_do_not_fit_are_an_error(loss):
     features, identity = batch()
-    with pytest.raises(ValueError, match=r"\(16, 6\) and \(16, 1\)"):
+    with pytest.raises(ValueError, match=r"\[16, 1\], .* of shape \[16, 6\]"):
         loss(features, identity[:, None])
-    with pytest.raises(ValueError, match=r"\(16, 6\) and \(15,\)"):
+    with pytest.raises(ValueError, match=r"\[15\], .* of shape \[16, 6\]"):
         loss(features, identity[1:])
 
 

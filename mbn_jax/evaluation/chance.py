@@ -89,22 +89,24 @@ def expected_identity_cmc(
     r"""Probability that the query's identity is among the first k of the gallery's.
 
     Identities rank by their first images. Let every image arrive at a time that is
-    uniform in [0, 1]. The first of R matches arrives after :math:`1 - u` with
-    probability :math:`u^R`, and each other identity j, with :math:`n_j` images, has
-    arrived by then with probability :math:`1 - u^{n_j}`, one independently of the
+    uniform in [0, 1]. The first of R matches arrives after $1 - u$ with
+    probability $u^R$, and each other identity j, with $n_j$ images, has
+    arrived by then with probability $1 - u^{n_j}$, one independently of the
     other, so
 
-    .. math:: \mathrm{CMC}(k) = \int_0^1 R u^{R-1} \;
-       P\Bigl(\sum_j \mathrm{Bernoulli}(1 - u^{n_j}) < k\Bigr) \, du .
+    $$
+    \mathrm{CMC}(k) = \int_0^1 R u^{R-1} \;
+    P\Bigl(\sum_j \mathrm{Bernoulli}(1 - u^{n_j}) < k\Bigr) \, du .
+    $$
 
     The integrand is a polynomial of degree N - 1 for N images, which Gauss-Legendre
     quadrature with N / 2 nodes integrates exactly. It changes fastest near u = 1, on a
-    scale of 1 / N, and there n nodes lie 1 / n^2 apart: a few times the root of N of
-    them leave an error below 1e-9, measured up to 100,000 images.
+    scale of 1 / N, where n nodes lie 1 / n^2 apart. A few times the root of N nodes
+    leave an error below 1e-9, as measured up to 100,000 images.
 
     Args:
         matches: R, images of the query's identity, at least one.
-        others: :math:`n_j`, images of each of the other identities.
+        others: $n_j$, images of each of the other identities.
         length: number of ranks.
 
     Returns:
@@ -131,13 +133,13 @@ def expected_cmc(size: int, matches: int, length: int) -> np.ndarray:
     r"""Probability of a match among the first k of N images of which R match.
 
     Drawing without replacement,
-    :math:`1 - \prod_{i<k} \frac{N - R - i}{N - i}`: one minus the hypergeometric
+    $1 - \prod_{i<k} \frac{N - R - i}{N - i}$: one minus the hypergeometric
     probability of k misses.
 
     Args:
         size: N, images in the gallery of the query.
         matches: R, matches among them, at least one.
-        length: number of ranks; ranks beyond N hold the value 1.
+        length: number of ranks; the value of ranks beyond N is 1.
 
     Returns:
         (length,) float64, for k = 1 ... length.
@@ -152,10 +154,12 @@ def expected_ap(size: int, matches: int) -> float:
 
     Rank k holds a match with probability R/N, and then the k - 1 images before it
     hold (k - 1)(R - 1)/(N - 1) more on average. With
-    :math:`H_N = \sum_{k \le N} 1/k` the mean precision at a match is therefore
+    $H_N = \sum_{k \le N} 1/k$ the mean precision at a match is therefore
 
-    .. math:: \frac1N \sum_{k=1}^N \frac1k \Bigl(1 + (k-1) \frac{R-1}{N-1}\Bigr)
-       = \frac1N \Bigl(H_N + \frac{R-1}{N-1} (N - H_N)\Bigr)
+    $$
+    \frac1N \sum_{k=1}^N \frac1k \Bigl(1 + (k-1) \frac{R-1}{N-1}\Bigr)
+    = \frac1N \Bigl(H_N + \frac{R-1}{N-1} (N - H_N)\Bigr)
+    $$
 
     (Bestgen, "Exact expected average precision of the random baseline for system
     evaluation", Prague Bulletin of Mathematical Linguistics 103, 2015).
@@ -171,8 +175,8 @@ def expected_inp(size: int, matches: int) -> float:
     r"""Expected R / (rank of the last match) in a random ranking of N images.
 
     The last match is at rank k with probability
-    :math:`p_k = \binom{k-1}{R-1} / \binom{N}{R}`, so :math:`p_N = R/N` and
-    :math:`p_{k-1} = p_k (k-R)/(k-1)`, which needs no large binomials.
+    $p_k = \binom{k-1}{R-1} / \binom{N}{R}$, so $p_N = R/N$ and
+    $p_{k-1} = p_k (k-R)/(k-1)$, which needs no large binomials.
     """
     rank = np.arange(size, matches - 1, -1)
     steps = np.concatenate([[matches / size], (rank[:-1] - matches) / (rank[:-1] - 1)])

@@ -56,15 +56,15 @@ def cosine_distances(query: ArrayLike, gallery: ArrayLike) -> jax.Array:
 
 @_takes_explicit_axes
 def euclidean_distances(query: ArrayLike, gallery: ArrayLike) -> jax.Array:
-    """Lengths of the differences between features, as they are.
+    """Euclidean distances between features, which are not normalized.
 
     Args:
         query: (Q, D) floating.
         gallery: (G, D) floating.
 
     Returns:
-        (Q, G) float32, right to some 1e-7 of the spread of the features: differences
-        far smaller than that are lost.
+        (Q, G) float32, with an error of about 1e-7 of the spread of the features, in
+        which smaller differences are lost.
 
     Raises:
         InputError: the features are not two matrices of numbers of equal width.
@@ -204,32 +204,35 @@ def k_reciprocal_distances(
 ) -> np.ndarray:
     r"""Distances between sets of mutual neighbors, mixed with those of the features.
 
-    Two images are alike if the same images are near both. Every image i gets the vector
-    :math:`v_i` over all images, :math:`v_{ij} \propto e^{-d_{ij}}` for j among those of
-    its nearest ``k1`` that have it among theirs (and among the mutual neighbors of
-    such j that share two thirds with them), 0 elsewhere, averaged over its nearest
-    ``k2``;
+    Two images are alike if the same images are near both. Two images are mutual
+    neighbors if each is among the `k1` nearest of the other. Every image i gets a
+    vector $v_i$ over all images: $v_{ij} \propto e^{-d_{ij}}$ for its mutual neighbors
+    j, and for the mutual neighbors of those j that share two thirds of theirs with i,
+    and 0 elsewhere. The vectors are averaged over the `k2` nearest images. Then
 
-    .. math:: d^*_{ij} = (1 - w) \Big(1 - \frac{\sum_m \min(v_{im}, v_{jm})}
+    $$
+    d^*_{ij} = (1 - w) \Big(1 - \frac{\sum_m \min(v_{im}, v_{jm})}
         {\sum_m \max(v_{im}, v_{jm})}\Big) + w\, d_{ij}
+    $$
 
-    with d the squared Euclidean distances of unit features, divided by the largest of
-    each image (Zhong et al., "Re-ranking Person Re-identification with k-reciprocal
-    Encoding", CVPR 2017, with its parameters). It looks at all queries at once, so that
-    a figure with it is not that of a system which sees one query at a time.
+    where d are the squared Euclidean distances of unit features, divided by the largest
+    one of each image (Zhong et al., "Re-ranking Person Re-identification with
+    k-reciprocal Encoding", CVPR 2017, with its parameters). Re-ranking looks at all
+    queries at once, so its metrics are not those of a system that sees one query at a
+    time.
 
     Args:
         query: (Q, D) floating.
         gallery: (G, D) floating.
-        k1: neighbors that may be mutual.
-        k2: neighbors whose vectors are averaged.
-        weight: w, of the distances of the features.
+        k1: number of neighbors that may be mutual.
+        k2: number of neighbors whose vectors are averaged.
+        weight: $w$, the weight of the distances of the features.
 
     Returns:
-        (Q, G) float32. The memory is some seven matrices (Q + G, Q + G) of float32.
+        (Q, G) float32. This takes the memory of seven matrices (Q + G, Q + G), float32.
 
     Raises:
-        ValueError: ``k1`` or ``k2`` is not a positive integer.
+        ValueError: `k1` or `k2` is not a positive integer.
         InputError: the features are not two matrices of equal width, of finite numbers;
             or re-ranking would need more than three quarters of the machine's memory,
             which is known before any matrix is made.

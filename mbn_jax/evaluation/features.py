@@ -46,7 +46,7 @@ def batch_rows(num_images: int, batch_size: int, mesh: Mesh | None) -> list[np.n
     Args:
         num_images: N, of all processes together.
         batch_size: of all of them, rounded up to a multiple of the mesh's devices.
-        mesh: the batches are cut over its axis ``data``; None for one device.
+        mesh: the batches are cut over its axis `data`; None for one device.
 
     Returns:
         For every batch the indices, rising, int64; none where the last batch has no
@@ -84,7 +84,7 @@ def extract(
         images: the images (n, H, W, 3), uint8, of every entry of `batch_rows`.
         modality: (N,) int, of all the images in their order.
         batch_size: b, rounded up to a multiple of the mesh's devices.
-        mesh: the batch is sharded over its axis ``data``; on one device if None.
+        mesh: the batch is sharded over its axis `data`; on one device if None.
 
     Returns:
         (N, D) float32, as the network gives them, the same in every process.
@@ -128,7 +128,7 @@ def extract(
 
 
 class FeatureFile(NamedTuple):
-    """What a file holds.
+    """The content of a file of features.
 
     Characters of texts that a terminal does not show are escapes, such as "\\x1b".
 
@@ -146,7 +146,7 @@ class FeatureFile(NamedTuple):
 def write_features(
     path: str | Path, features: np.ndarray, records: Records, source: str
 ) -> None:
-    """Writes features with their records as an ``.npz``, whole or not at all.
+    """Writes features with their records as an `.npz`, whole or not at all.
 
     Args:
         path: path of the file; its directory must exist.
@@ -177,11 +177,11 @@ def read_features(path: str | Path) -> FeatureFile:
     """Reads features and their records, and checks them.
 
     Args:
-        path: an ``.npz`` of ``features`` (N, D) floating, ``identity``, ``camera`` and
-            ``modality``, each (N,) integer, and ``name`` (N,), the paths in the data
-            set's folder. Optional arrays are ``modalities`` (M,), the names of the
-            modalities by index, without which they are visible and infrared; ``role``
-            (N,) integer, see `Records`; and ``source``, a string.
+        path: an `.npz` of `features` (N, D) floating, `identity`, `camera` and
+            `modality`, each (N,) integer, and `name` (N,), the paths in the data
+            set's folder. Optional arrays are `modalities` (M,), the names of the
+            modalities by index, without which they are visible and infrared; `role`
+            (N,) integer, see `Records`; and `source`, a string.
 
     Returns:
         The features and the records.

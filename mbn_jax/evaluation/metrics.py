@@ -63,16 +63,18 @@ def retrieval_metrics(
 ) -> dict[str, Any]:
     r"""CMC, mAP and mINP of a matrix of distances, by the rules of a protocol.
 
-    With the matches of a query at the ranks :math:`r_1 < \dots < r_R` of its gallery,
+    With the matches of a query at the ranks $r_1 < \dots < r_R$ of its gallery,
 
-    .. math:: \mathrm{CMC}(k) = [r_1 \le k], \quad
-       \mathrm{AP} = \frac1R \sum_i \frac{i}{r_i}, \quad
-       \mathrm{INP} = \frac{R}{r_R},
+    $$
+    \mathrm{CMC}(k) = [r_1 \le k], \quad
+    \mathrm{AP} = \frac1R \sum_i \frac{i}{r_i}, \quad
+    \mathrm{INP} = \frac{R}{r_R},
+    $$
 
     and each metric is the mean over the queries that have a match (Zheng et al.,
     "Scalable Person Re-identification", ICCV 2015, for CMC and mAP; Ye et al., "Deep
     Learning for Person Re-identification", TPAMI 2021, for mINP). Where the protocol
-    counts identities, :math:`r_1` in the CMC, and there only, is the rank of the
+    counts identities, $r_1$ in the CMC, and there only, is the rank of the
     identity among the gallery's identities in the order of their first images.
 
     Args:
@@ -87,9 +89,9 @@ def retrieval_metrics(
             ranked in the order of the gallery.
 
     Returns:
-        ``rank1``, ``rank5``, ``rank10``, ``rank20``, ``mAP``, ``mINP`` as fractions;
-        ``cmc``, a list for the first 50 ranks or the whole gallery if that is smaller;
-        ``num_queries``, ``num_valid_queries`` (those with a match), ``gallery_size``.
+        `rank1`, `rank5`, `rank10`, `rank20`, `mAP`, `mINP` as fractions;
+        `cmc`, a list for the first 50 ranks or the whole gallery if that is smaller;
+        `num_queries`, `num_valid_queries` (those with a match), `gallery_size`.
         A rank beyond the end of the gallery counts as its end.
 
     Raises:
@@ -228,7 +230,7 @@ def as_dictionary(
     num_valid_queries: int,
     gallery_size: int,
 ) -> dict[str, Any]:
-    """The metrics under the names of ``results.json``, as plain Python numbers."""
+    """The metrics under the names of `results.json`, as plain Python numbers."""
     at_rank = {f"rank{k}": float(cmc[min(k, len(cmc)) - 1]) for k in REPORTED_RANKS}
     return {
         **at_rank,

@@ -1,10 +1,10 @@
 """Protocols: which images are queries, and which galleries they search.
 
 Published metrics depend on how galleries are drawn: one image of each identity in each
-camera, ten times, and every code base draws its own. The draw that most papers use is
-here, and the protocols of data that have none of their own. Those of published data
-sets stand with all other facts about them, in `mbn_jax.data.sources`;
-docs/protocols.md explains them to a person.
+camera, ten times, and every code base draws its own. This file has the draw that most
+papers use, and the protocols of data that have none of their own. The protocols of
+published data sets stand with all other facts about them in `mbn_jax.data.sources`;
+docs/protocols.md explains them.
 """
 
 import dataclasses
@@ -40,18 +40,18 @@ class Protocol:
     """One way to ask the question "can this person be found again?".
 
     Attributes:
-        name: key in ``results.json``.
+        name: key in `results.json`.
         title: the same for a person to read.
-        description: the rules in a few clauses; printed with every figure.
+        description: the rules in a few clauses; printed with all metrics.
         query_modality: index of the modality of the query images.
         gallery_modality: index of the modality of the gallery images.
         gallery_cameras: the only cameras that the gallery is taken from; None for all.
         draw: draws the gallery of every trial; None for one trial with all images.
-        queries_are_drawn: what `draw` gives from the other side's images is the query
-            set instead, and all images of the gallery's modality are the gallery.
+        queries_are_drawn: whether `draw` draws the queries instead, and the gallery is
+            all images of its modality.
         remove_same_camera: whether the gallery images that share both the identity and
-            the camera of a query are removed for that query. Finding the next frame of
-            the same camera is tracking, not re-identification.
+            the camera of a query are removed for that query, because finding the next
+            frame of the same camera is tracking, not re-identification.
         removed_cameras: pairs (query camera, gallery camera): for a query of the first
             every gallery image of the second is removed, of whatever identity.
         cmc: "images" counts ranks in gallery images; "identities" in the gallery
@@ -155,16 +155,17 @@ def check_protocol(protocol: object) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class SeededDraw:
-    """The galleries of AGW, used by most published figures.
+    """The galleries of AGW, which most published metrics use.
 
-    For each trial Python's ``random`` is seeded with its number, 0 to 9; identities in
-    ascending order, cameras in ascending order within an identity, and the images are
-    drawn from the sorted file names. ``random.sample`` of one image takes the same one
-    as AGW's ``random.choice``; several are drawn as CM-NAS does. The sequence goes on
-    from identity to identity, so one missing image changes most of the gallery.
+    For each trial Python's `random` is seeded with its number, 0 to 9. Identities are
+    in ascending order, and cameras within them; images are drawn from the sorted file
+    names. `random.sample` of one image takes the same one as AGW's `random.choice`;
+    several are drawn as CM-NAS does. The random sequence goes on from identity to
+    identity, so one missing image changes most of the gallery.
 
     Attributes:
-        shots: images of an identity in a camera; all of them where there are fewer.
+        shots: number of images of an identity in a camera; where there are fewer, all
+            of them are taken.
     """
 
     shots: int
@@ -189,7 +190,7 @@ class SeededDraw:
 def by_identity_and_camera(
     records: Records, indices: np.ndarray
 ) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-    """Groups by ascending identity, then camera; in each, sorted by name."""
+    """Yields groups by ascending identity, then camera, each sorted by name."""
     keys = (records.name[indices], records.camera[indices], records.identity[indices])
     indices = indices[np.lexsort(keys)]
     pairs = np.stack([records.identity[indices], records.camera[indices]], axis=1)

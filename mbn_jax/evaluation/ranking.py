@@ -141,7 +141,7 @@ def _rank(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Whether all distances are finite, and the results of `match_ranks`.
 
-    The candidates of a query, (q, R), are images of its identity; columns from ``most``
+    The candidates of a query, (q, R), are images of its identity; columns from `most`
     on are empty, which is -1.
     """
     index = jnp.arange(distances.shape[1], dtype=jnp.int32)[None, :]

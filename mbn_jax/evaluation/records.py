@@ -25,16 +25,16 @@ _KINDS = (Integral, str, bytes)  # of labels in an array of objects
 class Records:
     """Who was seen, by which camera, in which modality, and in which file.
 
-    Lists become arrays. What is not one label for each image, or mixes numbers and
-    texts, is an `InputError`, and so are modalities and roles that are not integers.
+    Lists become arrays. Labels that are not one for each image, or that mix numbers and
+    texts, raise an `InputError`, and so do modalities and roles that are not integers.
 
     Attributes:
-        identity: the data set's own numbers, (N,) int32.
-        camera: the data set's own numbers, (N,) int32.
-        modality: index into ``modalities``, (N,) int32.
-        name: path in the data set's tree, (N,) str.
+        identity: (N,) int32, the data set's own numbers.
+        camera: (N,) int32, the data set's own numbers.
+        modality: (N,) int32, indices into `modalities`.
+        name: (N,) str, paths in the data set's folder.
         modalities: the names of the modalities, by index.
-        role: whether an image may be query or gallery, (N,) int32: `EITHER`,
+        role: (N,) int32, whether an image may be query or gallery: `EITHER`,
             `QUERY_ONLY` or `GALLERY_ONLY`; None if every image may be either.
     """
 
@@ -71,7 +71,7 @@ class Records:
 
 
 def label_array(what: str, labels: ArrayLike) -> np.ndarray:
-    """Labels as an array, which are all numbers or all texts.
+    """Returns labels as an array, all of them numbers or all of them texts.
 
     Raises:
         InputError: they are something else.
@@ -113,7 +113,7 @@ def label_arrays(
     query_cameras: ArrayLike,
     gallery_cameras: ArrayLike,
 ) -> LabelArrays:
-    """The labels (Q,), (G,), (Q,), (G,) as arrays.
+    """Returns the labels (Q,), (G,), (Q,), (G,) as arrays.
 
     Raises:
         InputError: there is not one identity and one camera for every image, or
@@ -145,13 +145,13 @@ def label_arrays(
 
 
 class Labels(NamedTuple):
-    """What the paths and labels of a data set's test images are.
+    """What is known of the paths and labels of a data set's test images.
 
     Attributes:
-        dataset: its name, to say in a sentence.
-        path: pattern with groups named identity, camera and modality, where the path
-            says them; the text of a modality group is a key of ``modality_of``.
-        example: such a path.
+        dataset: its name, for sentences.
+        path: a pattern with groups named identity, camera and modality, where the path
+            says them; the text of a modality group is a key of `modality_of`.
+        example: an example of such a path.
         cameras: the numbers of the cameras by the index of their modality.
         modality_of: index of the modality by the text in the path.
     """
@@ -164,15 +164,15 @@ class Labels(NamedTuple):
 
 
 def check_labels(records: Records, labels: Labels | None) -> str | None:
-    """Compares labels with each other and with the paths beside them.
+    """Compares the labels of a feature file with each other and with the paths.
 
     Args:
-        records: of a feature file.
-        labels: those of the data set; None if nothing is known of them.
+        records: the records of the file.
+        labels: what is known of the data set; None if nothing is.
 
     Returns:
-        A sentence to warn by where names are not paths of the data set, since then
-        seeded galleries may be others and the labels cannot be checked; or None.
+        A warning if names are not paths of the data set, since then seeded galleries
+        may be others and the labels cannot be checked; or None.
 
     Raises:
         InputError: a modality is missing, a camera cannot have the modality, or a path

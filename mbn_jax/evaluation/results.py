@@ -43,8 +43,8 @@ def evaluate(
 
     Returns:
         For each protocol's name the dictionary of `retrieval_metrics`, with the means
-        over the trials; with ``trials``, a list of the dictionaries of the trials
-        (without ``cmc``), and ``protocol``, the name.
+        over the trials; with `trials`, a list of the dictionaries of the trials
+        (without `cmc`), and `protocol`, the name.
 
     Raises:
         InputError: the features are not a matrix of finite numbers with a row for each
@@ -96,8 +96,8 @@ def evaluate_protocol(
         source: says what the features are of, for people.
 
     Returns:
-        The dictionary of `evaluate` for the protocol, with ``title`` and
-        ``description`` of the protocol, ``distance`` and ``source``.
+        The dictionary of `evaluate` for the protocol, with `title` and
+        `description` of the protocol, `distance` and `source`.
 
     Raises:
         InputError: as `evaluate` does.
@@ -123,7 +123,7 @@ def evaluate_file(
     """Evaluates features of any framework.
 
     Args:
-        path: an ``.npz``, see `read_features`.
+        path: an `.npz`, see `read_features`.
         protocol: the protocol; or a function that makes it from the file's records, if
             it depends on the names of their modalities.
         labels: what is known of the labels and paths of the data set, or None.
@@ -217,7 +217,7 @@ def mean_over_trials(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         The same keys; a count is a whole number where it is the same in all trials.
-        And ``trials``, the dictionaries without their ``cmc``.
+        And `trials`, the dictionaries without their `cmc`.
     """
     mean: dict[str, Any] = {}
     for key in trials[0]:
@@ -266,7 +266,7 @@ def make_results(
     protocols: Sequence[Protocol],
     figures: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """The content of ``results.json``: what was measured, how, and on which steps.
+    """The content of `results.json`: what was measured, how, and on which steps.
 
     Args:
         dataset: name of the data set.
@@ -275,7 +275,7 @@ def make_results(
         selection: what the network was trained on and how its step was chosen.
         protocols: the protocols of the metrics.
         figures: the metrics by protocol for each row ("last", "best", "untrained",
-            "chance"), and ``step`` where a row is a network's.
+            "chance"), and `step` where a row is a network's.
     """
     return {
         "dataset": dataset,
@@ -297,7 +297,7 @@ def make_results(
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """Reads ``results.json`` of a finished run.
+    """Reads `results.json` of a finished run.
 
     Raises:
         InputError: it cannot be read, or lacks something that a report shows.

@@ -74,7 +74,7 @@ def format_block(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def format_table(results: Mapping[str, Any]) -> str:
-    """All metrics of ``results.json`` in percent, with the rules they follow.
+    """All metrics of `results.json` in percent, with the rules they follow.
 
     Args:
         results: as `mbn_jax.evaluation.make_results` returns it.
