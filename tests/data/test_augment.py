@@ -19,7 +19,8 @@ EVERYTHING = Augmentation(
     infrared_gray=0.5,
     channel_erase=0.5,
 )
-HEIGHT, WIDTH = 24, 12
+# One size and one number of images for most tests, which so share their programs.
+HEIGHT, WIDTH, BATCH = 24, 12, 16
 # Two programs may fuse multiplications and additions in different places.
 ROUNDING = 1e-6
 
@@ -29,7 +30,9 @@ normalize_jit = jax.jit(normalize)
 
 def augment_jit(key, images, *, augmentation):
     modality = np.arange(len(images)) % 2
-    return compiled_augment(key, images, modality, augmentation=augmentation)
+    return compiled_augment(
+        key, images, modality, augmentation=augmentation, color=(True, False)
+    )
 
 
 def noise(batch, size=(HEIGHT, WIDTH), channels=3, seed=0):
@@ -47,7 +50,7 @@ def test_normalize_is_imagenets_mean_and_deviation():
 
 
 def test_with_everything_off_only_normalization_is_left():
-    images = noise(4)
+    images = noise(BATCH)
     augmented = augment_jit(jax.random.key(0), images, augmentation=NOTHING)
     np.testing.assert_allclose(augmented, normalize_jit(images), atol=ROUNDING)
 
@@ -56,7 +59,8 @@ def test_a_part_that_is_off_compiles_to_nothing():
     images = jax.ShapeDtypeStruct((4, HEIGHT, WIDTH, 3), jnp.uint8)
     arguments = jax.random.key(0), images, jax.ShapeDtypeStruct((4,), jnp.int32)
     off = compiled_augment.lower(*arguments, augmentation=NOTHING).compile()
-    on = compiled_augment.lower(*arguments, augmentation=Augmentation()).compile()
+    flip = Augmentation(pad=0, erase=0.0)
+    on = compiled_augment.lower(*arguments, augmentation=flip).compile()
     # The random number generator is made of exclusive-ors.
     assert "xor(" not in off.as_text()
     assert "xor(" in on.as_text()
@@ -158,12 +162,12 @@ def test_color_or_not_a_gray_image_is_jittered_to_the_same_bits():
     gray = np.tile(noise(8, channels=1), (1, 1, 1, 3))
     augmentation = Augmentation(pad=0, flip=0.0, erase=0.0, jitter=0.3)
     key, modality = jax.random.key(3), np.arange(8) % 2
-    arguments = key, gray, modality, augmentation
-    expected = compiled_augment(*arguments, color=(True, True))
-    for color in ((True, False), (False, True)):
-        np.testing.assert_array_equal(
-            compiled_augment(*arguments, color=color), expected
+    expected = augment_jit(key, gray, augmentation=augmentation)
+    for color in ((True, True), (False, True)):
+        result = compiled_augment(
+            key, gray, modality, augmentation=augmentation, color=color
         )
+        np.testing.assert_array_equal(result, expected)
 
 
 def shares(result, choices):
@@ -242,13 +246,16 @@ def test_which_rules_apply_is_a_matter_of_color_and_not_of_the_index():
 
 
 def test_modalities_may_change_places():
-    images, modality = noise(16), np.arange(16) % 2
-    key = jax.random.key(10)
-    arguments = dict(augmentation=EVERYTHING)
-    np.testing.assert_array_equal(
-        compiled_augment(key, images, modality, **arguments, color=(True, False)),
-        compiled_augment(key, images, 1 - modality, **arguments, color=(False, True)),
+    images, key = noise(BATCH), jax.random.key(10)
+    exchanged = compiled_augment(
+        key,
+        images,
+        1 - np.arange(BATCH) % 2,
+        augmentation=EVERYTHING,
+        color=(False, True),
     )
+    expected = augment_jit(key, images, augmentation=EVERYTHING)
+    np.testing.assert_array_equal(exchanged, expected)
 
 
 def test_channel_erasing_fills_a_rectangle_with_a_value_for_each_channel():
@@ -268,9 +275,9 @@ def test_channel_erasing_fills_a_rectangle_with_a_value_for_each_channel():
 
 
 def test_each_image_is_treated_by_itself():
-    images = noise(4)
+    images = noise(BATCH)
     others = images.copy()
-    others[1:] = noise(3, seed=1)
+    others[1:] = noise(BATCH - 1, seed=1)
     key = jax.random.key(4)
     one = augment_jit(key, images, augmentation=EVERYTHING)
     two = augment_jit(key, others, augmentation=EVERYTHING)
@@ -278,16 +285,15 @@ def test_each_image_is_treated_by_itself():
 
 
 def test_equal_images_are_augmented_differently():
-    images = np.tile(noise(1), (6, 1, 1, 1))
+    images = np.tile(noise(1), (BATCH, 1, 1, 1))
     result = augment_jit(jax.random.key(5), images, augmentation=EVERYTHING)
-    assert len({image.tobytes() for image in np.asarray(result)}) == 6
+    assert len({image.tobytes() for image in np.asarray(result)}) == BATCH
 
 
 def test_switching_one_part_off_leaves_the_others_as_they_were():
-    images = noise(16)
-    key = jax.random.key(6)
-    with_erasing = augment_jit(key, images, augmentation=Augmentation(pad=3))
-    without = augment_jit(key, images, augmentation=Augmentation(pad=3, erase=0.0))
+    images, key = noise(BATCH), jax.random.key(6)
+    with_erasing = augment_jit(key, images, augmentation=Augmentation())
+    without = augment_jit(key, images, augmentation=Augmentation(erase=0.0))
     seen = np.asarray(with_erasing) != 0
     np.testing.assert_allclose(
         np.asarray(with_erasing)[seen], np.asarray(without)[seen], atol=ROUNDING
@@ -298,8 +304,7 @@ def test_switching_one_part_off_leaves_the_others_as_they_were():
 def test_result_does_not_depend_on_how_the_batch_is_sharded(augmentation):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     on_data = NamedSharding(mesh, PartitionSpec("data"))
-    images = noise(16)
-    key = jax.random.key(7)
+    images, key = noise(BATCH), jax.random.key(7)
     one_device = augment_jit(key, images, augmentation=augmentation)
     sharded_images = jax.device_put(images, on_data)
     many_devices = augment_jit(key, sharded_images, augmentation=augmentation)
@@ -331,25 +336,21 @@ def test_values_out_of_range_are_named(wrong):
 
 @pytest.mark.parametrize("x64", [True, False])
 def test_images_are_float32_under_x64_and_strict_promotion(x64):
-    everything = Augmentation(
-        jitter=0.3, exchange=0.5, gray=0.5, infrared_gray=0.5, channel_erase=0.5
-    )
-    images = jnp.arange(2 * 8 * 4 * 3, dtype=jnp.uint8).reshape(2, 8, 4, 3)
-    modality = jnp.array([0, 1], jnp.uint8)
-    key = jax.random.key(0)
-    expected = augment(key, images, modality, everything)
+    images, key = noise(BATCH), jax.random.key(0)
+    modality = (np.arange(BATCH) % 2).astype(np.uint8)
+    expected = augment_jit(key, images, augmentation=EVERYTHING)
     with jax.enable_x64(x64), jax.numpy_dtype_promotion("strict"):
-        result = augment(key, images, modality, everything)
+        result = compiled_augment(key, images, modality, augmentation=EVERYTHING)
         assert result.dtype == normalize(images).dtype == jnp.float32
         np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
 def test_images_over_explicit_axes_are_augmented_as_on_one_device():
-    images = np.arange(8 * 8 * 4 * 3).astype(np.uint8).reshape(8, 8, 4, 3)
-    modality = np.arange(8, dtype=np.int32) % 2
+    images, modality = noise(BATCH), np.arange(BATCH, dtype=np.int32) % 2
     on_data = jax.sharding.NamedSharding(jax.make_mesh((8,), ("data",)), jax.P("data"))
     cut = jax.device_put((images, modality), on_data)
-    result = augment(jax.random.key(0), *cut, Augmentation())
+    key, augmentation = jax.random.key(0), Augmentation()
+    result = compiled_augment(key, *cut, augmentation=augmentation)
     assert result.sharding.is_equivalent_to(on_data, 4)
-    expected = augment(jax.random.key(0), images, modality, Augmentation())
+    expected = augment_jit(key, images, augmentation=augmentation)
     np.testing.assert_allclose(result, expected, atol=1e-6)

@@ -1,8 +1,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -247,18 +245,3 @@ def test_a_number_of_records_that_is_not_that_of_the_metadata_is_refused(copy):
     (folder / "dataset_info.json").write_text(json.dumps(written))
     with pytest.raises(InputError, match=r"\(5 records of .*, and 12 by its metadata"):
         load_split(TINY, "train", directory)
-
-
-def test_reading_data_never_imports_tensorflow(data_dir):
-    program = f"""
-import sys
-import mbn_jax.data
-assert not {{"tensorflow_datasets", "grain", "cv2"}} & set(sys.modules), "heavy"
-from mbn_jax.data.dataset import load_split
-from mbn_jax.data.pipeline import load_images
-split = load_split({TINY!r}, "val", {str(data_dir)!r})
-load_images(split, range(len(split)), (16, 8))
-assert "tensorflow" not in sys.modules, "tensorflow"
-"""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", program], check=True, env=environment)

@@ -302,13 +302,19 @@ def test_many_shards_are_one_split_in_order(whole, data_dir, monkeypatch):
         assert split.encoded_image(i) == (whole / name).read_bytes()
 
 
-def test_preparation_never_imports_tensorflow(whole, data_dir):
+def test_neither_preparing_nor_reading_imports_tensorflow(whole, data_dir):
     program = f"""
 import sys
 from pathlib import Path
+import mbn_jax.data
+assert not {{"tensorflow_datasets", "grain", "cv2"}} & set(sys.modules), "heavy"
 from mbn_jax.data.preparation import prepare_data
 folders = {{"manual_dir": [Path({str(whole)!r})]}}
 prepare_data("sysu_mm01", {str(data_dir)!r}, folders=folders)
+from mbn_jax.data.dataset import load_split
+from mbn_jax.data.pipeline import load_images
+split = load_split("sysu_mm01", "val", {str(data_dir)!r})
+load_images(split, range(len(split)), (16, 8))
 assert "tensorflow" not in sys.modules, "tensorflow"
 """
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
