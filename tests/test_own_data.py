@@ -4,12 +4,19 @@ import csv
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from mbn_jax.data.preparation import prepare_data
+from mbn_jax.errors import InputError
+from mbn_jax.training.config import read_config
+from mbn_jax.training.loop import train
+from mbn_jax.training.trained_network import Network, evaluate_workdir
 
 from .data import own_images
 
@@ -96,37 +103,43 @@ def test_the_page_leads_from_folders_to_ranked_lists(folder, monkeypatch):
         )
 
 
-def prepare(folder):
+def prepare():
     """Prepares the data set again, as if nothing were there."""
-    import shutil
-
-    shutil.rmtree(folder / "data/mine")
-    manifest = "--dataset=mine --manifest=photos/manifest.csv"
-    run_well(f"python -m mbn_jax prepare {manifest}", folder)
+    shutil.rmtree("data/mine")
+    prepare_data("mine", "data", manifest="photos/manifest.csv")
 
 
-def test_run_is_not_resumed_on_other_data_and_evaluation_says_so(folder):
+def evaluate(workdir, **options):
+    """What `python -m mbn_jax evaluate` computes."""
+    return evaluate_workdir(workdir, Network("last", False, None), options, "cosine")
+
+
+def test_run_is_not_resumed_on_other_data_and_evaluation_says_so(
+    folder, monkeypatch, capsys
+):
     """Goes on with the run of the page."""
-    train = "python -m mbn_jax train --workdir=runs/mine --config.data.dataset=mine"
-    evaluate = "python -m mbn_jax evaluate --workdir=runs/mine"
-    assert "other data" not in run_well(evaluate, folder).stderr
-    prepare(folder)  # the same images and rows: the same data
-    assert "other data" not in run_well(evaluate, folder).stderr
+    monkeypatch.chdir(folder)
+    evaluate("runs/mine")
+    assert "other data" not in capsys.readouterr().err
+    prepare()  # the same images and rows: the same data
+    evaluate("runs/mine")
+    assert "other data" not in capsys.readouterr().err
 
-    image = next((folder / "photos/visible").rglob("*.jpg"))
+    image = next(Path("photos/visible").rglob("*.jpg"))
     image.write_bytes(image.read_bytes() + b"\0")  # decodes to the same pixels
-    prepare(folder)
-    told = run_well(evaluate, folder)
-    assert "was trained on other data of the name mine" in told.stderr
-    refused = run(train, folder)
-    assert refused.returncode == 1
-    assert refused.stderr.splitlines()[-1].startswith("error: runs/mine was trained on")
-    assert "choose another --workdir" in refused.stderr
+    prepare()
+    evaluate("runs/mine")
+    assert "was trained on other data of the name mine" in capsys.readouterr().err
+    with pytest.raises(
+        InputError, match=r"^runs/mine was trained on .*choose another --workdir"
+    ):
+        train(read_config("runs/mine"), Path("runs/mine"))
 
 
-def test_three_modalities_lead_to_six_searches(tmp_path):
+def test_three_modalities_lead_to_six_searches(tmp_path, monkeypatch, capsys):
     """One identity lacks a modality, and the name of one is not that of a folder."""
     modalities = {"visible": "visible", "nir/940": "nir", "thermal": "thermal"}
+    monkeypatch.chdir(tmp_path)
     own_images.write_folders(tmp_path / "photos", modalities=tuple(modalities.values()))
     for image in (tmp_path / "photos/nir/person 5").iterdir():
         image.unlink()
@@ -137,13 +150,9 @@ def test_three_modalities_lead_to_six_searches(tmp_path):
         f"python -m mbn_jax manifest {flags} --output=photos/manifest.csv --seed=1",
         tmp_path,
     )
-    prepared = run_well(
-        "python -m mbn_jax prepare --dataset=mine --manifest=photos/manifest.csv",
-        tmp_path,
-    )
-    assert (
-        "train: 22 images of 4 identities, 8 visible, 6 nir/940 and" in prepared.stderr
-    )
+    prepare_data("mine", "data", manifest="photos/manifest.csv")
+    told = capsys.readouterr().err
+    assert "train: 22 images of 4 identities, 8 visible, 6 nir/940 and" in told
     trained = run_well(
         "python -m mbn_jax train --workdir=runs/mine --config.data.dataset=mine"
         " --config.model.stem=separate --config.loss.hetero_center=0.1",
@@ -162,10 +171,8 @@ def test_three_modalities_lead_to_six_searches(tmp_path):
     page = (tmp_path / "runs/mine/report/index.html").read_text()
     for words in ("thermal → visible", "nir/940 → thermal", "id person "):
         assert words in page
-    run_well(
-        "python -m mbn_jax evaluate --workdir=runs/mine --direction=nir/940_to_thermal",
-        tmp_path,
-    )
+    evaluated = evaluate("runs/mine", direction="nir/940_to_thermal")
+    assert evaluated["protocol"] == "nir/940_to_thermal"
     assert (tmp_path / "runs/mine/report/nir%2F940_to_visible.png").is_file()
     run_well("python -m mbn_jax gap runs/mine --num_batches=2", tmp_path)
     run_well(
