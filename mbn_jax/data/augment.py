@@ -6,13 +6,13 @@ that is run again sees the same pixels.
 """
 
 import dataclasses
-import itertools
 from functools import partial
 from typing import NamedTuple
 
 import dm_pix as pix
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mbn_jax.errors import InputError
 from mbn_jax.mesh import spec_of, takes_explicit_axes
@@ -56,9 +56,9 @@ class Augmentation:
         gray: probability that an image of a modality with color turns gray.
         infrared_gray: probability that an image of a modality without color, such as
             infrared, has one of its channels, or half as often their weighted sum, in
-            all three (CAJ's channel-adaptive gray). As the exchange, and as in CAJ's
-            code, it is of the normalized image, in which the channels of a gray picture
-            are three different ones.
+            all three (CAJ's channel-adaptive gray). Like the exchange, and as in CAJ's
+            code, it applies to the normalized image, in which the three channels of a
+            gray image differ.
         channel_erase: as ``erase``, but every channel of the rectangle is filled with a
             value of its own (CAJ's channel random erasing); as in CAJ, in images of
             every modality.
@@ -121,11 +121,10 @@ def augment(
     if axis_name is None:
         draws = _draw(key, batch)
     else:
-        everyone = _draw(key, batch * jax.lax.axis_size(axis_name))
         first = jax.lax.axis_index(axis_name) * batch
         draws = jax.tree.map(
-            lambda all_rows: jax.lax.dynamic_slice_in_dim(all_rows, first, batch),
-            everyone,
+            lambda everyone: jax.lax.dynamic_slice_in_dim(everyone, first, batch),
+            _draw(key, batch * jax.lax.axis_size(axis_name)),
         )
     # By comparison: a lookup by sharded indices might cause communication.
     in_color = jnp.zeros(batch, bool)
@@ -158,8 +157,7 @@ class _Draws(NamedTuple):
 def _draw(key: jax.Array, batch: int) -> _Draws:
     sizes = (2, 1, 3, 1, 2, _ERASE_ATTEMPTS, _ERASE_ATTEMPTS, 2, 1, 1)
     uniform = jax.random.uniform(key, (batch, sum(sizes)), jnp.float32)
-    ends = tuple(itertools.accumulate(sizes))
-    return _Draws(*jnp.split(uniform, ends[:-1], axis=1))
+    return _Draws(*jnp.split(uniform, np.cumsum(sizes)[:-1], axis=1))
 
 
 def _augment_image(
@@ -207,11 +205,9 @@ def _exchanged(
     augmentation: Augmentation, draws: _Draws, image: jax.Array, in_color: jax.Array
 ) -> jax.Array:
     """The image with one channel in all three, or as it is, by modality."""
-    red, green, blue = (image[:, :, i : i + 1] for i in range(3))
-    gray = sum(
-        w / 1000 * c for w, c in zip(_LUMINANCE, (red, green, blue), strict=True)
-    )
-    choices = jnp.stack([red, green, blue, gray])
+    channels = [image[:, :, i : i + 1] for i in range(3)]
+    gray = sum(w / 1000 * c for w, c in zip(_LUMINANCE, channels, strict=True))
+    choices = jnp.stack([*channels, gray])
     probability = jnp.where(in_color, augmentation.exchange, augmentation.infrared_gray)
     # Of seven equal parts, two for each channel and one for gray.
     channel = jnp.where(

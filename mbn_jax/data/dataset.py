@@ -4,9 +4,9 @@ A prepared data set is a folder of array_record files that TFDS has written
 (`mbn_jax.data.writer`), with metadata beside them. TFDS is imported only when a data
 set is opened, and TensorFlow is never imported.
 
-For TFDS to parse a record takes longer than to read it, four times as long as here
-(docs/benchmarks.md): it asks every feature for its type, shape and decoder each time.
-So records are taken from it as they are stored, ``tf.train.Example`` messages.
+TFDS takes four times as long to parse a record as the code here (docs/benchmarks.md),
+since it asks every feature for its type, shape and decoder each time. So records are
+taken from it as they are stored, as ``tf.train.Example`` messages.
 """
 
 import dataclasses
@@ -25,13 +25,13 @@ from mbn_jax.evaluation.records import GALLERY_ONLY, QUERY_ONLY, Records
 
 _LABELS = ("identity", "camera", "modality")
 
-# Records whose labels are read at once. To read many in one call takes a third of the
-# time of reading them one by one; with more than this it is not less.
+# Records whose labels are read at once: it takes a third of the time of reading them
+# one by one, and more records do not make it faster.
 _CHUNK = 256
 
-# array_record checks a sum over each record, and has one exception for all that is
-# wrong; protobuf's is a ValueError. A file that was cut off after it was opened has
-# empty records or none.
+# array_record checks a sum over each record and has one exception for everything;
+# protobuf's is a ValueError. A file that was cut off after it was opened has empty
+# records or none.
 _DAMAGED = (RuntimeError, ValueError, IndexError)
 
 
@@ -87,14 +87,10 @@ class Split(Records):
         )
 
     def without_damaged(self, damaged: dict[int, str], skip: bool) -> "Split":
-        """Leaves out records that cannot be read.
-
-        Args:
-            damaged: a phrase for each of them, by index.
-            skip: whether to go on without them.
+        """Leaves out records that cannot be read, given by index with a phrase on each.
 
         Raises:
-            InputError: some cannot be read, and they are not to be skipped.
+            InputError: there are some, and they are not to be skipped.
         """
         if not damaged:
             return self
@@ -126,24 +122,13 @@ class _Chosen(Sequence):
 
 
 def training_split(dataset: str) -> str:
-    """Names what is trained on, in the literature, too.
-
-    Returns:
-        "train", or "train+val" where the source of the data set says so.
-    """
+    """Returns what is trained on: "train", or "train+val" as in the literature."""
     source = source_of(dataset)
     return source.training if source else "train"
 
 
 def validation_split(dataset: str, data_dir: str | os.PathLike) -> str | None:
-    """Names a split that is like the test, with other identities.
-
-    Args:
-        dataset: name of the data set.
-        data_dir: the directory of all prepared data sets.
-
-    Returns:
-        "val", or None where there is none.
+    """Returns the split that is like the test, with other identities: "val" or None.
 
     Raises:
         InputError: it is a data set of the user's own that is not prepared.
@@ -164,15 +149,12 @@ def load_split(
     """Opens a split; data that can be made on this machine are prepared if needed.
 
     Args:
-        dataset: name of the data set.
+        dataset: for example "sysu_mm01", or the name of the user's own data.
         split: "train", "val" or "test", where the data set has it, or a sum such as
             "train+val": the records of both, in this order. Where a data set has query
             and gallery images in place of test ones, "test" is both.
         data_dir: the directory of all prepared data sets.
         skip_damaged: leave records out that cannot be read, instead of refusing.
-
-    Returns:
-        The split with its labels in memory.
 
     Raises:
         InputError: a name is not known, the directory cannot be written to, the data
@@ -224,10 +206,6 @@ def load_split(
 def ensure_prepared(dataset: str, data_dir: str | os.PathLike) -> None:
     """Prepares data that can be made on this machine, unless they are prepared.
 
-    Args:
-        dataset: name of the data set.
-        data_dir: the directory of all prepared data sets; made if need be.
-
     Raises:
         InputError: the name is not known, the directory cannot be written to, or the
             data set cannot be made here, and is not prepared.
@@ -252,12 +230,7 @@ class Examples(Sequence[Any]):
     """
 
     def __init__(self, folder: Path, split: str, title: str) -> None:
-        """Opens a split of a prepared data set.
-
-        Args:
-            folder: in which TFDS has written it, as array_record.
-            split: name of the split, or a sum of names.
-            title: of the data set and the split, for errors.
+        """Opens a split, or a sum of splits, of the folder that TFDS has written.
 
         Raises:
             InputError: what TFDS has written beside the records is missing or damaged.

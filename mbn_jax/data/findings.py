@@ -17,27 +17,16 @@ MISSING = "missing folders and files"
 
 
 class Finding(NamedTuple):
-    """A problem or a warning.
+    """A problem or a warning."""
 
-    Attributes:
-        kind: what several of them are called, for example "unreadable images".
-        sentence: names the file, the line or the folder and says what to do.
-    """
-
-    kind: str
-    sentence: str
+    kind: str  # what several of them are called, for example "unreadable images"
+    sentence: str  # names the file, the line or the folder and says what to do
 
 
 class Count(NamedTuple):
-    """A number that is published, and the number found in this copy.
+    """A number that is published, and the number found in this copy."""
 
-    Attributes:
-        what: for example "train cam3 images".
-        expected: as published.
-        found: in this copy.
-    """
-
-    what: str
+    what: str  # for example "train images of cam3"
     expected: int
     found: int
 

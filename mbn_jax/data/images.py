@@ -89,10 +89,10 @@ def images_below(folder: str | Path, deepest: int | None = None) -> list[Path]:
 
 
 def read_encoded(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> bytes:
-    """Returns the bytes of an image file that are not too many for so many pixels.
+    """Returns the bytes of an image file, unless they are too many for its pixels.
 
     Raises:
-        OSError: it cannot be read, or has more.
+        OSError: it cannot be read, or has too many bytes.
     """
     size = path.stat().st_size
     if size > _BYTES_PER_PIXEL * max_megapixels * 1e6 + _BYTES_BESIDE:
@@ -133,11 +133,11 @@ def decode(
     opened = open_image(encoded, max_megapixels)
     if opened.pixels is None:
         todo = (
-            "scale it down, leave it out, or raise --max_megapixels"
-            if opened.is_too_large
-            else "it must be a complete image file (JPEG, PNG, BMP, WebP or TIFF of 8"
-            " or 16 bits): replace it or leave it out"
+            "it must be a complete image file (JPEG, PNG, BMP, WebP or TIFF of 8 or 16"
+            " bits): replace it or leave it out"
         )
+        if opened.is_too_large:
+            todo = "scale it down, leave it out, or raise --max_megapixels"
         raise InputError(f"The image {name} {opened.problem}; {todo}.")
     image = eight_bits(opened.pixels, scale)
     if narrow is not None:
@@ -178,17 +178,11 @@ def resize(
 
 
 class Opened(NamedTuple):
-    """An image file after decoding.
+    """An image file after decoding."""
 
-    Attributes:
-        pixels: (h, w, 3) RGB, uint8 or uint16; None if it cannot be decoded.
-        problem: a phrase that says why there are no pixels.
-        is_too_large: whether the reason is that it has too many.
-    """
-
-    pixels: np.ndarray | None
-    problem: str = ""
-    is_too_large: bool = False
+    pixels: np.ndarray | None  # (h, w, 3) RGB, uint8 or uint16
+    problem: str = ""  # a phrase that says why there are no pixels
+    is_too_large: bool = False  # whether that is because there are too many
 
 
 def open_image(encoded: bytes, max_megapixels: float) -> Opened:
@@ -200,13 +194,10 @@ def open_image(encoded: bytes, max_megapixels: float) -> Opened:
     # OpenCV knows other formats, of which it would cut those of 16 bits.
     if size is None:
         return broken
-    if size[0] * size[1] > max_megapixels * 1e6:
-        return Opened(
-            None,
-            f"declares {size[0]:,} × {size[1]:,} pixels, more than"
-            f" {max_megapixels:g} million",
-            is_too_large=True,
-        )
+    width, height = size
+    if width * height > max_megapixels * 1e6:
+        limit = f"more than {max_megapixels:g} million"
+        return Opened(None, f"declares {width:,} × {height:,} pixels, {limit}", True)
     if is_cut_off(encoded):
         return Opened(None, f"ends too early, after {len(encoded):,} bytes")
     is_deep_png = encoded.startswith(_PNG) and encoded[24:25] == b"\x10"
@@ -227,7 +218,7 @@ def open_image(encoded: bytes, max_megapixels: float) -> Opened:
 
 @contextlib.contextmanager
 def quiet_opencv() -> Iterator[None]:
-    """Keeps OpenCV from logging, without the file's name, what an error says, too."""
+    """Keeps OpenCV from logging what our errors say with the name of the file."""
     logging = cv2.utils.logging
     level = logging.getLogLevel()
     logging.setLogLevel(logging.LOG_LEVEL_SILENT)
@@ -290,7 +281,7 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
     if entry.is_symlink() and not os.path.exists(entry.path):
         raise InputError(
             f"The link {entry.path} leads nowhere ({os.readlink(entry.path)}): restore"
-            " what it stands for, or remove it."
+            " what it points to, or remove it."
         )
     if os.path.splitext(entry.name)[1].casefold() not in SUFFIXES:
         return False

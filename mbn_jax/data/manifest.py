@@ -39,21 +39,13 @@ _composed = functools.partial(unicodedata.normalize, "NFC")
 
 
 class Row(NamedTuple):
-    """One image.
+    """One image."""
 
-    Attributes:
-        path: relative to the folder of images, with forward slashes.
-        identity: who or what is shown.
-        camera: which camera took it.
-        modality: for example "visible".
-        split: one of `SPLITS`.
-    """
-
-    path: str
-    identity: str
-    camera: str
-    modality: str
-    split: str
+    path: str  # relative to the folder of images, with forward slashes
+    identity: str  # who or what is shown
+    camera: str  # which camera took it
+    modality: str  # for example "visible"
+    split: str  # one of `SPLITS`
 
 
 COLUMNS = Row._fields
@@ -238,11 +230,9 @@ def find_rows(
                 f"The share of the identities for {split} is {share}; give one from 0"
                 " to 1."
             )
-    rows = [
-        row
-        for modality, folder in folders.items()
-        for row in _rows_of_folder(modality, folder, root)
-    ]
+    rows: list[Row] = []
+    for modality, folder in folders.items():
+        rows += _rows_of_folder(modality, folder, root)
     split_of = _draw_splits(rows, len(folders), shares, seed)
     return [row._replace(split=split_of.get(row.identity, "train")) for row in rows]
 
@@ -263,11 +253,9 @@ def _check_header(path: Path, header: Sequence[str], findings: Findings) -> None
     missing = [column for column in COLUMNS if column not in header]
     if missing:
         found = ", ".join(name for name in header if name) or "nothing"
-        hint = (
-            "fields are separated by commas"
-            if len(header) == 1
-            else "the first line names the columns"
-        )
+        hint = "the first line names the columns"
+        if len(header) == 1:
+            hint = "fields are separated by commas"
         raise InputError(
             f"{path} has no column {', '.join(missing)} (its first line has: {found});"
             f" expected {','.join(COLUMNS)}: {hint}."

@@ -3,8 +3,7 @@
 A batch is one item of a random-access source, so that its number is all the state there
 is: reading from ``start`` continues a run exactly.
 
-Everywhere here, ``num_threads=0`` reads in the caller's thread. The threads of an
-iterator end with it: when it is exhausted, closed, or dropped.
+The threads of an iterator end with it: when it is exhausted, closed, or dropped.
 """
 
 import math
@@ -44,7 +43,7 @@ def train_batches(
         start: number of the first batch; the number of steps done, to resume.
         stop: number after that of the last batch.
         rows: the rows of each batch that are read: those of this process.
-        num_threads: that read.
+        num_threads: 0 reads in the caller's thread, here and below.
 
     Yields:
         A dictionary with b rows: ``image`` (b, H, W, 3) uint8, and ``identity`` (class
@@ -73,18 +72,10 @@ def image_batches(
     *,
     num_threads: int = 2,
 ) -> Iterator[np.ndarray]:
-    """Yields images in the order asked for, read ahead in threads, for evaluation.
+    """Yields images (b, H, W, 3) uint8, read ahead in threads, for evaluation.
 
-    A few batches are in memory at a time, however many images there are.
-
-    Args:
-        split: the records.
-        batches: which records make up each batch, (b,) integers.
-        image_size: (height, width) in pixels.
-        num_threads: that read.
-
-    Yields:
-        (b, H, W, 3) uint8.
+    A few batches are in memory at a time, however many images there are. Each of
+    ``batches`` holds the indices of its records, (b,) integers.
 
     Raises:
         InputError: an image cannot be decoded; raised where its batch is asked for.
@@ -103,16 +94,10 @@ def load_images(
     *,
     num_threads: int = 2,
 ) -> np.ndarray:
-    """Reads, decodes and resizes images into one array; they must fit into memory.
-
-    Args:
-        split: the records.
-        indices: which records, (n,) integers.
-        image_size: (height, width) in pixels.
-        num_threads: that read.
+    """Reads the images of some records, (n,) integers, into one array.
 
     Returns:
-        (n, H, W, 3) uint8, in the order of ``indices``.
+        (n, H, W, 3) uint8, in the order of ``indices``; it must fit into memory.
 
     Raises:
         InputError: an image cannot be decoded.
@@ -131,13 +116,8 @@ def damaged_images(
 ) -> dict[int, str]:
     """Decodes images once, so that a damaged one shows now and not hours later.
 
-    Args:
-        split: the records.
-        indices: which records, (n,) integers.
-        num_threads: that read.
-
     Returns:
-        For each that cannot be decoded, by its index, what is wrong.
+        What is wrong with each that cannot be decoded, by its index.
     """
     chunks = _in_chunks(indices)
 
@@ -171,7 +151,7 @@ def _read_images(
             image_size,
             f"{split.name[index]} of {split.dataset}/{split.split}",
             scale=split.scale(index),
-            max_megapixels=math.inf,  # how large an image may be is asked of the files
+            max_megapixels=math.inf,  # the limit is for files that are not prepared yet
             out=image,
         )
     return images

@@ -149,7 +149,7 @@ def _scan_manifest(
         findings.problem(
             "no rows", f"The manifest {path} has no rows; add a row for each image."
         )
-    return Scan(root=manifest.root, manifests={dataset: manifest}, findings=findings)
+    return Scan(manifest.root, {dataset: manifest}, findings)
 
 
 def _check_images(

@@ -31,28 +31,18 @@ _SMALL_SHARE = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """Which counts become 0 and 255; those between are scaled linearly.
+    """Which counts become 0 and 255; those between are scaled linearly."""
 
-    Attributes:
-        rule: "auto", "minmax", "percentiles", or "fixed".
-        low: of "fixed": the count that becomes 0, with those below.
-        high: of "fixed": the count that becomes 255, with those above.
-    """
-
-    rule: str = "auto"
-    low: int = 0
-    high: int = _LARGEST
+    rule: str = "auto"  # or "minmax", "percentiles", "fixed"
+    low: int = 0  # of "fixed": the count that becomes 0, with those below
+    high: int = _LARGEST  # of "fixed": the count that becomes 255, with those above
 
     def __str__(self) -> str:
         """Returns the text that `scale_from_text` reads."""
         return f"{self.low},{self.high}" if self.rule == "fixed" else self.rule
 
     def limits(self, image: np.ndarray) -> tuple[float, float]:
-        """Returns the counts of an image that become 0 and 255.
-
-        Args:
-            image: (h, w, 3) uint16.
-        """
+        """Returns the counts of an image (h, w, 3) uint16 that become 0 and 255."""
         if self.rule == "fixed":
             return self.low, self.high
         if self.rule == "minmax":
@@ -132,15 +122,7 @@ def as_texts(scales: Mapping[str, Scale]) -> dict[str, str]:
 
 
 def eight_bits(image: np.ndarray, scale: Scale = AUTO) -> np.ndarray:
-    """Scales an image of 16 bits; one of 8 bits is returned as it is.
-
-    Args:
-        image: (h, w, 3) uint8 or uint16.
-        scale: which counts become 0 and 255.
-
-    Returns:
-        (h, w, 3) uint8.
-    """
+    """Scales an image (h, w, 3) uint16 to uint8; one of uint8 is returned as it is."""
     if image.dtype == np.uint8:
         return image
     low, high = scale.limits(image)
@@ -150,11 +132,7 @@ def eight_bits(image: np.ndarray, scale: Scale = AUTO) -> np.ndarray:
 
 
 def narrow_range(stored: np.ndarray, scaled: np.ndarray) -> str:
-    """Says if an image of 16 bits is nearly uniform once it is scaled.
-
-    Args:
-        stored: (h, w, 3) uint8 or uint16.
-        scaled: what `eight_bits` makes of it.
+    """Says if an image of 16 bits is nearly uniform once `eight_bits` has scaled it.
 
     Returns:
         A phrase where nearly all values lie within a tenth of the range, otherwise "".

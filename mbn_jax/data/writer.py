@@ -48,7 +48,7 @@ def write(
         dataset: its name.
         manifest: its rows, split by split.
         data_dir: the directory of all prepared data sets.
-        checked: result of `check_images`, if the images are files.
+        checked: from `check_images`, if the images are files.
 
     Raises:
         InputError: its directory cannot be written to, or an image has changed since it
@@ -59,7 +59,7 @@ def write(
     checked = checked or Checked()
     directory = path_of(dataset, data_dir).parent
     check_writable(directory)
-    # What TFDS calls the directory that it writes, and we ours around it.
+    # TFDS gives such a name to the directory that it writes, and we to ours around it.
     leftovers = f"incomplete.*_{VERSION}"
     try:
         make_folder(directory)
@@ -112,15 +112,12 @@ def fingerprint(
     digests: Mapping[str, bytes],
     scales: Mapping[str, Scale] | None = None,
 ) -> str:
-    """Returns a hash of all rows and of the bytes of all images, in their order.
+    """Returns a hash of all rows and all images, in their order, as 64 digits.
 
     Args:
         rows: of the data set.
         digests: SHA-256 of each image, by its path.
         scales: of images of 16 bits by modality, where it is not "auto".
-
-    Returns:
-        64 hexadecimal digits.
     """
     total = hashlib.sha256()
     for row in rows:
@@ -136,9 +133,9 @@ def _scales_in_use(manifest: Manifest, checked: Checked) -> Mapping[str, Scale]:
 
 def _write(dataset: str, manifest: Manifest, data_dir: Path, checked: Checked) -> None:
     builder = _Builder(dataset, manifest, data_dir, checked)
-    # TFDS would show a bar without a total for every split, and write it into log
-    # files; it makes the directory of its downloads, and there are none. In ours the
-    # next preparation removes what a kill leaves.
+    # TFDS would show a bar without a total for every split, also in log files. It makes
+    # a directory for downloads, though there are none: inside ours, the next
+    # preparation removes it after a kill.
     tfds.display_progress_bar(False)
     try:
         with tempfile.TemporaryDirectory(dir=data_dir) as downloads:
@@ -164,8 +161,8 @@ class _Builder(  # type: ignore[call-arg]
 ):
     """Writes the images of a manifest in its order, and does not change their bytes.
 
-    TFDS would shuffle the examples of a generator and hold them in memory for it; here
-    shard after shard is written, and an image is read when its turn comes.
+    TFDS would hold the examples of a generator in memory to shuffle them; here shard
+    after shard is written, and an image is read when its turn comes.
     """
 
     VERSION = tfds.core.Version(VERSION)

@@ -26,16 +26,10 @@ Folders = Mapping[str, Sequence[Path]]
 
 
 class Option(NamedTuple):
-    """An option of a data set's protocols, a flag of `python -m mbn_jax evaluate`.
+    """An option of a data set's protocols, a flag of `python -m mbn_jax evaluate`."""
 
-    Attributes:
-        name: of the flag.
-        kind: `str`, `int`, or the tuple of allowed texts.
-        help: a sentence.
-    """
-
-    name: str
-    kind: Any
+    name: str  # of the flag
+    kind: Any  # `str`, `int`, or the tuple of allowed texts
     help: str
 
 
@@ -56,20 +50,14 @@ DIRECTION = Option(
 
 
 class SplitRuns(NamedTuple):
-    """The data sets over whose runs the published result is a mean.
+    """The data sets over whose runs the published result is a mean."""
 
-    Attributes:
-        pattern: their names, for example "regdb/split{split}".
-        numbers: the values of ``{split}``.
-        word: how many they are, for example "ten".
-    """
-
-    pattern: str
-    numbers: tuple[int, ...]
-    word: str
+    pattern: str  # their names, for example "regdb/split{split}"
+    numbers: tuple[int, ...]  # the values of ``{split}``
+    word: str  # how many they are, for example "ten"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Scan:
     """What a walk through the folder of a data set has found.
 
@@ -188,12 +176,7 @@ def task_of(dataset: str) -> str:
 
 
 def protocols_of(dataset: str, modalities: Sequence[str]) -> tuple[Protocol, ...]:
-    """Returns the protocols that a data set is reported by, the usual one first.
-
-    Args:
-        dataset: its name.
-        modalities: the names of its modalities, by index.
-    """
+    """Returns the protocols that a data set is reported by, the usual one first."""
     source = source_of(dataset)
     if source and source.protocols:
         return source.protocols()
@@ -205,11 +188,7 @@ def protocol_of(
 ) -> Protocol:
     """Returns the protocol of a data set with options as on a command line.
 
-    Args:
-        dataset: its name.
-        modalities: the names of its modalities, by index.
-        options: values by name. The options are those of the source, or `DIRECTION` if
-            it has no protocol function; missing ones have their defaults.
+    The options are those of the source, or `DIRECTION` if it has no protocol function.
 
     Raises:
         InputError: the data set has no such option, or does not allow its value.

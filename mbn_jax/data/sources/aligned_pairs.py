@@ -2,8 +2,8 @@
 
 Folders of visible and of infrared photographs whose files have the same names become a
 data set of *cross-modal scene-patch retrieval*: an identity is a place in a photograph,
-and its images are crops of that place. The task needs no persons and no permission,
-and it is not re-identification: both modalities see the same moment.
+and its images are crops of that place. The task needs no images of people
+and no permission, and it is not re-identification: both modalities see the same moment.
 docs/scene-patches.md says more and names two public sets. No photograph is part of this
 project.
 
@@ -56,24 +56,18 @@ _KEPT = 2 * _NUM_THREADS
 
 
 class _Pair(NamedTuple):
-    """Two photographs of one moment.
+    """Two photographs of one moment."""
 
-    Attributes:
-        name: of both, without the suffix.
-        files: by modality.
-        is_test: whether they are from the folders of test photographs.
-    """
-
-    name: str
-    files: Mapping[str, Path]
-    is_test: bool
+    name: str  # of both, without the suffix
+    files: Mapping[str, Path]  # by modality
+    is_test: bool  # whether they are from the folders of test photographs
 
 
 class _Crop(NamedTuple):
-    """Where an image comes from: a file, and the row and the column of a cell in it."""
+    """Where an image comes from."""
 
     file: Path
-    cell: tuple[int, int]
+    cell: tuple[int, int]  # its row and its column
 
 
 def scan(folders: Folders, names: Sequence[str]) -> Scan:
@@ -117,17 +111,14 @@ def scan(folders: Folders, names: Sequence[str]) -> Scan:
         else:
             cells[pair.name] = found
     test = {pair.name for pair in pairs if pair.is_test}
-    if not has_test:
-        test = set(_a_third([pair.name for pair in pairs], seed))
+    if not has_test:  # by hashes, so that a new photograph moves few others
+        drawn = sorted((p.name for p in pairs), key=functools.partial(_hash, seed))
+        test = set(drawn[: round(len(drawn) / 3)])
     crops: dict[Row, _Crop] = {}
     for split in ("train", "test"):
-        of_split = [
-            pair
-            for pair in whole
-            if pair.name in cells and (pair.name in test) == (split == "test")
-        ]
-        for pair in sorted(of_split):
-            crops |= _crops(pair, cells[pair.name], num_crops, split)
+        for pair in sorted(whole):
+            if pair.name in cells and (pair.name in test) == (split == "test"):
+                crops |= _crops(pair, cells[pair.name], num_crops, split)
     _report_cells(crops, cells, findings)
     settings = {
         "grid": list(GRID),
@@ -138,11 +129,9 @@ def scan(folders: Folders, names: Sequence[str]) -> Scan:
         "min_std": MIN_STD,
         "photographs": len(cells),
     }
-    manifest = Manifest(
-        rows=list(crops), make=_maker(crops, seed, digests), settings=settings
-    )
-    root = files[0].parent
-    return Scan(root=root, manifests={name: manifest}, findings=findings)
+    make = _maker(crops, seed, digests)
+    manifest = Manifest(rows=list(crops), make=make, settings=settings)
+    return Scan(files[0].parent, {name: manifest}, findings)
 
 
 def _parse(names: Sequence[str]) -> tuple[str, int, int]:
@@ -232,11 +221,6 @@ def _check_distinct(folders: Folders) -> None:
                     " for train or for test."
                 )
             seen[resolved] = flag
-
-
-def _a_third(names: Sequence[str], seed: int) -> list[str]:
-    """Chooses a third by hashes, so that a new photograph moves few others."""
-    return sorted(names, key=lambda name: _hash(seed, name))[: round(len(names) / 3)]
 
 
 def _cells_with_contrast(pair: _Pair) -> tuple[list[tuple[int, int]], str]:

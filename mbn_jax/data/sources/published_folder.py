@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,17 +23,11 @@ _COPY = f"copy it {_FROM_ARCHIVE}"
 
 
 class Folder(NamedTuple):
-    """A folder of images of one identity.
+    """A folder of images of one identity."""
 
-    Attributes:
-        path: relative to the root.
-        labels: what the path says, by the groups of `Layout.images`.
-        files: the sorted names of the images.
-    """
-
-    path: str
-    labels: Mapping[str, str]
-    files: Sequence[str]
+    path: str  # relative to the root
+    labels: Mapping[str, str]  # what the path says, by the groups of `Layout.images`
+    files: Sequence[str]  # the sorted names of the images
 
     def rows(self, camera: int | str, modality: str, split: str = "") -> list[Row]:
         """Returns a row for every image."""
@@ -45,9 +39,9 @@ class Folder(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line "path label" of an index file: where it is, its image and its label."""
+    """A line "path label" of an index file."""
 
-    place: str
+    place: str  # where it is
     row: Row
     label: int
 
@@ -92,12 +86,12 @@ class Copy:
         missing: tuple[str, ...] = ()
         for name in self._needed:
             path, is_folder = self.root / name, name.endswith("/")
-            there = path.is_dir() if is_folder else path.is_file()
-            if there or (is_folder and name.startswith(missing)):
+            if path.is_dir() if is_folder else path.is_file():
                 continue
-            missing += (name,)
-            what = "folder" if is_folder else "file"
-            self.findings.problem(MISSING, f"The {what} {path} is missing; {_COPY}")
+            if not is_folder or not name.startswith(missing):
+                missing += (name,)
+                what = "folder" if is_folder else "file"
+                self.findings.problem(MISSING, f"The {what} {path} is missing; {_COPY}")
 
     def walk(self) -> list[Folder]:
         """Returns the folders of images by path, empty ones, too; reads no image.
@@ -112,15 +106,12 @@ class Copy:
             for entry in self._entries(self.root / path):
                 below, is_dir = f"{path}/{entry.name}".lstrip("/"), entry.is_dir()
                 match = re.fullmatch(rest[0], entry.name) if rest else None
+                # Some systems put a file with a dot beside every file.
+                is_shown = entry.name.isprintable() and not entry.name.startswith(".")
                 if match and is_dir and len(rest) > 1:
                     visit(below, {**labels, **match.groupdict()}, rest[1:])
-                # A link that points nowhere is taken, so that it is reported as
-                # unreadable; some systems put a file with a dot beside every file.
-                elif (
-                    (match and not is_dir and len(rest) == 1)
-                    and entry.name.isprintable()
-                    and not entry.name.startswith(".")
-                ):
+                # A link that points nowhere is taken, and reported as unreadable.
+                elif match and not is_dir and len(rest) == 1 and is_shown:
                     files.append(entry.name)
                 elif below in known or re.fullmatch(self._layout.others, below):
                     if is_dir:
@@ -274,37 +265,31 @@ class Copy:
 
     def scan(self, manifests: Mapping[str, Manifest], left_out: Sequence[str]) -> Scan:
         """Returns what the walk has found, with all that is wrong."""
-        return Scan(
-            root=self.root,
-            manifests=manifests,
-            findings=self.findings,
-            left_out=left_out,
-        )
+        return Scan(self.root, manifests, self.findings, left_out)
 
     def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
-        try:
-            with os.scandir(folder) as found:
-                return sorted(found, key=lambda entry: entry.name)
-        except OSError as error:
-            self._cannot_read("folder", folder, error)
-            return []
+        with self._readable("folder", folder), os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+        return []
 
     def _text(self, name: str) -> str:
         path = self.root / name
-        if not path.is_file():
-            return ""  # reported as missing
-        try:
-            return path.read_text(encoding="utf-8-sig", errors="replace")
-        except OSError as error:
-            self._cannot_read("file", path, error)
-            return ""
+        if path.is_file():  # otherwise it is reported as missing
+            with self._readable("file", path):
+                return path.read_text(encoding="utf-8-sig", errors="replace")
+        return ""
 
-    def _cannot_read(self, what: str, path: Path, error: OSError) -> None:
-        self.findings.problem(
-            f"{what}s that cannot be read",
-            f"The {what} {path} cannot be read ({error.strerror or error}); make it a"
-            f" {what} that you may read.",
-        )
+    @contextlib.contextmanager
+    def _readable(self, what: str, path: Path) -> Iterator[None]:
+        """Reports an `OSError`, and goes on after the block."""
+        try:
+            yield
+        except OSError as error:
+            self.findings.problem(
+                f"{what}s that cannot be read",
+                f"The {what} {path} cannot be read ({error.strerror or error}); make it"
+                f" a {what} that you may read.",
+            )
 
 
 def _check_level(root: Path, folders: Sequence[str]) -> None:

@@ -1,9 +1,9 @@
 """Synthetic pedestrians seen by cameras of two or three modalities.
 
 Every image is drawn by NumPy and OpenCV (`mbn_jax.data.synthetic_vireid`) when the data
-set is first used; nothing is downloaded and no real person is shown. The folders in the
-names of the images are those of SYSU-MM01. Metrics obtained on them say nothing about
-metrics on photographs.
+set is first used; nothing is downloaded and no real person is shown. The names of
+the images have the form of those of SYSU-MM01. Metrics obtained on them say nothing
+about metrics on photographs.
 """
 
 import hashlib

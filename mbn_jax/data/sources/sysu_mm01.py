@@ -1,7 +1,7 @@
 """SYSU-MM01: pedestrians seen by four visible cameras and two near-infrared ones.
 
 Cameras 1, 2, 4 and 5 are visible, 3 and 6 near-infrared; 1, 2 and 3 are indoors, and 3
-stands in the room of 2. The splits are the official ones: 296 identities to train on,
+is in the same room as 2. The splits are the official ones: 296 identities to train on,
 99 for validation, 96 for the test. The validation identities are seen by cameras 3, 4
 and 5 only, so they cannot replace the test; papers train on both.
 

@@ -13,7 +13,6 @@ import dataclasses
 import re
 from typing import Literal
 
-from mbn_jax import modalities
 from mbn_jax.errors import InputError
 
 Sensor = Literal["visible", "near_infrared", "thermal"]
@@ -69,7 +68,7 @@ _CAMERAS = {"nir": NIR_CAMERAS, "thermal": THERMAL_CAMERAS, "three": THREE_CAMER
 class Difficulty:
     """The strength of each nuisance; 0 switches it off.
 
-    None of them knows of a normalization method: they were chosen so that a small
+    No normalization method entered their choice: they were chosen so that a small
     network can learn the task in minutes and still has something left to learn.
     """
 
@@ -134,25 +133,12 @@ class SyntheticConfig:
             return "infrared"
         return "nir" if camera.sensor == "near_infrared" else "thermal"
 
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """The names of the modalities by index."""
-        return modalities.ordered(map(self.modality_of, self.cameras))
-
     def identities(self, split: str) -> range:
         """The identity numbers of "train", "val" or "test"."""
-        start = 1
-        for name, size in (("train", self.train), ("val", self.val)):
-            if split == name:
-                return range(start, start + size)
-            start += size
-        return range(start, start + self.test)
-
-    @property
-    def num_images(self) -> int:
-        """Images of all splits together."""
-        identities = self.train + self.val + self.test
-        return identities * len(self.cameras) * self.images
+        val = 1 + self.train
+        test = val + self.val
+        ends = {"train": (1, val), "val": (val, test), "test": (test, test + self.test)}
+        return range(*ends[split])
 
 
 DEFAULT_CONFIGS = (

@@ -31,7 +31,7 @@ class Surface:
     """A thing of the place as the three kinds of sensor see it."""
 
     color: np.ndarray  # (3,) linear RGB
-    near_infrared: float
+    near_infrared: float  # reflectance
     temperature: float
 
 
