@@ -123,12 +123,10 @@ def to_batch_norm(
     ```
 
     Args:
-      variables: variables of an MBN network, with statistics of shape
-        `(num_modalities, C)` and scale and bias of shape `(C,)` or
-        `(num_modalities, C)`; plain batch normalizations in it do not change. Or an NNX
-        model; the result is then a copy with an `nnx.BatchNorm` for every
-        `ModalityBatchNorm`. If the network passes a modality to its layers, pass None
-        as the modality to the copy.
+      variables: variables of an MBN network, in which plain batch normalizations do not
+        change; or an NNX model. The result is then a copy with an `nnx.BatchNorm` for
+        every `ModalityBatchNorm`; if the model passes a modality to its layers, pass
+        None to the copy.
       modality: index of the modality, or "pooled" for the mixture of all
         (`mbn_jax.functional.pooled_moments`), with the weighted mean of the scales and
         biases if each modality has its own.

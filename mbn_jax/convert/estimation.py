@@ -44,11 +44,10 @@ def estimate_statistics(
     $$ N = \sum_b n_b, \quad \mu = \frac{1}{N} \sum_b n_b \mu_b, \quad
        \sigma^2 = \frac{1}{N} \sum_b n_b \left(\sigma_b^2 + (\mu_b - \mu)^2\right), $$
 
-    This is a cumulative average instead of a moving one: the order of the batches does
-    not matter, and for batches of any size, the result for the first layer is the
-    moments of all images at once. The inputs of deeper layers were normalized with the
-    statistics of their own batch, so batches should be large and have similar content.
-    A modality that never occurs keeps its statistics.
+    This average is cumulative instead of moving, so neither the order nor the size of
+    the batches matters to the first layer. The inputs of deeper layers were normalized
+    with the statistics of their batch, so batches should be large and similar. A
+    modality that never occurs keeps its statistics.
 
     ```python
     >>> import functools, jax, jax.numpy as jnp
@@ -64,9 +63,8 @@ def estimate_statistics(
 
     ```
 
-    For an NNX model, `apply` is called as `apply(model, *batch)` with a copy of the
-    model, which must be in training mode, and the result is a copy with the new
-    statistics:
+    For an NNX model in training mode, `apply(model, *batch)` is called with a copy of
+    the model, and the result is a copy with the new statistics:
 
     ```python
     >>> from flax import nnx
@@ -81,18 +79,16 @@ def estimate_statistics(
 
     ```
 
-    Reference: Wu, Johnson, "Rethinking 'Batch' in BatchNorm", arXiv 2105.07576, section
-    3 (PreciseBN). The moments of a batch are float32 sums, as in the layer; the batches
-    are combined in float64 on the host.
+    The moments of a batch are float32 sums, as in the layer; the batches are combined
+    in float64 on the host. Reference: Wu, Johnson, "Rethinking 'Batch' in BatchNorm",
+    arXiv 2105.07576, section 3 (PreciseBN).
 
     Args:
       apply: the `apply` of the model in training mode, such as
         `functools.partial(model.apply, train=True)`. It is called inside `jax.jit` as
-        `apply(variables, *batch, mutable=[…])` and compiled once for every shape. For
-        an NNX model, any function that calls the model that is passed to it.
-      variables: variables of an MBN network, or an NNX model in training mode. Layers
-        may be stacked, as with `nn.scan`. Plain batch normalizations in the network
-        keep their statistics.
+        `apply(variables, *batch, mutable=[…])` and compiled once for every shape.
+      variables: variables of an MBN network, or an NNX model. Layers may be stacked, as
+        with `nn.scan`. Plain batch normalizations keep their statistics.
       batches: tuples of what `apply` takes after the variables, such as `(images,
         modality)`; any iterable, which is read once.
 

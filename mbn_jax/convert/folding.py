@@ -43,11 +43,10 @@ def fold(
        = (m w) * x + (m b + \beta - m \mu),
        \quad m = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}} . $$
 
-    A normalization that does not follow a convolution, such as a neck after pooling,
-    becomes the plain `nn.BatchNorm` that `to_batch_norm` gives. A convolution without
-    normalization does not change. The result is for a network with `use_bias=True` in
-    the merged convolutions and without their normalizations: for this library's
-    networks, it is for the model with `norm="none"`.
+    The result is for a network with `use_bias=True` in the merged convolutions and
+    without their normalizations, such as this library's with `norm="none"`. Other
+    convolutions do not change, and other normalizations, such as a neck after pooling,
+    become the plain `nn.BatchNorm` that `to_batch_norm` gives.
 
     ```python
     >>> import jax, jax.numpy as jnp
@@ -80,10 +79,9 @@ def fold(
         convolution that it directly follows (a normalization that is absent or maps to
         None is not merged). By default, a name with the word `norm` or `bn` belongs to
         the name with `conv` in its place, if there is one: `norm1` to `conv1`,
-        `shortcut_norm` to `shortcut_conv`. This default is wrong for networks that
-        normalize before they convolve. It does not match automatic names (`Conv_0`,
-        `BatchNorm_0`), which number each class separately and do not show which layer
-        follows which. For such networks, pass the result of `find_convolutions`.
+        `shortcut_norm` to `shortcut_conv`. Pass the result of `find_convolutions` for
+        networks that normalize before they convolve, or have automatic names
+        (`Conv_0`, `BatchNorm_0`), which do not show which layer follows which.
       epsilon: epsilon of the normalizations.
 
     Returns:
@@ -127,12 +125,12 @@ def find_convolutions(
 ) -> dict[str, str]:
     """Finds which convolution every normalization directly follows, by tracing.
 
-    Nothing is computed. The layers `nn.Conv`, `nn.ConvTranspose` and `nn.Dense` are
-    considered. A pair is reported only if every call of the normalization takes the
-    same array object that the convolution returned, and every call of the convolution
-    feeds that normalization. You must make sure that nothing else uses the output of
-    the convolution, such as a branch around the normalization, and that no wrapper
-    transforms its kernel, such as `nn.SpectralNorm`.
+    Convolutions are `nn.Conv`, `nn.ConvTranspose` and `nn.Dense`. A pair is reported
+    only if every call of the normalization takes the array that the convolution
+    returned, and every call of the convolution feeds that normalization. You must make
+    sure that nothing else uses the output of the convolution, such as a branch around
+    the normalization, and that no wrapper such as `nn.SpectralNorm` transforms its
+    kernel.
 
     ```python
     >>> import jax, jax.numpy as jnp
@@ -160,7 +158,7 @@ def find_convolutions(
       *arguments: what `apply` takes after the variables, such as images and modality.
 
     Returns:
-      A dict from the path of each normalization to that of its convolution, for `fold`.
+      The path of the convolution of each normalization by its path, for `fold`.
 
     Raises:
       ValueError: for an NNX model, which `fold` does not take.
