@@ -53,8 +53,8 @@ def own_method(layer: nnx.Module, base: type[nnx.Module]) -> str | None:
 
     `__init__` is ignored, because the attributes of the layer hold its effect.
     """
-    for cls in type(layer).__mro__:
-        for name, value in vars(cls).items() if cls not in base.__mro__ else ():
+    for cls in (c for c in type(layer).__mro__ if c not in base.__mro__):
+        for name, value in vars(cls).items():
             special = name.startswith("__") and name != "__call__"
             if not special and (callable(value) or hasattr(value, "__get__")):
                 return name

@@ -84,11 +84,11 @@ def from_batch_norm(
         scale or bias of one have another shape, or if `num_modalities` is not a
         positive integer.
     """
-    number = integer("num_modalities", num_modalities, least=1)
     if isinstance(variables, nnx.Module):
         model = nnx.clone(variables, graph=True)
-        replace_batch_norm(model, number, share_affine, at)
+        replace_batch_norm(model, num_modalities, share_affine, at)
         return model
+    number = integer("num_modalities", num_modalities, least=1)
     flat = flatten(variables)
     hint = "is this an MBN network already, or stacked by nn.scan (then use jax.vmap)?"
     for norm in find_norms(chosen_norms(flat, at), ("C",), hint):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 from flax import nnx
 
@@ -11,6 +12,8 @@ from mbn_jax.norm import ModalityBatchNorm
 
 from .layers import gradients, make, random_input, random_variables, train
 from .reference import assert_close, reference
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 MODALITY = np.array([0, 1, 1, 0], np.int32)
 X = random_input((4, 2, 3))

@@ -11,6 +11,8 @@ from .layers import evaluate, make, random_input, random_variables, train
 from .reference import assert_close, reference
 from .styles import one_device, step
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 MODALITY = np.array([0, 1, 1, 0], np.int32)
 SHAPE = (4, 2, 3)
 
