@@ -166,9 +166,8 @@ def _in_evaluation_mode(where: str, remedy: str) -> ValueError:
 
 def _updated(old: Any, total: Moments, name: str) -> jax.Array:
     """Returns the estimated "mean" or "var", or the old one where nothing was seen."""
-    return jnp.where(
-        total.counts > 0, jnp.asarray(getattr(total, name), old.dtype), old
-    )
+    new = jnp.asarray(getattr(total, name), old.dtype)
+    return jnp.where(total.counts > 0, new, old)
 
 
 def _estimate_nnx(
