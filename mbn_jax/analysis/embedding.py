@@ -121,11 +121,16 @@ def similarities(features: np.ndarray, records: Records) -> list[Pairs]:
         labels[rows, None] == labels[rows]
         for labels in (records.identity, records.camera, records.modality)
     )
+    index, names = records.modality[rows], records.modalities
+    low, high = (f.outer(index, index) for f in (np.minimum, np.maximum))
     kinds = {
-        **_across(records.modality[rows], records.modalities),
-        "One modality, two cameras": modality & ~camera,
-        "One modality, one camera": modality & camera,
+        "Across the modalities"
+        if len(names) == 2
+        else f"Across {names[a]} and {names[b]}": (low == a) & (high == b)
+        for a, b in itertools.combinations(range(len(names)), 2)
     }
+    kinds["One modality, two cameras"] = modality & ~camera
+    kinds["One modality, one camera"] = modality & camera
     return [
         Pairs(kind, cosines[of_kind & identity], cosines[of_kind & ~identity])
         for kind, pairs in kinds.items()
@@ -133,25 +138,10 @@ def similarities(features: np.ndarray, records: Records) -> list[Pairs]:
     ]
 
 
-def _across(modality: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Returns which pairs `(N, N)` of images are of two modalities, by kinds."""
-    if len(names) == 2:
-        return {"Across the modalities": modality[:, None] != modality}
-    low, high = (f.outer(modality, modality) for f in (np.minimum, np.maximum))
-    return {
-        f"Across {names[a]} and {names[b]}": (low == a) & (high == b)
-        for a, b in itertools.combinations(range(len(names)), 2)
-    }
-
-
 def auc(same: np.ndarray, different: np.ndarray) -> float:
     """Returns the probability that a value of `same` is above one of `different`.
 
-    Equal values count by half.
-
-    Args:
-        same: `(P,)`, not empty.
-        different: `(Q,)`, not empty.
+    Equal values count by half. Both are `(n,)` arrays that are not empty.
     """
     different = np.sort(different)
     below = np.searchsorted(different, same, "left").mean()
@@ -225,14 +215,9 @@ def map_section(
     identity, modality = identity_names[rows], records.modality[rows]
     markers = dict(zip(records.modalities, itertools.cycle(_MARKERS), strict=False))
     meanings = ", ".join(f"{_MARKERS[m]} {name}" for name, m in markers.items())
-    return Section(
-        "Map of the embedding",
-        _MAP.format(len(np.unique(identity)), _IMAGES, meanings) + words,
-        [
-            _map(title, points, identity, modality, markers)
-            for title, points in maps.items()
-        ],
-    )
+    words = _MAP.format(len(np.unique(identity)), _IMAGES, meanings) + words
+    drawn = [_map(*one, identity, modality, markers) for one in maps.items()]
+    return Section("Map of the embedding", words, drawn)
 
 
 def mapped_rows(records: Records) -> np.ndarray:
@@ -262,10 +247,9 @@ def _spread(values: np.ndarray, most: int) -> np.ndarray:
 
 
 def principal_components(features: np.ndarray) -> np.ndarray:
-    """Returns the two of largest variance, (N, 2), with their largest weight positive.
+    """Returns the two of largest variance, `(N, 2)`, of features `(N, D)`.
 
-    Args:
-        features: `(N, D)` floating, 2 ≤ N and 2 ≤ D.
+    The largest weight of each is positive.
     """
     centered = features - features.mean(0)
     _, _, axes = np.linalg.svd(centered, full_matrices=False)
