@@ -1,10 +1,6 @@
 """Several runs side by side: what the page shows, and what it refuses."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -12,8 +8,9 @@ from mbn_jax.analysis.compare import write_comparison
 from mbn_jax.analysis.gap import Gap, as_json
 from mbn_jax.errors import InputError
 
+from ..commands import in_process
+
 GAP_CHARTS = 2 * 4  # of both ways: intra, lasting, and inter of either modality
-SCRIPT = Path(__file__).parents[2] / "experiments" / "compare.py"
 
 
 def config(norm="mbn", **keys):
@@ -255,20 +252,11 @@ def test_a_page_that_cannot_be_written_is_named(runs, tmp_path):
 
 
 def test_the_command_prints_where_the_page_is_or_what_is_wrong(runs, tmp_path):
-    def run(*arguments):
-        return subprocess.run(
-            [sys.executable, SCRIPT, *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        )
-
     path = tmp_path / "here" / "page.html"
-    done = run(f"--output={path}", *runs)
+    done = in_process.run("compare", f"--output={path}", *runs)
     assert (done.returncode, done.stdout) == (0, f"{path}\n"), done.stderr
     assert path.exists()
-    wrong = run(runs[0])
+    wrong = in_process.run("compare", runs[0])
     assert (wrong.returncode, wrong.stdout) == (1, "")
     assert wrong.stderr.startswith("error: Two to 4 work directories")
     assert wrong.stderr.count("\n") == 1

@@ -2,9 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +24,8 @@ from mbn_jax.training.diagnostics import (
 from mbn_jax.training.loop import train
 from mbn_jax.training.trained_network import load_with_step
 
-SCRIPT = Path(__file__).parents[2] / "experiments" / "controls.py"
+from ..commands import in_process
+
 LAYER = ("backbone", "norm1")  # the first one: what it sees, no other layer changes
 
 
@@ -125,8 +123,7 @@ def test_re_estimated_statistics_are_those_of_the_test_images(network, changed):
 def test_the_command_prints_and_writes(finished, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)
-    command = [sys.executable, SCRIPT, f"--workdir={workdir}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = in_process.run("controls", f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     written = json.loads((workdir / CONTROLS).read_text())
     for name in written:
@@ -137,8 +134,7 @@ def test_the_command_prints_and_writes(finished, tmp_path):
 
 
 def test_a_directory_without_a_run_is_an_error(tmp_path):
-    command = [sys.executable, SCRIPT, f"--workdir={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = in_process.run("controls", f"--workdir={tmp_path}")
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr

@@ -1,9 +1,6 @@
 """The gaps of a run, on batches drawn as it drew them."""
 
 import dataclasses
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,10 +12,10 @@ from mbn_jax.data.dataset import load_split
 from mbn_jax.files import read_json, write_json
 from mbn_jax.training.diagnostics import draw_batches, name_networks, workdir_gaps
 
+from ..commands import in_process
 from .conftest import small_config
 
 BOTH = "visible-infrared"
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -133,18 +130,10 @@ def test_a_modality_that_a_split_does_not_have_is_in_no_batch(data_dir):
         assert sorted(modality) == [0] * 8 + [2] * 8
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "experiments/gap.py", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_the_command_writes_a_figure_a_table_and_all_figures(finished, tmp_path):
-    done = run("--num_batches=2", f"--output={tmp_path / 'out'}", finished[0])
+    done = in_process.run(
+        "gap", "--num_batches=2", f"--output={tmp_path / 'out'}", finished[0]
+    )
     assert done.returncode == 0, done.stderr
     assert "| training | after | 0." in done.stdout
     assert (tmp_path / "out" / "gap.png").exists()
@@ -163,7 +152,7 @@ def test_the_command_writes_a_figure_a_table_and_all_figures(finished, tmp_path)
     ],
 )
 def test_the_command_says_what_is_wrong(arguments, says):
-    done = run(*arguments)
+    done = in_process.run("gap", *arguments)
     assert done.returncode == 1
     assert says in done.stderr
     assert "Traceback" not in done.stderr

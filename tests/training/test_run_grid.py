@@ -17,6 +17,7 @@ from mbn_jax.training.config import default_config
 from mbn_jax.training.diagnostics import CONTROLS
 from mbn_jax.training.grid import Run, make_runs
 
+from ..commands import in_process
 from .test_loop import overrides
 
 LAYER = Gap("neck", "after", {"a-b": 0.1}, {"a-b": 0.1}, {"a": 0.1, "b": 0.1})
@@ -89,16 +90,14 @@ def test_as_trained_is_what_the_run_itself_reports(carried_out):
 
 def test_tables_are_made_again_from_the_csv(carried_out, tmp_path):
     workdir, _, done = carried_out
-    command = [sys.executable, SCRIPT, f"--workdir={tmp_path / 'tables'}", "--notrain"]
-    command.append(f"--results={workdir / 'ablation.csv'}")
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    flags = [f"--workdir={tmp_path / 'tables'}", "--notrain"]
+    given = f"--results={workdir / 'ablation.csv'}"
+    again = in_process.run("ablate", *flags, given)
     assert again.stdout == done.stdout, again.stderr
-    missing = subprocess.run(
-        [*command, f"--results={tmp_path}"], capture_output=True, text=True, check=False
-    )
+    missing = in_process.run("ablate", *flags, given, f"--results={tmp_path}")
     assert missing.returncode == 1
     assert f"error: {tmp_path} is not a regular file" in missing.stderr
-    nothing = subprocess.run(command[:-1], capture_output=True, text=True, check=False)
+    nothing = in_process.run("ablate", *flags)
     assert nothing.stderr.startswith("error: --notrain needs --results=FILE")
 
 
@@ -185,7 +184,7 @@ def test_whole_controls_are_read(tmp_path):
 def test_what_is_there_is_not_trained_again(carried_out):
     workdir, command, done = carried_out
     controls = {p: p.stat().st_mtime_ns for p in workdir.glob("*/controls.json")}
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    again = in_process.run("ablate", *command[2:])
     assert "2 of 2 runs are there" in again.stderr
     assert again.stdout == done.stdout
     assert controls == {p: p.stat().st_mtime_ns for p in controls}
