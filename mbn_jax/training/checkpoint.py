@@ -52,7 +52,7 @@ class Checkpoints:
         """Opens `workdir/checkpoints`; if `to_write`, makes it and clears debris.
 
         Raises:
-          InputError: its path cannot be used, see `checkpoint_damage.check_path`.
+            InputError: its path cannot be used, see `checkpoint_damage.check_path`.
         """
         check_path(workdir, to_write=to_write)
         self._workdir = Path(workdir).absolute()
@@ -102,7 +102,7 @@ class Checkpoints:
         """Returns the best step on validation, the later of equals; None without it.
 
         Raises:
-          InputError: the score of a checkpoint cannot be read.
+            InputError: the score of a checkpoint cannot be read.
         """
         return self._best_of(self.steps())
 
@@ -118,12 +118,12 @@ class Checkpoints:
         """Starts to write a checkpoint; returns before it is on disk.
 
         Args:
-          step: the step of the state.
-          state: the state, replicated; every process writes a part of it.
-          mean_map: by which the best step is chosen; None without validation.
+            step: the step of the state.
+            state: the state, replicated; every process writes a part of it.
+            mean_map: by which the best step is chosen; None without validation.
 
         Raises:
-          InputError: this one, or the one before, cannot be written.
+            InputError: this one, or the one before, cannot be written.
         """
         record = {"step": step, METRIC: mean_map, "checksums": checksums(state)}
         items = {_STATE: ocp.args.PyTreeSave(state), _RECORD: ocp.args.JsonSave(record)}
@@ -137,7 +137,7 @@ class Checkpoints:
         """Waits until all checkpoints are on disk.
 
         Raises:
-          InputError: one cannot be written.
+            InputError: one cannot be written.
         """
         with self._writing():
             self._manager.wait_until_finished()
@@ -181,7 +181,7 @@ class Checkpoints:
         """Reads a checkpoint into arrays of the types and shardings of `like`.
 
         Raises:
-          InputError: the checkpoint is damaged, or cannot be read.
+            InputError: the checkpoint is damaged, or cannot be read.
         """
         with self._reading(step):
             return self._read(step, like)
@@ -194,11 +194,11 @@ class Checkpoints:
         can be read.
 
         Args:
-          like: a state of the types and shardings of the result.
+            like: a state of the types and shardings of the result.
 
         Raises:
-          InputError: none can be read, or one cannot for a reason outside of it, such
-            as an error of the disk. All are left where they are.
+            InputError: none can be read, or one cannot for a reason outside of it, such
+                as an error of the disk. All are left where they are.
         """
         newest = None
         damaged: dict[int, Exception | None] = {}
@@ -257,7 +257,7 @@ class Checkpoints:
         as to the devices of `jax.set_mesh`.
 
         Raises:
-          InputError: the checkpoint is damaged, or cannot be read.
+            InputError: the checkpoint is damaged, or cannot be read.
         """
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         with self._reading(step):
@@ -296,7 +296,8 @@ class Checkpoints:
         """The score of a checkpoint and its checksums; both None where there are none.
 
         Raises:
-          ValueError, KeyError, TypeError: they cannot be read, or are of another step.
+            ValueError, KeyError, TypeError: they cannot be read, or are of another
+                step.
         """
         folder = self.directory / str(step)
         score = None

@@ -34,7 +34,7 @@ def check_path(workdir: str | Path, *, to_write: bool) -> None:
     """Refuses a work directory whose path Orbax or TensorStore would misread.
 
     Raises:
-      InputError: names what must not be in the path.
+        InputError: names what must not be in the path.
     """
     path = Path(workdir).absolute()
     for text in _NOT_WRITTEN if to_write else _NEVER:
@@ -96,12 +96,12 @@ def checksums(tree: Any) -> dict[str, int]:
     devices it is, and detects every error of up to 32 bits in a row.
 
     Args:
-      tree: arrays, each of which this process can read as a whole: all its pieces, or a
-        copy.
+        tree: arrays, each of which this process can read as a whole: all its pieces, or
+            a copy.
 
     Returns:
-      Numbers by names like `params/classifier/kernel`; a field of a dataclass has the
-      name of the same key of a dictionary.
+        Numbers by names like `params/classifier/kernel`; a field of a dataclass has the
+        name of the same key of a dictionary.
     """
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): _checksum(leaf)
@@ -120,11 +120,11 @@ def check_arrays(tree: Any, kept: Mapping[str, int]) -> None:
     """Compares the arrays of a tree with checksums from when they were saved.
 
     Args:
-      tree: arrays as `checksums` takes them, all that were saved or a part of them.
-      kept: what `checksums` returned then.
+        tree: arrays as `checksums` takes them, all that were saved or a part of them.
+        kept: what `checksums` returned then.
 
     Raises:
-      ValueError: names the arrays that differ, or have no checksum.
+        ValueError: names the arrays that differ, or have no checksum.
     """
     found = checksums(tree)
     different = [name for name in found if kept.get(name) != found[name]]

@@ -233,7 +233,7 @@ def check(config: ConfigDict) -> None:
     """Refuses values that no run can use.
 
     Raises:
-      InputError: names the first key that is wrong, its value and what was expected.
+        InputError: names the first key that is wrong, its value and what was expected.
     """
     values = flatten_dict(config.to_dict(), sep=".")
     defaults = flatten_dict(default_config().to_dict(), sep=".")
@@ -305,7 +305,7 @@ def profile_steps(config: ConfigDict) -> range:
     """Returns the steps to trace, counted from 1.
 
     Raises:
-      InputError: `config.profile_steps` is not like "10:15".
+        InputError: `config.profile_steps` is not like "10:15".
     """
     if not config.profile_steps:
         return range(0)
@@ -325,12 +325,12 @@ def differences(
     """Finds the keys in which nested configurations differ.
 
     Args:
-      configs: for example of `as_json`.
-      ignore: keys, joined by dots, that may differ.
+        configs: for example of `as_json`.
+        ignore: keys, joined by dots, that may differ.
 
     Returns:
-      By the key, joined by dots, the value in every configuration; None where it lacks
-      the key.
+        By the key, joined by dots, the value in every configuration; None where it
+        lacks the key.
     """
     flat = [flatten_dict(config, sep=".") for config in configs]
     values = {
@@ -345,7 +345,7 @@ def read_config(workdir: str | Path) -> ConfigDict:
     """Reads the configuration that a work directory was made with.
 
     Raises:
-      InputError: there is none, or it is damaged.
+        InputError: there is none, or it is damaged.
     """
     check_named(workdir)
     path = Path(workdir) / "config.json"
@@ -361,8 +361,8 @@ def read_config_file(path: str | Path) -> ConfigDict:
     """Reads a configuration from a JSON file with the content of `as_json`.
 
     Raises:
-      InputError: it cannot be read, has keys of another version, or holds a value that
-        `check` refuses.
+        InputError: it cannot be read, has keys of another version, or holds a value
+            that `check` refuses.
     """
     if not Path(path).is_file():
         raise InputError(f"There is no configuration at {path}, expected a JSON file.")

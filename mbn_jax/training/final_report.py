@@ -41,17 +41,17 @@ def write_final_report(
     """Evaluates, and writes results.json, gaps.json and the report, in process 0.
 
     Args:
-      workdir: the run's work directory.
-      split: the test split.
-      protocols: those by which it is evaluated.
-      selection: what the network was trained on and how its step was chosen.
-      features: of the split, `(N, D)`, with their step, by the name of the row: "last",
-        "untrained", and "best" if there was a validation.
-      gaps: measures those of the last step, as
-        `mbn_jax.training.diagnostics.network_gaps` does.
+        workdir: the run's work directory.
+        split: the test split.
+        protocols: those by which it is evaluated.
+        selection: what the network was trained on and how its step was chosen.
+        features: of the split, `(N, D)`, with their step, by the name of the row:
+            "last", "untrained", and "best" if there was a validation.
+        gaps: measures those of the last step, as
+            `mbn_jax.training.diagnostics.network_gaps` does.
 
     Returns:
-      The content of results.json, in every process.
+        The content of results.json, in every process.
     """
     figures: dict[str, dict[str, Any]] = {
         row: {"step": step, **evaluate(values, split, protocols)}

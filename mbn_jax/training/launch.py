@@ -57,7 +57,7 @@ def request_cpu_devices(num_devices: int) -> None:
     are not affected.
 
     Raises:
-      InputError: more than 1024, each of which has threads of its own.
+        InputError: more than 1024, each of which has threads of its own.
     """
     if num_devices > _MOST_CPU_DEVICES:
         raise InputError(
@@ -102,13 +102,13 @@ def distributed_arguments(
     """Returns the arguments of `jax.distributed.initialize`; None for a process alone.
 
     Args:
-      coordinator_address: host:port of process 0.
-      num_processes: of the run; 1 means that this one is alone.
-      process_id: of this process, from 0.
+        coordinator_address: host:port of process 0.
+        num_processes: of the run; 1 means that this one is alone.
+        process_id: of this process, from 0.
 
     Raises:
-      InputError: one of several arguments is missing or out of range, the port is
-        taken, or as `cluster_arguments` does, which is asked if all are None.
+        InputError: one of several arguments is missing or out of range, the port is
+            taken, or as `cluster_arguments` does, which is asked if all are None.
     """
     given: dict[str, Any] = {
         "coordinator_address": coordinator_address,
@@ -178,7 +178,7 @@ def cluster_arguments(environment: Mapping[str, str]) -> dict[str, Any] | None:
     if the task has all of a node.
 
     Raises:
-      InputError: Slurm's GPUs do not fit its tasks.
+        InputError: Slurm's GPUs do not fit its tasks.
     """
     if environment.keys() >= _SLURM:
         tasks = environment.get("SLURM_STEP_NUM_TASKS", environment["SLURM_NTASKS"])

@@ -219,8 +219,8 @@ class StepLog:
         Every `log_every` steps it writes a line with the means over them.
 
         Raises:
-          FloatingPointError: more steps in a row than allowed were skipped, because
-            their loss or gradient was not finite.
+            FloatingPointError: more steps in a row than allowed were skipped, because
+                their loss or gradient was not finite.
         """
         if self._running and self._running[-1][0] % self._log_every == 0:
             self.flush()
@@ -230,7 +230,7 @@ class StepLog:
         """Waits for all steps, checks them and writes their line.
 
         Raises:
-          FloatingPointError: as `add`.
+            FloatingPointError: as `add`.
         """
         if not self._running:
             return

@@ -53,10 +53,10 @@ class _Run:
     """What the parts of `train` share. Only the state changes.
 
     Attributes:
-      protocols: those by which the test split is scored.
-      val_protocols: the same of the validation split.
-      rows: the rows of a batch that this process reads.
-      notes: lines about what is left out or loaded.
+        protocols: those by which the test split is scored.
+        val_protocols: the same of the validation split.
+        rows: the rows of a batch that this process reads.
+        notes: lines about what is left out or loaded.
     """
 
     config: ConfigDict
@@ -93,19 +93,20 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
     calls it with the same arguments.
 
     Args:
-      config: the configuration, from `mbn_jax.training.config.default_config`.
-      workdir: made if need be, seen by all processes. Afterwards it holds config.json,
-        environment.json, metrics.jsonl, tensorboard/, checkpoints/, results.json,
-        gaps.json, report/index.html.
+        config: the configuration, from `mbn_jax.training.config.default_config`.
+        workdir: made if need be, seen by all processes. Afterwards it holds
+            config.json, environment.json, metrics.jsonl, tensorboard/, checkpoints/,
+            results.json, gaps.json, report/index.html.
 
     Returns:
-      The content of results.json.
+        The content of results.json.
 
     Raises:
-      InputError: for a mistake in the configuration or the data, before the work
-        directory is touched; for a work directory that another run is in; for a loss
-        that is not finite or a disk that is full, whose earlier checkpoints stay.
-      Terminated: after a SIGTERM and a last checkpoint; calling it again goes on.
+        InputError: for a mistake in the configuration or the data, before the work
+            directory is touched; for a work directory that another run is in; for a
+            loss that is not finite or a disk that is full, whose earlier checkpoints
+            stay.
+        Terminated: after a SIGTERM and a last checkpoint; calling it again goes on.
     """
     workdir = Path(workdir)
     check(config)

@@ -61,7 +61,7 @@ def joined_processes(
     The arguments are those of `mbn_jax.training.launch.distributed_arguments`.
 
     Raises:
-      InputError: an argument is wrong, or the processes do not find each other.
+        InputError: an argument is wrong, or the processes do not find each other.
     """
     arguments = distributed_arguments(coordinator_address, num_processes, process_id)
     if arguments is None:
@@ -120,9 +120,9 @@ def heartbeats(lost: Callable[[str], None], *, silence_s: float) -> Iterator[Non
     before Python can print a message. So this has to be quicker.
 
     Args:
-      lost: called in a thread, once, with what is wrong; ends the process.
-      silence_s: seconds without a sign after which a process is lost. Seconds in which
-        this process was itself stopped do not count.
+        lost: called in a thread, once, with what is wrong; ends the process.
+        silence_s: seconds without a sign after which a process is lost. Seconds in
+            which this process was itself stopped do not count.
     """
     # No public function of JAX has the key-value store that its processes share.
     client: Any = distributed.global_state.client
@@ -191,7 +191,7 @@ def together(function: Callable[[], T]) -> T:
     process returns before all have called it.
 
     Raises:
-      InputError: the function did, in this process or in another one.
+        InputError: the function did, in this process or in another one.
     """
     if jax.process_count() == 1:
         return function()
@@ -218,8 +218,8 @@ def check_same_everywhere(text: str, what: str) -> None:
     """Raises `InputError` in every process if a text is not the same in all of them.
 
     Args:
-      text: of this process.
-      what: a name for it.
+        text: of this process.
+        what: a name for it.
     """
     first, *others = gather(
         np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
@@ -248,7 +248,7 @@ class Terminated(SystemExit):
     """SIGTERM asked the run to end, and its state is saved.
 
     Attributes:
-      step: the last step.
+        step: the last step.
     """
 
     def __init__(self, step: int) -> None:
@@ -262,8 +262,8 @@ def awaited_termination() -> Iterator[Callable[[int], bool]]:
     """Notes SIGTERM instead of ending at once.
 
     Yields:
-      A function to call after every step with its number: whether the run is to end
-      here. The answer is the same in every process.
+        A function to call after every step with its number: whether the run is to end
+        here. The answer is the same in every process.
     """
     if jax.process_count() > 1:
         # Some or all of them get the signal; JAX finds a step that none has passed.

@@ -17,11 +17,11 @@ def get_config(recipe: str = "quick") -> ConfigDict:
     """The configuration of a recipe.
 
     Args:
-      recipe: "quick", "agw:sysu_mm01" and so on, or the path of a config.json.
+        recipe: "quick", "agw:sysu_mm01" and so on, or the path of a config.json.
 
     Raises:
-      InputError: the file cannot be read, the recipe takes no data set, or the data set
-        has no recipe.
+        InputError: the file cannot be read, the recipe takes no data set, or the data
+            set has no recipe.
     """
     if recipe.endswith(".json"):
         return read_config_file(recipe)
@@ -78,12 +78,12 @@ def agw(
     docs/recipes.md has the commands, the number of steps, and published metrics.
 
     Args:
-      dataset: its name; a data set of your own must be prepared.
-      norm: "bn" or "mbn"; each of the stems has its own normalization with both.
-      data_dir: the directory of prepared data sets.
+        dataset: its name; a data set of your own must be prepared.
+        norm: "bn" or "mbn"; each of the stems has its own normalization with both.
+        data_dir: the directory of prepared data sets.
 
     Raises:
-      InputError: the data set has no recipe.
+        InputError: the data set has no recipe.
     """
     batches = _batches_per_epoch(dataset, data_dir)
     config = default_config()
@@ -139,12 +139,12 @@ def caj(
     its gradient with it, lest an exponential overflow. What `agw` lists holds as well.
 
     Args:
-      dataset: as for `agw`.
-      norm: "bn" or "mbn".
-      data_dir: as for `agw`.
+        dataset: as for `agw`.
+        norm: "bn" or "mbn".
+        data_dir: as for `agw`.
 
     Raises:
-      InputError: the data set has no recipe.
+        InputError: the data set has no recipe.
     """
     config = agw(dataset, norm, data_dir)
     config.num_steps = 100 * _batches_per_epoch(dataset, data_dir)

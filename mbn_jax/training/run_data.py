@@ -35,10 +35,11 @@ class Splits:
     """The data of a run.
 
     Attributes:
-      train: what the batches are drawn from.
-      validation: chooses the best step; None to train on everything and take the last.
-      test: never looked at before the end. Its identities are in no other.
-      selection: says the above of this run, in a sentence for its results.
+        train: what the batches are drawn from.
+        validation: chooses the best step; None to train on everything and take the
+            last.
+        test: never looked at before the end. Its identities are in no other.
+        selection: says the above of this run, in a sentence for its results.
     """
 
     train: Split
@@ -67,9 +68,9 @@ def load_splits(config: ConfigDict) -> Splits:
     """Opens the splits of a configuration and decodes every image once.
 
     Raises:
-      InputError: the data set is not known or not prepared, a record is damaged and not
-        to be skipped, or fewer identities than `data.num_val_identities` can be taken
-        out of training.
+        InputError: the data set is not known or not prepared, a record is damaged and
+            not to be skipped, or fewer identities than `data.num_val_identities` can be
+            taken out of training.
     """
     train, validation, test = together(lambda: _open(config))
     skip, num_threads = config.data.skip_damaged, config.data.num_threads
@@ -151,11 +152,11 @@ def carve_validation(
     the protocol of the test applies to them.
 
     Returns:
-      What is left for training, and the validation split, named "val". Both keep the
-      order of the records.
+        What is left for training, and the validation split, named "val". Both keep the
+        order of the records.
 
     Raises:
-      InputError: too few identities were seen by every camera, or none would be left.
+        InputError: too few identities were seen by every camera, or none would be left.
     """
     cameras = np.unique(split.camera)
     views = np.unique(np.stack([split.identity, split.camera], axis=1), axis=0)
@@ -181,11 +182,11 @@ def scored_protocols(split: Split) -> tuple[list[Protocol], list[str]]:
     """Finds the protocols of a split's data set by which it can be scored.
 
     Returns:
-      The protocols in which a query has a match, and the titles of the others, such as
-      those between modalities that share no identity.
+        The protocols in which a query has a match, and the titles of the others, such
+        as those between modalities that share no identity.
 
     Raises:
-      InputError: no query of any protocol has a match.
+        InputError: no query of any protocol has a match.
     """
     protocols = protocols_of(split.dataset, split.modalities)
     scored = [protocol for protocol in protocols if protocol.has_match(split)]
@@ -223,7 +224,7 @@ def modalities_of(workdir: str | Path) -> tuple[str, ...]:
     A run without `dataset.json`, of an earlier version, has the default names.
 
     Raises:
-      InputError: the file cannot be read, or names no modalities.
+        InputError: the file cannot be read, or names no modalities.
     """
     path = Path(workdir) / DATASET
     if not path.exists():
@@ -246,11 +247,11 @@ def sixteen_bits_of(workdir: str | Path) -> tuple[str, ...]:
     """Returns how images of 16 bits were scaled for a run, for `ReID.sixteen_bits`.
 
     Returns:
-      A text for each modality, as `mbn_jax.data.sixteen_bits` has them; none where all
-      are "auto", or where an earlier version wrote the file.
+        A text for each modality, as `mbn_jax.data.sixteen_bits` has them; none where
+        all are "auto", or where an earlier version wrote the file.
 
     Raises:
-      InputError: the file cannot be read, or holds something else.
+        InputError: the file cannot be read, or holds something else.
     """
     path = Path(workdir) / DATASET
     scales = read_json(path).get("sixteen_bits", {}) if path.exists() else {}
@@ -289,8 +290,8 @@ def check_data(workdir: Path, data: Info | None) -> None:
     """Warns if a run was not trained on the present data, see `differing_data`.
 
     Raises:
-      InputError: they have other modalities, which the network does not know, or
-        `dataset.json` is damaged.
+        InputError: they have other modalities, which the network does not know, or
+            `dataset.json` is damaged.
     """
     differing = differing_data(workdir, data)
     if not differing or data is None:

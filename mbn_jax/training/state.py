@@ -23,13 +23,13 @@ class ModelState:
     """All that training changes; after step n a function of configuration and n.
 
     Attributes:
-      step: int32 scalar, the number of steps done.
-      params: the trained weights.
-      batch_stats: the running statistics of the normalizations.
-      opt_state: the optimizer's state.
-      skipped: int32 scalar, the number of steps that changed nothing, because their
-        loss or gradient was not finite.
-      skipped_in_a_row: int32 scalar, how many of these are the last steps.
+        step: int32 scalar, the number of steps done.
+        params: the trained weights.
+        batch_stats: the running statistics of the normalizations.
+        opt_state: the optimizer's state.
+        skipped: int32 scalar, the number of steps that changed nothing, because their
+            loss or gradient was not finite.
+        skipped_in_a_row: int32 scalar, how many of these are the last steps.
     """
 
     step: jax.Array
@@ -51,9 +51,10 @@ def make_model(
     """Returns the network that a configuration describes.
 
     Args:
-      config: the run's configuration.
-      num_identities: the number of classes of the classifier.
-      modalities: the names of the data set's modalities, in the order of their indices.
+        config: the run's configuration.
+        num_identities: the number of classes of the classifier.
+        modalities: the names of the data set's modalities, in the order of their
+            indices.
     """
     fields = config.model.to_dict()
     del fields["pretrained"]
@@ -66,8 +67,8 @@ def learning_rate(config: ConfigDict, num_steps: int) -> optax.Schedule:
     """Returns a schedule: linear warm-up, then cosine decay to 0, steps, or a constant.
 
     Args:
-      config: `config.optimizer`.
-      num_steps: the number of steps of the run, the end of the cosine.
+        config: `config.optimizer`.
+        num_steps: the number of steps of the run, the end of the cosine.
     """
     peak, warmup = config.learning_rate, config.warmup_steps
     if config.schedule == "cosine":
@@ -92,8 +93,8 @@ def make_optimizer(config: ConfigDict, num_steps: int) -> optax.GradientTransfor
     code. `backbone_factor` multiplies the learning rate of the backbone.
 
     Args:
-      config: `config.optimizer`.
-      num_steps: the number of steps of the run.
+        config: `config.optimizer`.
+        num_steps: the number of steps of the run.
     """
     schedule = learning_rate(config, num_steps)
     if config.name == "sgd":
@@ -142,13 +143,13 @@ def with_pretrained(
     """Replaces the weights of the backbone by pretrained ones, on every device.
 
     Args:
-      state: the state before the first step.
-      model: the network.
-      source: a file or a name, see `mbn_jax.models.pretrained.load_backbone`.
-      mesh: the devices of the run.
+        state: the state before the first step.
+        model: the network.
+        source: a file or a name, see `mbn_jax.models.pretrained.load_backbone`.
+        mesh: the devices of the run.
 
     Returns:
-      The new state, and a note on what was loaded.
+        The new state, and a note on what was loaded.
     """
     variables, note = load_backbone(source, model, state.variables)
     variables = jax.tree.map(
@@ -170,7 +171,7 @@ def check_memory(config: ConfigDict, mesh: Mesh) -> None:
     activations, so a run that passes may still need more than there is.
 
     Raises:
-      InputError: says how much is needed, and how much there is.
+        InputError: says how much is needed, and how much there is.
     """
     model = make_model(config, 1, DEFAULT)
     optimizer = make_optimizer(config.optimizer, config.num_steps)

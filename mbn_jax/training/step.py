@@ -47,11 +47,12 @@ def loss_terms(
     not computed.
 
     Args:
-      config: `config.loss`.
-      output: what the network returned.
-      identity: `(B,)` int32 class labels.
-      modality: `(B,)` int32.
-      axis_name: mapped axis over which the batch is sharded, under pmap and shard_map.
+        config: `config.loss`.
+        output: what the network returned.
+        identity: `(B,)` int32 class labels.
+        modality: `(B,)` int32.
+        axis_name: mapped axis over which the batch is sharded, under pmap and
+            shard_map.
     """
     pairs = output.pooled, identity
     groups = *pairs, modality
@@ -147,11 +148,11 @@ def _gradients(
     """Gradients, statistics after the batch, and metrics.
 
     Args:
-      model: with the name of the mapped axis, if there is one, as its `axis_name`.
-      config: the run's configuration.
-      state: the state before the step.
-      batch: that of all devices, or of this one under pmap and shard_map.
-      num_shards: devices whose rows the batch holds, one after the other.
+        model: with the name of the mapped axis, if there is one, as its `axis_name`.
+        config: the run's configuration.
+        state: the state before the step.
+        batch: that of all devices, or of this one under pmap and shard_map.
+        num_shards: devices whose rows the batch holds, one after the other.
     """
     augmentation = Augmentation(**config.augmentation.to_dict())
     color = tuple(map(has_color, model.modalities))
@@ -295,9 +296,9 @@ def make_feature_fn(
     """Returns the jitted map from variables, uint8 images and modality to `(B, D)`.
 
     Args:
-      model: the network.
-      flip_average: whether the result is the mean of the embeddings of the image and
-        of its mirror image, each of unit length, as CAJ's public code tests.
+        model: the network.
+        flip_average: whether the result is the mean of the embeddings of the image and
+            of its mirror image, each of unit length, as CAJ's public code tests.
     """
 
     @jax.jit

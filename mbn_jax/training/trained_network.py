@@ -46,16 +46,16 @@ def load_with_step(
     """Loads a trained network from a work directory.
 
     Args:
-      workdir: the work directory of a run.
-      checkpoint: "last", "best" (on validation), or the step of a kept checkpoint, as a
-        number or in digits.
+        workdir: the work directory of a run.
+        checkpoint: "last", "best" (on validation), or the step of a kept checkpoint, as
+            a number or in digits.
 
     Returns:
-      The model, its variables, and the step after which they were saved.
+        The model, its variables, and the step after which they were saved.
 
     Raises:
-      InputError: it is not a work directory, holds no such checkpoint, or names other
-        modalities than the network has.
+        InputError: it is not a work directory, holds no such checkpoint, or names other
+            modalities than the network has.
     """
     config = read_config(workdir)
     steps = finished_steps(workdir)
@@ -109,9 +109,9 @@ class Network:
     """Which features of a trained network to use.
 
     Attributes:
-      checkpoint: as for `load_with_step`.
-      flip_average: see `mbn_jax.training.step.make_feature_fn`.
-      data_dir: the directory of the prepared data; None for that of the run.
+        checkpoint: as for `load_with_step`.
+        flip_average: see `mbn_jax.training.step.make_feature_fn`.
+        data_dir: the directory of the prepared data; None for that of the run.
     """
 
     checkpoint: str = "last"
@@ -131,12 +131,13 @@ def split_features(
     """Extracts the features of all images of a split, `(N, D)` float32.
 
     Args:
-      embedding: from uint8 images and their modality, see `mbn_jax.evaluation.extract`.
-      split: N records.
-      image_size: (height, width) in pixels.
-      num_threads: the number of threads that decode.
-      mesh: the batches are sharded over it.
-      advance: called after each image.
+        embedding: from uint8 images and their modality, see
+            `mbn_jax.evaluation.extract`.
+        split: N records.
+        image_size: (height, width) in pixels.
+        num_threads: the number of threads that decode.
+        mesh: the batches are sharded over it.
+        advance: called after each image.
     """
     rows = batch_rows(len(split), _BATCH, mesh)
 
@@ -155,7 +156,7 @@ def test_split(workdir: str | Path, network: Network) -> Split:
     Prints a warning if the data are not those that the run was trained on.
 
     Raises:
-      InputError: not a work directory, or the data are not there.
+        InputError: not a work directory, or the data are not there.
     """
     config = read_config(workdir)
     data_dir = config.data.data_dir if network.data_dir is None else network.data_dir
@@ -173,10 +174,10 @@ def test_features(
     """Extracts the features of a split with the network of a run.
 
     Returns:
-      `(N, D)` float32 embeddings, and a label that says what they are of.
+        `(N, D)` float32 embeddings, and a label that says what they are of.
 
     Raises:
-      InputError: not a work directory, or no such checkpoint.
+        InputError: not a work directory, or no such checkpoint.
     """
     config = read_config(workdir)
     model, variables, step = load_with_step(workdir, network.checkpoint)
@@ -201,11 +202,11 @@ def save_test_features(workdir: str, network: Network, path: str | Path) -> str:
     """Writes the result of `test_features` to a file that `evaluate_file` reads.
 
     Returns:
-      A sentence on what was written.
+        A sentence on what was written.
 
     Raises:
-      InputError: as `test_split` and `test_features` do, for the runs of several
-        splits, or, before any work, if the file cannot be written.
+        InputError: as `test_split` and `test_features` do, for the runs of several
+            splits, or, before any work, if the file cannot be written.
     """
     if _PLACE in workdir:
         raise InputError(
@@ -225,18 +226,18 @@ def evaluate_workdir(
     """Evaluates the network of a work directory, or those of several splits.
 
     Args:
-      workdir: the work directory of a run; with "{split}" in it, a run for each of the
-        splits over which the published result is a mean.
-      network: which of its features to use.
-      options: the protocol's options, as for `mbn_jax.data.sources.protocol_of`.
-      distance: "cosine", "euclidean" or "k_reciprocal".
+        workdir: the work directory of a run; with "{split}" in it, a run for each of
+            the splits over which the published result is a mean.
+        network: which of its features to use.
+        options: the protocol's options, as for `mbn_jax.data.sources.protocol_of`.
+        distance: "cosine", "euclidean" or "k_reciprocal".
 
     Returns:
-      The dictionary of `mbn_jax.evaluation.results.evaluate_protocol`.
+        The dictionary of `mbn_jax.evaluation.results.evaluate_protocol`.
 
     Raises:
-      InputError: as `test_split` and `test_features` do; no run of the splits is
-        finished, or the runs are not of one recipe.
+        InputError: as `test_split` and `test_features` do; no run of the splits is
+            finished, or the runs are not of one recipe.
     """
     if _PLACE in workdir:
         return _evaluate_splits(workdir, network, options, distance)
@@ -319,7 +320,7 @@ def _check_one_recipe(workdirs: Mapping[int, str]) -> SplitRuns:
     """Returns the splits that the runs are of.
 
     Raises:
-      InputError: the runs differ in more than their split and seed.
+        InputError: the runs differ in more than their split and seed.
     """
     configs = {split: read_config(path).to_dict() for split, path in workdirs.items()}
     first = next(iter(workdirs.values()))

@@ -35,8 +35,8 @@ def locked(workdir: Path, config: ConfigDict) -> Iterator[None]:
     The lock ends with the process, however that ends. Process 0 holds it for all.
 
     Raises:
-      InputError: another run is in it, another configuration made it, it is not a work
-        directory, or it cannot be written to.
+        InputError: another run is in it, another configuration made it, it is not a
+            work directory, or it cannot be written to.
     """
     check_path(workdir, to_write=True)
     with contextlib.ExitStack() as held:
@@ -108,7 +108,7 @@ def check_same(config: ConfigDict, workdir: Path) -> None:
     """Refuses a directory that is not a run's, or that another configuration made.
 
     Raises:
-      InputError: names every key that differs, with both values.
+        InputError: names every key that differs, with both values.
     """
     path = workdir / "config.json"
     if not path.exists():
@@ -145,7 +145,7 @@ def claimed(
     directory can be used once the mistake is fixed.
 
     Raises:
-      InputError: the run that is to be resumed was trained on other data.
+        InputError: the run that is to be resumed was trained on other data.
     """
     if differing := differing_data(workdir, data):
         raise InputError(
