@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from mbn_jax.data.sampling import SAMPLERS
@@ -48,114 +48,6 @@ _MOST_THREADS = 1024
 _MOST_WIDTH = 1e9  # beyond this the sizes of arrays overflow
 
 
-def default_config() -> ConfigDict:
-    """The quick run, locked: an unknown key is an error."""
-    config = ConfigDict()
-    config.seed = 0  # of weights, batches and augmentation
-    config.num_steps = 1500
-    config.num_devices = 0  # 0: all; on a CPU, n makes n devices of it
-    # How a step runs on several devices: "jit", "shard_map" or "pmap". docs/scaling.md
-    config.parallelism = "jit"
-    # Steps whose loss or gradient is not finite change nothing; more of them in a row
-    # than this end the run.
-    config.max_skipped_in_a_row = 0
-    # "10:15" writes a trace of these steps into the work directory, for TensorBoard.
-    config.profile_steps = ""
-    # Directory of compiled programs, which later runs take up. "default": that of
-    # JAX_COMPILATION_CACHE_DIR, or .jax_cache beside the work directory. "": none.
-    config.compilation_cache = "default"
-    config.log_every = 10  # steps
-    # Steps between checkpoints, and validations, if there is any.
-    config.eval_every = 300
-
-    # Batches that the report measures the distribution gaps on; 0 leaves them out.
-    config.gap_batches = 32
-
-    config.data = ConfigDict()
-    config.data.dataset = "synthetic_vireid/nir"
-    config.data.data_dir = "data"
-    config.data.image_size = (96, 48)  # height, width
-    config.data.num_threads = 2  # that decode
-    # Leave out, and count, records for training that cannot be read, instead of
-    # stopping. A damaged record of the test always stops the run.
-    config.data.skip_damaged = False
-    # Identities taken out of training for validation. 0: the validation split of the
-    # data set; the real ones have none: train on everything, take the last step.
-    config.data.num_val_identities = 0
-
-    config.batch = ConfigDict()
-    config.batch.num_identities = 16  # P
-    config.batch.num_images = 2  # K, of each modality
-    # "balanced": P identities with K images in each of the M modalities; "agnostic": P
-    # identities with M K images, whatever their modality; "natural": M P K images as
-    # they come.
-    config.batch.sampler = "balanced"
-    # Parts that a batch is worked through in, one after the other, to save memory on an
-    # accelerator. Each has statistics and pairs of its own: it is P / parts identities.
-    config.batch.accumulation_steps = 1
-
-    config.augmentation = ConfigDict()
-    config.augmentation.pad = 4  # pixels on each side before cropping
-    config.augmentation.flip = 0.5  # probability
-    config.augmentation.erase = 0.0  # probability
-    config.augmentation.jitter = 0.3  # strength of brightness, contrast, saturation
-    # Of modalities with color (mbn_jax.modalities.COLOR):
-    config.augmentation.exchange = 0.0  # probability; one channel in all three
-    config.augmentation.gray = 0.0  # probability
-    # Of the others:
-    config.augmentation.infrared_gray = 0.0  # probability; one channel or gray
-    # Of all:
-    config.augmentation.channel_erase = 0.0  # probability; fills channels differently
-
-    config.model = ConfigDict()
-    # Weights to start from. ImageNet's: a .safetensors file with torchvision's names,
-    # hf:owner/name, or a folder of Keras's ResNet-50 for TensorFlow.js, with
-    # model.stride_in_1x1. Or a folder of shared weights (mbn_jax.save_pretrained).
-    config.model.pretrained = ""
-    config.model.depth = 18
-    config.model.variant = "resnet"  # or "se_resnet", "resnet_ibn_a"
-    config.model.stem = "shared"  # or "separate": one for each modality
-    config.model.non_local = (0, 0, 0, 0)  # blocks at the end of each stage
-    config.model.pooling = "average"  # or "gem", "learned_gem": generalized mean
-    config.model.neck_bias = False
-    config.model.width = 0.25
-    config.model.norm = "mbn"  # or "bn"
-    config.model.mbn_at = PLACES  # where "mbn" is by modality; elsewhere it is "bn"
-    config.model.share_affine = True
-    config.model.last_stride = 1  # 2 is coarser and a little faster
-    config.model.stride_in_1x1 = False  # of bottlenecks; for Keras's weights
-    config.model.momentum = 0.9  # of the running statistics
-    config.model.dtype = "float32"  # or "bfloat16"
-    config.model.remat = False  # compute blocks twice and keep less between
-
-    config.loss = ConfigDict()
-    # Weights; a loss of weight 0 is not computed.
-    config.loss.identity = 1.0  # cross-entropy
-    config.loss.wrt = 1.0  # weighted regularized triplet, of AGW
-    config.loss.squared_wrt = 0.0  # the same of squared differences, of CAJ
-    config.loss.triplet = 0.0  # batch hard
-    config.loss.circle = 0.0
-    config.loss.hetero_center = 0.0
-    config.loss.hetero_center_triplet = 0.0
-    config.loss.label_smoothing = 0.1  # of "identity"
-    config.loss.margin = 0.3  # of "triplet" and "hetero_center_triplet"
-    config.loss.circle_margin = 0.25
-    config.loss.circle_scale = 64.0
-
-    config.optimizer = ConfigDict()
-    config.optimizer.name = "adamw"  # or "sgd"
-    config.optimizer.learning_rate = 3e-3
-    config.optimizer.backbone_factor = 1.0  # times the learning rate
-    config.optimizer.momentum = 0.9  # of "sgd"
-    config.optimizer.nesterov = True  # of "sgd"
-    config.optimizer.weight_decay = 1e-3
-    config.optimizer.schedule = "cosine"  # or "step", "constant"
-    config.optimizer.warmup_steps = 50
-    config.optimizer.decay_steps = (750, 1100)  # of "step"
-    config.optimizer.decay_factor = 0.1  # of "step"
-    return config.lock()
-
-
 _Rule = tuple[str, Callable[[Any], bool]]  # what is expected, and whether it holds
 
 
@@ -174,59 +66,125 @@ _ANY: _Rule = ("anything", lambda v: True)
 _NOT_NEGATIVE: _Rule = ("0 or more", lambda v: 0 <= v < math.inf)
 _AT_LEAST_ONE: _Rule = ("1 or more", lambda v: v >= 1)
 _FRACTION: _Rule = ("0 to 1", lambda v: 0 <= v <= 1)
+_GAP_BATCHES: _Rule = ("0, or 2 or more", lambda v: v == 0 or v >= 2)
+_IMAGE_SIZE: _Rule = (
+    "(height, width) of 16 or more pixels",
+    lambda v: len(v) == 2 and _are_integers(v) and min(v) >= 16,
+)
+_THREADS: _Rule = (f"1 to {_MOST_THREADS}", lambda v: 1 <= v <= _MOST_THREADS)
+_NON_LOCAL: _Rule = (
+    "numbers of blocks, 0 or more, for the four stages",
+    lambda v: len(v) == 4 and _are_integers(v) and min(v) >= 0,
+)
+_WIDTH: _Rule = (
+    f"more than 0 and up to {_MOST_WIDTH:g}",
+    lambda v: 0 < v <= _MOST_WIDTH,
+)
+_MBN_AT: _Rule = (f"some of {', '.join(PLACES)}", lambda v: all(p in PLACES for p in v))
+_RISING: _Rule = (
+    "steps in rising order",
+    lambda v: _are_integers(v) and list(v) == sorted(v),
+)
 
-# Beside the type, that of the default. Numbers without a rule must not be negative.
-_RULES: dict[str, _Rule] = {
-    "num_steps": _AT_LEAST_ONE,
-    "parallelism": _one_of("jit", "shard_map", "pmap"),
-    "log_every": _AT_LEAST_ONE,
-    "eval_every": _AT_LEAST_ONE,
-    "gap_batches": ("0, or 2 or more", lambda v: v == 0 or v >= 2),
-    "data.image_size": (
-        "(height, width) of 16 or more pixels",
-        lambda v: len(v) == 2 and _are_integers(v) and min(v) >= 16,
-    ),
-    "data.num_threads": (f"1 to {_MOST_THREADS}", lambda v: 1 <= v <= _MOST_THREADS),
-    "batch.num_identities": _AT_LEAST_ONE,
-    "batch.num_images": _AT_LEAST_ONE,
-    "batch.sampler": _one_of(*SAMPLERS),
-    "batch.accumulation_steps": _AT_LEAST_ONE,
-    "augmentation.flip": _FRACTION,
-    "augmentation.erase": _FRACTION,
-    "augmentation.exchange": _FRACTION,
-    "augmentation.gray": _FRACTION,
-    "augmentation.infrared_gray": _FRACTION,
-    "augmentation.channel_erase": _FRACTION,
-    "model.depth": _one_of(*STAGES),
-    "model.variant": _one_of(*VARIANTS),
-    "model.stem": _one_of(*STEMS),
-    "model.non_local": (
-        "numbers of blocks, 0 or more, for the four stages",
-        lambda v: len(v) == 4 and _are_integers(v) and min(v) >= 0,
-    ),
-    "model.pooling": _one_of(*POOLINGS),
-    "model.width": (
-        f"more than 0 and up to {_MOST_WIDTH:g}",
-        lambda v: 0 < v <= _MOST_WIDTH,
-    ),
-    "model.norm": _one_of(*NORMS),
-    "model.mbn_at": (
-        f"some of {', '.join(PLACES)}",
-        lambda v: all(place in PLACES for place in v),
-    ),
-    "model.last_stride": _one_of(1, 2),
-    "model.momentum": _FRACTION,
-    "model.dtype": _one_of("float32", "bfloat16"),
-    "loss.label_smoothing": _FRACTION,
-    "loss.circle_margin": _FRACTION,
-    "optimizer.name": _one_of("sgd", "adamw"),
-    "optimizer.momentum": _FRACTION,
-    "optimizer.schedule": _one_of("cosine", "step", "constant"),
-    "optimizer.decay_steps": (
-        "steps in rising order",
-        lambda v: _are_integers(v) and list(v) == sorted(v),
-    ),
+# The default of every key, and a rule for its value beside the type of the default.
+_KEYS: dict[str, tuple[Any, _Rule]] = {
+    "seed": (0, _NOT_NEGATIVE),  # of weights, batches and augmentation
+    "num_steps": (1500, _AT_LEAST_ONE),
+    "num_devices": (0, _NOT_NEGATIVE),  # 0: all; on a CPU, n makes n devices of it
+    # How a step runs on several devices (docs/scaling.md).
+    "parallelism": ("jit", _one_of("jit", "shard_map", "pmap")),
+    # Steps whose loss or gradient is not finite change nothing; more of them in a row
+    # than this end the run.
+    "max_skipped_in_a_row": (0, _NOT_NEGATIVE),
+    # "10:15" writes a trace of these steps into the work directory, for TensorBoard.
+    "profile_steps": ("", _ANY),
+    # Directory of compiled programs, which later runs use. "default": that of
+    # JAX_COMPILATION_CACHE_DIR, or .jax_cache beside the work directory. "": none.
+    "compilation_cache": ("default", _ANY),
+    "log_every": (10, _AT_LEAST_ONE),  # steps
+    # Steps between checkpoints, and between validations, if there are any.
+    "eval_every": (300, _AT_LEAST_ONE),
+    # Batches on which the report measures the distribution gaps; 0 leaves them out.
+    "gap_batches": (32, _GAP_BATCHES),
+    "data.dataset": ("synthetic_vireid/nir", _ANY),
+    "data.data_dir": ("data", _ANY),
+    "data.image_size": ((96, 48), _IMAGE_SIZE),
+    "data.num_threads": (2, _THREADS),  # that decode
+    # Leave out, and count, records for training that cannot be read, instead of
+    # stopping. A damaged record of the test always stops the run.
+    "data.skip_damaged": (False, _ANY),
+    # Identities taken out of training for validation. 0: the validation split of the
+    # data set; the real ones have none: train on everything, take the last step.
+    "data.num_val_identities": (0, _NOT_NEGATIVE),
+    "batch.num_identities": (16, _AT_LEAST_ONE),  # P
+    "batch.num_images": (2, _AT_LEAST_ONE),  # K, of each modality
+    # "balanced": P identities with K images in each of the M modalities; "agnostic": P
+    # identities with M K images, whatever their modality; "natural": M P K images as
+    # they come.
+    "batch.sampler": ("balanced", _one_of(*SAMPLERS)),
+    # Parts in which a batch is processed, one after the other, to save memory on an
+    # accelerator. Each has its own statistics and pairs: it is P / parts identities.
+    "batch.accumulation_steps": (1, _AT_LEAST_ONE),
+    "augmentation.pad": (4, _NOT_NEGATIVE),  # pixels on each side before cropping
+    "augmentation.flip": (0.5, _FRACTION),  # probability, as of the following
+    "augmentation.erase": (0.0, _FRACTION),
+    # Strength of brightness, contrast and saturation.
+    "augmentation.jitter": (0.3, _NOT_NEGATIVE),
+    # Of modalities with color (mbn_jax.modalities.COLOR): one channel in all three.
+    "augmentation.exchange": (0.0, _FRACTION),
+    "augmentation.gray": (0.0, _FRACTION),
+    # Of the other modalities: one channel or gray.
+    "augmentation.infrared_gray": (0.0, _FRACTION),
+    # Of all modalities: fills channels differently.
+    "augmentation.channel_erase": (0.0, _FRACTION),
+    # Weights to start from. ImageNet's: a .safetensors file with torchvision's names,
+    # hf:owner/name, or a folder of Keras's ResNet-50 for TensorFlow.js, with
+    # model.stride_in_1x1. Or a folder of shared weights (mbn_jax.save_pretrained).
+    "model.pretrained": ("", _ANY),
+    "model.depth": (18, _one_of(*STAGES)),
+    "model.variant": ("resnet", _one_of(*VARIANTS)),
+    "model.stem": ("shared", _one_of(*STEMS)),  # "separate": one for each modality
+    "model.non_local": ((0, 0, 0, 0), _NON_LOCAL),  # blocks at the end of each stage
+    "model.pooling": ("average", _one_of(*POOLINGS)),  # "gem": generalized mean
+    "model.neck_bias": (False, _ANY),
+    "model.width": (0.25, _WIDTH),
+    "model.norm": ("mbn", _one_of(*NORMS)),
+    "model.mbn_at": (PLACES, _MBN_AT),  # where "mbn" is by modality; elsewhere: "bn"
+    "model.share_affine": (True, _ANY),
+    "model.last_stride": (1, _one_of(1, 2)),  # 2 is coarser and a little faster
+    "model.stride_in_1x1": (False, _ANY),  # of bottlenecks; for Keras's weights
+    "model.momentum": (0.9, _FRACTION),  # of the running statistics
+    "model.dtype": ("float32", _one_of("float32", "bfloat16")),
+    "model.remat": (False, _ANY),  # compute blocks twice and keep less between
+    # Weights; a loss of weight 0 is not computed.
+    "loss.identity": (1.0, _NOT_NEGATIVE),  # cross-entropy
+    "loss.wrt": (1.0, _NOT_NEGATIVE),  # weighted regularized triplet, of AGW
+    "loss.squared_wrt": (0.0, _NOT_NEGATIVE),  # the same of squared differences, of CAJ
+    "loss.triplet": (0.0, _NOT_NEGATIVE),  # batch hard
+    "loss.circle": (0.0, _NOT_NEGATIVE),
+    "loss.hetero_center": (0.0, _NOT_NEGATIVE),
+    "loss.hetero_center_triplet": (0.0, _NOT_NEGATIVE),
+    "loss.label_smoothing": (0.1, _FRACTION),  # of "identity"
+    "loss.margin": (0.3, _NOT_NEGATIVE),  # of "triplet" and "hetero_center_triplet"
+    "loss.circle_margin": (0.25, _FRACTION),
+    "loss.circle_scale": (64.0, _NOT_NEGATIVE),
+    "optimizer.name": ("adamw", _one_of("sgd", "adamw")),
+    "optimizer.learning_rate": (3e-3, _NOT_NEGATIVE),
+    "optimizer.backbone_factor": (1.0, _NOT_NEGATIVE),  # times the learning rate
+    "optimizer.momentum": (0.9, _FRACTION),  # of "sgd"
+    "optimizer.nesterov": (True, _ANY),  # of "sgd"
+    "optimizer.weight_decay": (1e-3, _NOT_NEGATIVE),
+    "optimizer.schedule": ("cosine", _one_of("cosine", "step", "constant")),
+    "optimizer.warmup_steps": (50, _NOT_NEGATIVE),
+    "optimizer.decay_steps": ((750, 1100), _RISING),  # of "step"
+    "optimizer.decay_factor": (0.1, _NOT_NEGATIVE),  # of "step"
 }
+
+
+def default_config() -> ConfigDict:
+    """Returns the quick run's configuration, locked: an unknown key is an error."""
+    defaults = {key: default for key, (default, _) in _KEYS.items()}
+    return ConfigDict(unflatten_dict(defaults, sep=".")).lock()
 
 
 def check(config: ConfigDict) -> None:
@@ -236,23 +194,20 @@ def check(config: ConfigDict) -> None:
         InputError: names the first key that is wrong, its value and what was expected.
     """
     values = flatten_dict(config.to_dict(), sep=".")
-    defaults = flatten_dict(default_config().to_dict(), sep=".")
-    for key in sorted(values.keys() ^ defaults.keys()):
+    for key in sorted(values.keys() ^ _KEYS.keys()):
         if key in values:
             raise InputError(unknown(key))
         raise InputError(
             f"The configuration lacks {key!r}; start a configuration file from "
             "mbn_jax.training.config.default_config()."
         )
-    for key, default in defaults.items():
+    for key, (default, (expected, holds)) in _KEYS.items():
         value = values[key]
-        if expected := _other_type(value, default):
+        if other := _other_type(value, default):
             raise InputError(
-                f"config.{key} is {value!r}, expected {expected}, as for example "
+                f"config.{key} is {value!r}, expected {other}, as for example "
                 f"{default!r}."
             )
-        no_rule = _NOT_NEGATIVE if isinstance(value, int | float) else _ANY
-        expected, holds = _RULES.get(key, no_rule)
         if not holds(value):
             raise InputError(f"config.{key} is {value!r}, expected {expected}.")
     batch = config.batch
@@ -296,8 +251,7 @@ def _other_type(value: Any, default: Any) -> str:
 
 def unknown(key: str) -> str:
     """Returns a message about a key that does not exist; names the most similar one."""
-    known = flatten_dict(default_config().to_dict(), sep=".")
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+    nearest = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.0)[0]
     return f"there is no configuration key {key!r}, did you mean {nearest!r}?"
 
 
@@ -371,7 +325,7 @@ def read_config_file(path: str | Path) -> ConfigDict:
         for key, value in flatten_dict(read_json(Path(path)), sep=".").items()
     }
     config = default_config()
-    for key in sorted(values.keys() ^ flatten_dict(config.to_dict(), sep=".").keys()):
+    for key in sorted(values.keys() ^ _KEYS.keys()):
         if key in values:
             raise InputError(
                 f"{path} has the key {key!r}, which this version of mbn_jax does not "

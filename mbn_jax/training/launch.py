@@ -57,7 +57,7 @@ def request_cpu_devices(num_devices: int) -> None:
     are not affected.
 
     Raises:
-        InputError: more than 1024, each of which has threads of its own.
+        InputError: more than 1024, each of which has its own threads.
     """
     if num_devices > _MOST_CPU_DEVICES:
         raise InputError(
@@ -80,7 +80,7 @@ def use_compilation_cache(setting: str, workdir: Path) -> None:
 def keep_freed_memory() -> None:
     """Tells the C library to reuse freed memory instead of returning it to the system.
 
-    XLA for CPU allocates the temporary memory of every step anew. Getting fresh pages
+    XLA for CPU allocates new temporary memory in every step. Getting fresh pages
     from the system took a fifth of the time of the quick run's step, and half of the
     CPU time of a ResNet-50's on a virtual machine. Without glibc nothing changes.
     """
@@ -241,9 +241,9 @@ def _tasks_on_node(environment: Mapping[str, str]) -> int:
 
 
 def _is_tpu_host(environment: Mapping[str, str]) -> bool:
-    """Whether this is a TPU host whose slice JAX can look up; one host is a slice, too.
+    """Whether this is a TPU host whose slice JAX can look up, even if it is alone in it.
 
-    Without these variables or Google's metadata server JAX would ask in vain.
+    Without these variables or Google's metadata server JAX would get no answer.
     """
     if not importlib.util.find_spec("libtpu"):
         return False

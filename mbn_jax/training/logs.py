@@ -276,7 +276,7 @@ def _peak_memory() -> dict[str, float]:
     }
     statistics = [device.memory_stats() for device in jax.local_devices()]
     bytes_in_use = [of_one["peak_bytes_in_use"] for of_one in statistics if of_one]
-    if bytes_in_use:  # a CPU has no memory of its own
+    if bytes_in_use:  # a CPU reports none
         peak["device_memory_peak"] = max(bytes_in_use) / 2**30
     return peak
 

@@ -22,19 +22,19 @@ from jax.experimental import multihost_utils
 from mbn_jax.errors import InputError
 from mbn_jax.training.launch import distributed_arguments
 
-# How long a process waits for the others at its start. JAX would abort it then, without
-# a sentence, so it is told to wait for longer.
+# How long a process waits for the others at its start. After its own time-out JAX would
+# abort it without a message of ours, so that one is longer.
 _JOIN_S = 300
-# After so long without a sign of life a process is given up, and the run with it: the
+# After this time without a sign of life a process is given up, and the run with it: the
 # others end instead of waiting.
 _SILENCE_S = 25
-# The same of JAX, which then aborts the process without a sentence: only where the
+# The same for JAX, which aborts the process with a message of its own: only if the
 # threads that watch are silent themselves.
 _HEARTBEAT_TIMEOUT_S = 100
-# How long process 0 stays until the others have given up, too: without it, which
-# coordinates, JAX aborts them.
+# How long process 0, the coordinator, stays until the others have given up as well: JAX
+# aborts them when it is gone.
 _COORDINATOR_STAYS_S = 5
-# How long a process that ends waits for the others to end, too.
+# How long a process that ends waits for the others to end.
 _SHUTDOWN_TIMEOUT_S = 10
 _TICK_S = 1.0
 _FOLDER = "mbn_jax_alive"
@@ -74,8 +74,8 @@ def joined_processes(
         "is lost, all end within a minute; start all again, and the run goes on",
         file=sys.stderr,
     )
-    # Where JAX aborts this process all the same, it says that another one "died". Every
-    # thread's stack below that would hide it.
+    # If JAX aborts this process nevertheless, it says that another one "died". The stacks
+    # of all threads below would hide that message.
     faulthandler.disable()
     try:
         with heartbeats(_give_up, silence_s=_SILENCE_S):
@@ -85,7 +85,7 @@ def joined_processes(
             raise
         _give_up(str(error).splitlines()[0][:200])
     finally:
-        # Waits for the others, which do not come where this one was interrupted.
+        # Waits for the others, which do not come if this one was interrupted.
         if not isinstance(sys.exception(), KeyboardInterrupt):
             jax.distributed.shutdown()
 

@@ -62,7 +62,7 @@ def quick_thermal() -> ConfigDict:
 def agw(
     dataset: str = "sysu_mm01", norm: str = "mbn", data_dir: str = "data"
 ) -> ConfigDict:
-    """AGW's training, with MBN in place of its batch normalization, or with that.
+    """AGW's training, with MBN, or with batch normalization as published.
 
     AGW (Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook",
     TPAMI 2021; the numbers are those of the authors' public code): ImageNet's ResNet-50
@@ -136,7 +136,7 @@ def caj(
     Not CAJ's: channels are exchanged in half of the visible images, where CAJ adds a
     changed copy of each, so that a batch is 8 × (4 + 4) images and not 8 × (8 + 4).
     The square in the loss is not cut off at 88, where the authors' code cuts it, and
-    its gradient with it, lest an exponential overflow. What `agw` lists holds as well.
+    its gradient with it, so that no exponential overflows. What `agw` lists holds as well.
 
     Args:
         dataset: as for `agw`.

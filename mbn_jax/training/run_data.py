@@ -39,7 +39,7 @@ class Splits:
         validation: chooses the best step; None to train on everything and take the
             last.
         test: never looked at before the end. Its identities are in no other.
-        selection: says the above of this run, in a sentence for its results.
+        selection: a sentence that says this about the run, for its results.
     """
 
     train: Split

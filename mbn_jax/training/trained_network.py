@@ -310,8 +310,8 @@ def _is_finished(workdir: str) -> bool:
         last = results["figures"]["last"]["step"]
     except (LookupError, TypeError) as error:
         raise InputError(
-            f"{path} has no figures of a last step; give the run's training command "
-            "again, which writes them anew."
+            f"{path} has no metrics of a last step; give the run's training command "
+            "again, which writes them."
         ) from error
     return last == read_config(workdir).num_steps
 

@@ -1,4 +1,4 @@
-"""A work directory: one run's at a time, and left as it was if nothing came of it."""
+"""A work directory: used by one run at a time, and left as it was if a run fails."""
 
 import contextlib
 import fcntl
@@ -78,8 +78,8 @@ def _lock(workdir: Path) -> Iterator[None]:
             _sign(file, workdir)
             yield
         finally:
-            # On a disk that cannot be written to any more the file stays. The lock ends
-            # with the process all the same, and another error is to be reported.
+            # On a disk that can no longer be written to, the file stays. The lock still
+            # ends with the process, and another error is the one to report.
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
                 if not existed and not any(workdir.iterdir()):
@@ -139,7 +139,7 @@ def _shown(value: object) -> str:
 def claimed(
     workdir: Path, config: ConfigDict, data: Info | None = None
 ) -> Iterator[None]:
-    """Writes to whom the directory belongs; withdraws if nothing came of it.
+    """Writes whose directory it is; removes that again if the run comes to nothing.
 
     A run that fails before its first checkpoint leaves nothing behind, so that the same
     directory can be used once the mistake is fixed.
