@@ -241,7 +241,7 @@ def _tasks_on_node(environment: Mapping[str, str]) -> int:
 
 
 def _is_tpu_host(environment: Mapping[str, str]) -> bool:
-    """Whether this is a TPU host whose slice JAX can look up, even if it is alone in it.
+    """Whether this is a TPU host whose slice JAX can look up; it may be of one host.
 
     Without these variables or Google's metadata server JAX would get no answer.
     """

@@ -74,8 +74,8 @@ def joined_processes(
         "is lost, all end within a minute; start all again, and the run goes on",
         file=sys.stderr,
     )
-    # If JAX aborts this process nevertheless, it says that another one "died". The stacks
-    # of all threads below would hide that message.
+    # If JAX aborts this process nevertheless, it says that another one "died". The
+    # stacks of all threads below would hide that message.
     faulthandler.disable()
     try:
         with heartbeats(_give_up, silence_s=_SILENCE_S):

@@ -135,8 +135,8 @@ def caj(
 
     Not CAJ's: channels are exchanged in half of the visible images, where CAJ adds a
     changed copy of each, so that a batch is 8 × (4 + 4) images and not 8 × (8 + 4).
-    The square in the loss is not cut off at 88, where the authors' code cuts it, and
-    its gradient with it, so that no exponential overflows. What `agw` lists holds as well.
+    The authors' code cuts the square in the loss off at 88, and its gradient with it,
+    to prevent an overflow; here it is not cut off. What `agw` lists holds as well.
 
     Args:
         dataset: as for `agw`.
