@@ -77,41 +77,45 @@ def load_splits(config: ConfigDict) -> Splits:
     train = _whole(train, skip, num_threads)
     # Metrics on a part of the test would not be those of its protocol.
     test = _whole(test, False, num_threads)
-    if config.data.num_val_identities:
-        train, validation = carve_validation(
-            train, config.data.num_val_identities, config.seed
-        )
-        people = f"{_num_identities(validation)} identities taken out of training"
+    num_carved = config.data.num_val_identities
+    if num_carved:
+        train, validation = carve_validation(train, num_carved, config.seed)
     elif validation is not None:
         validation = _whole(validation, skip, num_threads)
-        people = (
-            "the validation split, whose identities are in neither training nor test"
-        )
-    damaged = f"without {_records(train.damaged)}" if train.damaged else ""
-    if validation is None:
-        selection = (
-            f"Trained on all {_num_identities(train)} training identities"
-            f"{', ' * bool(damaged)}{damaged}, "
-            "without validation: the last step is taken, and no step was chosen by its "
-            "metrics."
-        )
-    else:
-        selection = (
-            "Best on validation is the step with the highest mean of the mAP of all "
-            f"protocols on {people}; among equals the latest."
-        )
-        if damaged:
-            selection += f" Trained {damaged}."
-        if validation.damaged:
-            selection += f" Validated without {_records(validation.damaged)}."
+    # Copies on the disks of several hosts may differ.
     for split in (train, validation, test):
         if split is not None:
-            # Copies on the disks of several hosts may differ.
             labels = split.name, split.identity, split.camera, split.modality
             fingerprint = split.info.fingerprint if split.info else ""
             held = [fingerprint, *(a.tolist() for a in labels)]
             check_same_everywhere(repr(held), "data set")
+    selection = _selection(train, validation, num_carved)
     return Splits(train, validation, test, selection)
+
+
+def _selection(train: Split, validation: Split | None, num_carved: int) -> str:
+    """What the network is trained on and how its step is chosen."""
+    damaged = f"without {_records(train.damaged)}" if train.damaged else ""
+    if validation is None:
+        identities = f"all {_num_identities(train)} training identities"
+        return (
+            f"Trained on {', '.join(filter(None, [identities, damaged]))}, without "
+            "validation: the last step is taken, and no step was chosen by its metrics."
+        )
+    people = (
+        f"{num_carved} identities taken out of training"
+        if num_carved
+        else "the validation split, whose identities are in neither training nor test"
+    )
+    text = (
+        "Best on validation is the step with the highest mean of the mAP of all "
+        f"protocols on {people}; among equals the latest."
+    )
+    if damaged:
+        text += f" Trained {damaged}."
+    if validation.damaged:
+        text += f" Validated without {_records(validation.damaged)}."
+    return text
 
 
 def _open(config: ConfigDict) -> tuple[Split, Split | None, Split]:
