@@ -1,4 +1,4 @@
-"""Taking a trained network elsewhere: exported models, shared weights, new cameras."""
+"""Uses of a trained network: features, search, new cameras, exported models."""
 
 from mbn_jax.errors import require_system
 

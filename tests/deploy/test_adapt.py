@@ -16,12 +16,6 @@ from ..models.test_variants import filled, small
 
 
 @pytest.fixture(scope="module")
-def network():
-    model = small()
-    return model, filled(model)
-
-
-@pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Four visible and six infrared images of the network's size."""
     root = tmp_path_factory.mktemp("crops")
