@@ -5,19 +5,12 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mbn_jax.data.preparation import prepare_data
-from mbn_jax.errors import InputError
-from mbn_jax.training.config import read_config
-from mbn_jax.training.loop import train
-from mbn_jax.training.trained_network import Network, evaluate_workdir
-
+from .commands import in_process
 from .data import own_images
 
 ROOT = Path(__file__).parents[1]
@@ -31,23 +24,17 @@ TINY = (
 )
 
 
-def run(command, folder):
-    """Runs a command of the page in a folder, as a person types it in a clone."""
-    program, *arguments = shlex.split(command)
-    assert program == "python"
-    if arguments[:3] == ["-m", "mbn_jax", "train"]:
+def run(command):
+    """Runs a command of the page, as a person types it in a clone."""
+    program, option, package, name, *arguments = shlex.split(command)
+    assert (program, option, package) == ("python", "-m", "mbn_jax")
+    if name == "train":
         arguments += TINY.split()
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return in_process.run(name, *arguments)
 
 
-def run_well(command, folder):
-    done = run(command, folder)
+def run_well(command):
+    done = run(command)
     assert done.returncode == 0, f"{command}\n{done.stderr}"
     return done
 
@@ -83,7 +70,7 @@ def test_the_page_leads_from_folders_to_ranked_lists(folder, monkeypatch):
     (section,) = re.findall(r"## Your own cameras\n(.*?)\n## ", README, re.DOTALL)
     (three,) = blocks("sh", section)
     assert commands_of(three) == commands[:3]
-    outputs = [run_well(command, folder) for command in commands]
+    outputs = [run_well(command) for command in commands]
 
     with open("photos/manifest.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -106,37 +93,31 @@ def test_the_page_leads_from_folders_to_ranked_lists(folder, monkeypatch):
 def prepare():
     """Prepares the data set again, as if nothing were there."""
     shutil.rmtree("data/mine")
-    prepare_data("mine", "data", manifest="photos/manifest.csv")
+    manifest = "--dataset=mine --manifest=photos/manifest.csv"
+    run_well(f"python -m mbn_jax prepare {manifest}")
 
 
-def evaluate(workdir, **options):
-    """What `python -m mbn_jax evaluate` computes."""
-    return evaluate_workdir(workdir, Network("last", False, None), options, "cosine")
-
-
-def test_run_is_not_resumed_on_other_data_and_evaluation_says_so(
-    folder, monkeypatch, capsys
-):
+def test_run_is_not_resumed_on_other_data_and_evaluation_says_so(folder, monkeypatch):
     """Goes on with the run of the page."""
     monkeypatch.chdir(folder)
-    evaluate("runs/mine")
-    assert "other data" not in capsys.readouterr().err
+    train = "python -m mbn_jax train --workdir=runs/mine --config.data.dataset=mine"
+    evaluate = "python -m mbn_jax evaluate --workdir=runs/mine"
+    assert "other data" not in run_well(evaluate).stderr
     prepare()  # the same images and rows: the same data
-    evaluate("runs/mine")
-    assert "other data" not in capsys.readouterr().err
+    assert "other data" not in run_well(evaluate).stderr
 
     image = next(Path("photos/visible").rglob("*.jpg"))
     image.write_bytes(image.read_bytes() + b"\0")  # decodes to the same pixels
     prepare()
-    evaluate("runs/mine")
-    assert "was trained on other data of the name mine" in capsys.readouterr().err
-    with pytest.raises(
-        InputError, match=r"^runs/mine was trained on .*choose another --workdir"
-    ):
-        train(read_config("runs/mine"), Path("runs/mine"))
+    told = run_well(evaluate)
+    assert "was trained on other data of the name mine" in told.stderr
+    refused = run(train)
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1].startswith("error: runs/mine was trained on")
+    assert "choose another --workdir" in refused.stderr
 
 
-def test_three_modalities_lead_to_six_searches(tmp_path, monkeypatch, capsys):
+def test_three_modalities_lead_to_six_searches(tmp_path, monkeypatch):
     """One identity lacks a modality, and the name of one is not that of a folder."""
     modalities = {"visible": "visible", "nir/940": "nir", "thermal": "thermal"}
     monkeypatch.chdir(tmp_path)
@@ -147,16 +128,17 @@ def test_three_modalities_lead_to_six_searches(tmp_path, monkeypatch, capsys):
         f"--folder={m}=photos/{folder}" for m, folder in modalities.items()
     )
     run_well(
-        f"python -m mbn_jax manifest {flags} --output=photos/manifest.csv --seed=1",
-        tmp_path,
+        f"python -m mbn_jax manifest {flags} --output=photos/manifest.csv --seed=1"
     )
-    prepare_data("mine", "data", manifest="photos/manifest.csv")
-    told = capsys.readouterr().err
-    assert "train: 22 images of 4 identities, 8 visible, 6 nir/940 and" in told
+    prepared = run_well(
+        "python -m mbn_jax prepare --dataset=mine --manifest=photos/manifest.csv"
+    )
+    assert (
+        "train: 22 images of 4 identities, 8 visible, 6 nir/940 and" in prepared.stderr
+    )
     trained = run_well(
         "python -m mbn_jax train --workdir=runs/mine --config.data.dataset=mine"
-        " --config.model.stem=separate --config.loss.hetero_center=0.1",
-        tmp_path,
+        " --config.model.stem=separate --config.loss.hetero_center=0.1"
     )
     assert "1 identities lack a modality" in trained.stderr
     results = json.loads((tmp_path / "runs/mine/results.json").read_text())
@@ -171,15 +153,15 @@ def test_three_modalities_lead_to_six_searches(tmp_path, monkeypatch, capsys):
     page = (tmp_path / "runs/mine/report/index.html").read_text()
     for words in ("thermal → visible", "nir/940 → thermal", "id person "):
         assert words in page
-    evaluated = evaluate("runs/mine", direction="nir/940_to_thermal")
-    assert evaluated["protocol"] == "nir/940_to_thermal"
+    run_well(
+        "python -m mbn_jax evaluate --workdir=runs/mine --direction=nir/940_to_thermal"
+    )
     assert (tmp_path / "runs/mine/report/nir%2F940_to_visible.png").is_file()
-    run_well("python -m mbn_jax gap runs/mine --num_batches=2", tmp_path)
+    run_well("python -m mbn_jax gap runs/mine --num_batches=2")
     run_well(
         "python -m mbn_jax embed --workdir=runs/mine --images=photos/nir"
         " --modality=nir/940 --output=f.npz --gallery=photos/thermal"
-        " --gallery_modality=thermal --ranked_list=found.png",
-        tmp_path,
+        " --gallery_modality=thermal --ranked_list=found.png"
     )
     with np.load(tmp_path / "f.npz") as features:
         assert features["features"].shape[0] == 10

@@ -1,4 +1,4 @@
-"""The script: what it prints, its exit status, and what is left when it is killed."""
+"""Preparing by the command: its output, its exit status, and what a kill leaves."""
 
 import os
 import subprocess
@@ -11,9 +11,10 @@ import pytest
 from mbn_jax.data.dataset import load_split
 from mbn_jax.errors import InputError
 
-from .data import trees
+from ..data import trees
+from .in_process import run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 # The script, ended by a signal when it converts the 40th image.
 ENDED = """
@@ -37,13 +38,10 @@ runpy.run_path("experiments/prepare_data.py", run_name="__main__")
 """
 
 
-def run(*flags, ended_by=None, **environment):
-    if ended_by:
-        program = ["-c", textwrap.dedent(ENDED).format(signal=ended_by)]
-    else:
-        program = ["experiments/prepare_data.py"]
+def run_until(signal, *flags, **environment):
+    """Runs the command until the signal ends it."""
     return subprocess.run(
-        [sys.executable, *program, *map(str, flags)],
+        [sys.executable, "-c", textwrap.dedent(ENDED).format(signal=signal), *flags],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -64,21 +62,21 @@ def test_killed_and_started_again_it_prepares_the_data(whole, tmp_path):
         f"--data_dir={tmp_path}",
     ]
     (temporary := tmp_path / "temporary").mkdir()
-    killed = run(*flags, ended_by="SIGKILL", TMPDIR=str(temporary))
+    killed = run_until("SIGKILL", *flags, TMPDIR=str(temporary))
     assert killed.returncode == -9
     assert not list(temporary.iterdir())
     assert list((tmp_path / "sysu_mm01").iterdir())  # the half
     with pytest.raises(InputError, match="is not prepared"):
         load_split("sysu_mm01", "train", tmp_path)
 
-    interrupted = run(*flags, ended_by="SIGINT")
+    interrupted = run_until("SIGINT", *flags)
     assert interrupted.returncode == 130
     last = interrupted.stderr.splitlines()[-1]
     assert last.startswith("interrupted; the same command goes on")
     assert "Traceback" not in interrupted.stderr
     assert not list((tmp_path / "sysu_mm01").iterdir())
 
-    done = run(*flags)
+    done = run("prepare", *flags)
     assert done.returncode == 0, done.stderr
     assert "train: 72 images of 4 identities, 48 visible and 24 infrared" in done.stderr
     assert done.stdout.splitlines() == [
@@ -95,7 +93,7 @@ def test_killed_and_started_again_it_prepares_the_data(whole, tmp_path):
     "flag", ["--images=x", "--sixteen_bits=minmax", "--max_megapixels=100"]
 )
 def test_flags_of_own_images_are_refused_without_a_manifest(tmp_path, flag):
-    done = run("--dataset=llcm", f"--manual_dir={tmp_path}", flag)
+    done = run("prepare", "--dataset=llcm", f"--manual_dir={tmp_path}", flag)
     assert done.returncode == 1
     name = flag.partition("=")[0]
     assert done.stderr == (
@@ -104,7 +102,7 @@ def test_flags_of_own_images_are_refused_without_a_manifest(tmp_path, flag):
 
 
 def test_a_folder_without_a_name_is_not_the_current_one(tmp_path):
-    done = run("--dataset=llcm", "--manual_dir=", f"--data_dir={tmp_path}")
+    done = run("prepare", "--dataset=llcm", "--manual_dir=", f"--data_dir={tmp_path}")
     assert done.returncode == 1
     assert done.stderr.startswith("error: The name of a folder is empty; name a folder")
 
@@ -112,7 +110,7 @@ def test_a_folder_without_a_name_is_not_the_current_one(tmp_path):
 def test_problems_are_told_without_a_traceback(tmp_path):
     root = trees.write_llcm(tmp_path / "LLCM", images=1)
     (lost,) = trees.remove_matching(root, "vis/cam4/0009/*")
-    done = run("--dataset=llcm", f"--manual_dir={root}", "--check")
+    done = run("prepare", "--dataset=llcm", f"--manual_dir={root}", "--check")
     assert done.returncode == 1
     assert f"there is no {root / lost}; copy it" in done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"error: {root} is not a complete")
