@@ -131,13 +131,31 @@ def draw_identity(rng: Rng) -> Identity:
     return Identity(
         body=_body(rng),
         hair=_hair(rng),
-        upper=_upper(rng),
-        lower=_lower(rng),
+        upper=Upper(
+            fabric=_fabric(rng, (4, 3, 3, 2, 2, 3, 3, 0)),
+            sleeve=_choose(rng, (0.0, 0.3, 0.65, 1.0), (1, 3, 1, 5)),
+            hem=_choose(rng, (0.58, 0.49, 0.41, 0.29), (2, 4, 2, 2)),
+            looseness=rng.uniform(0.0, 0.045),
+            hood=rng.random() < 0.2,
+            inner=dyed(rng) if rng.random() < 0.3 else None,
+        ),
+        lower=Lower(
+            fabric=_fabric(rng, (6, 2, 2, 2, 0, 0, 0, 3)),
+            skirt=rng.random() < 0.3,
+            length=_choose(rng, (0.32, 0.52, 0.75, 0.97), (2, 2, 1, 5)),
+            looseness=rng.uniform(0.0, 0.05),
+        ),
         shoes=Shoes(
             material=dyed(rng, insulation=(0.55, 0.85)),
             shaft=_choose(rng, (0.0, 0.45, 0.9), (6, 2, 2)),
         ),
-        bag=_bag(rng),
+        bag=Bag(
+            kind=_choose(rng, get_args(BagKind), (4, 3, 2, 2, 2, 2)),
+            side=1 if rng.random() < 0.5 else -1,
+            size=rng.uniform(0.75, 1.25),
+            body=dyed(rng, insulation=(0.85, 1.0)),
+            strap=dyed(rng, insulation=(0.7, 1.0)),
+        ),
     )
 
 
@@ -262,6 +280,7 @@ def _hair(rng: Rng) -> Hair:
 
 
 def _fabric(rng: Rng, weights: Sequence[int]) -> Fabric:
+    """Draws a fabric; the weights are those of the patterns, in their order."""
     ground = dyed(rng)
     return Fabric(
         ground=ground,
@@ -284,36 +303,6 @@ def _second_dye(rng: Rng, ground: Material) -> Material:
         near_infrared=max(reflectances, key=lambda r: abs(r - ground.near_infrared)),
         # A dye changes the light that a cloth reflects, not how warm it keeps.
         insulation=ground.insulation,
-    )
-
-
-def _upper(rng: Rng) -> Upper:
-    return Upper(
-        fabric=_fabric(rng, (4, 3, 3, 2, 2, 3, 3, 0)),
-        sleeve=_choose(rng, (0.0, 0.3, 0.65, 1.0), (1, 3, 1, 5)),
-        hem=_choose(rng, (0.58, 0.49, 0.41, 0.29), (2, 4, 2, 2)),
-        looseness=rng.uniform(0.0, 0.045),
-        hood=rng.random() < 0.2,
-        inner=dyed(rng) if rng.random() < 0.3 else None,
-    )
-
-
-def _lower(rng: Rng) -> Lower:
-    return Lower(
-        fabric=_fabric(rng, (6, 2, 2, 2, 0, 0, 0, 3)),
-        skirt=rng.random() < 0.3,
-        length=_choose(rng, (0.32, 0.52, 0.75, 0.97), (2, 2, 1, 5)),
-        looseness=rng.uniform(0.0, 0.05),
-    )
-
-
-def _bag(rng: Rng) -> Bag:
-    return Bag(
-        kind=_choose(rng, get_args(BagKind), (4, 3, 2, 2, 2, 2)),
-        side=1 if rng.random() < 0.5 else -1,
-        size=rng.uniform(0.75, 1.25),
-        body=dyed(rng, insulation=(0.85, 1.0)),
-        strap=dyed(rng, insulation=(0.7, 1.0)),
     )
 
 
