@@ -66,10 +66,9 @@ def network_gaps(
     """Measures the gaps of a network as it is trained, and as it is used.
 
     Args:
-        config: The configuration of its training, from which come the sampler, the
-            augmentation and the seed.
+        config: The configuration of its training.
         model: The network.
-        variables: The variables of the network.
+        variables: Its variables.
         splits: The splits to draw from, by the way of `mbn_jax.analysis.gap.WAYS`. If a
             split has fewer identities than a batch, all of them are in each batch.
         num_batches: The number of batches for each way.
@@ -175,19 +174,17 @@ def draw_batches(
     augmented: bool,
     advance: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[jax.Array, np.ndarray]]:
-    """Draws batches by the run's sampler, as `measure_gaps` takes them.
+    """Draws batches as `measure_gaps` takes them, by the run's sampler and seed.
 
-    A modality of which the split has no image is in no batch.
+    A modality of which the split has no image is in no batch. Each part of
+    `batch.accumulation_steps` is a batch in training, since it has its own statistics.
 
     Args:
-        config: The run's configuration, from which come the sampler, the augmentation
-            and the seed.
+        config: The run's configuration.
         model: The network, whose image size the images get.
         split: The split to draw from.
         number: The number of batches.
-        augmented: Whether to draw as in training, or the images as they are. As in
-            training, each part of `batch.accumulation_steps` is a batch, since it has
-            statistics of its own.
+        augmented: Whether to draw as in training, or the images as they are.
         advance: Called after each batch.
     """
     # From 0 on without gaps, as the sampler expects them.
@@ -323,13 +320,7 @@ def _batches(
 
 
 def _with_rows(variables: Mapping[str, Any], change: Any) -> dict[str, Any]:
-    """Replaces running statistics, layer by layer.
-
-    Args:
-        variables: The variables of the network.
-        change: A function from mean and variance, `(M, C)` each, to those of shape
-            `(M, C)`, `(1, C)` or `(C,)`.
-    """
+    """Replaces the mean and variance, `(M, C)`, of every layer by `change` of both."""
     flat = flatten_dict(variables["batch_stats"])
     for path in [path for path in flat if path[-1] == "mean"]:
         names = path, (*path[:-1], "var")

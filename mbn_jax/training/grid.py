@@ -3,7 +3,7 @@
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -164,18 +164,13 @@ def make_runs(
     )
 
 
-def _settings(
-    axes: Mapping[str, Sequence[str]], cross: bool
-) -> Iterator[dict[str, str]]:
+def _settings(axes: Mapping[str, Sequence[str]], cross: bool) -> list[dict[str, str]]:
     if cross:
-        for chosen in itertools.product(*axes.values()):
-            yield dict(zip(axes, chosen, strict=True))
-        return
+        combined = itertools.product(*axes.values())
+        return [dict(zip(axes, chosen, strict=True)) for chosen in combined]
     first = {name: values[0] for name, values in axes.items()}
-    yield first
-    for name, values in axes.items():
-        for value in values[1:]:
-            yield first | {name: value}
+    others = [{name: value} for name, values in axes.items() for value in values[1:]]
+    return [first, *(first | other for other in others)]
 
 
 def _change(config: ConfigDict, name: str, value: str) -> None:
@@ -197,5 +192,5 @@ def _change(config: ConfigDict, name: str, value: str) -> None:
         config.update_from_flattened_dict(changes)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"--grid={name}={value}: {value!r} is no value of it ({error})."
+            f"--grid={name}={value}: {value!r} is not a value of it ({error})."
         ) from error

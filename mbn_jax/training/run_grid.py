@@ -192,18 +192,10 @@ def _results(run: Run) -> Iterator[Result]:
             if gap.side == "after"
         ]
         facts[f"lasting_{way}"] = float(np.mean(lasting)) if lasting else math.nan
+    network = run.setting, run.config.model.norm, str(run.config.seed)
     for statistics, protocols in _read_controls(run.workdir / CONTROLS).items():
-        for protocol, metrics in protocols.items():
-            yield Result(
-                run.setting,
-                run.config.model.norm,
-                str(run.config.seed),
-                protocol,
-                statistics,
-                metrics,
-                facts,
-                run.workdir.name,
-            )
+        for name, metrics in protocols.items():
+            yield Result(*network, name, statistics, metrics, facts, run.workdir.name)
 
 
 def _accuracy(run: Run) -> float:

@@ -82,14 +82,14 @@ def test_separate_affines_share_the_runs_of_batch_norm():
         ("model.dept=18", "did you mean 'model.depth'"),
         ("backbone=vgg16", "'vgg16' is not known"),
         ("loss=identity+magic", "'magic' is not known, expected some of identity"),
-        ("model.width=wide", "'wide' is no value"),
+        ("model.width=wide", "'wide' is not a value"),
         ("sampler=best", r"config\.batch\.sampler is 'best'"),
         ("sampler=natural,natural", "with different values"),
         ("data=regdb/split11", "There is no data set 'regdb/split11'; the known ones"),
         ("seeds=1", "did you mean 'seed'"),
         ("affine=share", "'share' is not known, expected shared, separate"),
-        ("model.depth=1.5", r"--grid=model\.depth=1\.5: '1\.5' is no value"),
-        ("model.neck_bias=1", r"--grid=model\.neck_bias=1: '1' is no value"),
+        ("model.depth=1.5", r"--grid=model\.depth=1\.5: '1\.5' is not a value"),
+        ("model.neck_bias=1", r"--grid=model\.neck_bias=1: '1' is not a value"),
     ],
 )
 def test_a_mistake_in_the_grid_is_named(axis, message):
