@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.machine import machine_line
+from benchmarks.tables import machine_line
 from mbn_jax.data.sources import sysu_mm01
 from mbn_jax.evaluation import every_pair, feature_metrics, retrieval_metrics
 

@@ -2,17 +2,16 @@
 
     python -m benchmarks.hog synthetic_vireid/nir synthetic_vireid/thermal --csv=FILE
 
-The baseline that a trained network has to beat where the modalities share edges
-(Dalal and Triggs, "Histograms of Oriented Gradients for Human Detection", CVPR 2005).
-Prints a Markdown table with the metrics of HOG and of chance, in percent, and with
---run=WORKDIR those of a run's network before its first step, which its results.json
-holds. docs/study/baselines.csv keeps them.
+A trained network has to beat this baseline if the modalities share edges (Dalal and
+Triggs, "Histograms of Oriented Gradients for Human Detection", CVPR 2005). The command
+prints a Markdown table with the metrics of HOG and of chance, in percent, and with
+--run=WORKDIR those of a run's network before its first step, from its results.json.
+docs/study/baselines.csv contains them.
 """
 
 import argparse
 import csv
 import io
-import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from benchmarks.machine import machine_line
+from benchmarks.tables import machine_line, print_table
 from mbn_jax.analysis.ablation import METRICS
 from mbn_jax.analysis.ablation_tables import title
 from mbn_jax.data.dataset import Split, load_split
@@ -181,7 +180,7 @@ def as_csv(rows: list[Row]) -> str:
 
 
 def size(text: str) -> tuple[int, int]:
-    """Reads "96,48", a height and a width that HOG can be computed of."""
+    """Parses a height and a width for which HOG can be computed, such as "96,48"."""
     try:
         height, width = map(int, text.split(","))
     except ValueError:
@@ -216,29 +215,34 @@ def main() -> None:
         help="run whose untrained network is compared; may be given several times",
     )
     flags = parser.parse_args()
-    rows = []
     try:
         if flags.csv:
             check_writable(flags.csv.parent)
         print(machine_line("numpy", "opencv-python-headless"))
-        print(f"\n| data set | direction | method | {_cells(COLUMNS, '')} |")
-        print("|---|---|---|" + "---|" * len(METRICS))
-        for row in itertools.chain(
-            *(rows_of(d, flags.data_dir, flags.image_size) for d in flags.datasets),
-            *(rows_of_run(workdir) for workdir in flags.run),
-        ):
-            rows.append(row)
-            percent = {key: 100 * row.metrics[key] for key in METRICS}
-            head = f"{row.data} | {row.title} | {row.method}"
-            print(f"| {head} | {_cells(percent, '.1f')} |", flush=True)
+        rows = [
+            *(
+                row
+                for dataset in flags.datasets
+                for row in rows_of(dataset, flags.data_dir, flags.image_size)
+            ),
+            *(row for workdir in flags.run for row in rows_of_run(workdir)),
+        ]
+        print_table(
+            "|".join(["data set|direction|method", *(COLUMNS[key] for key in METRICS)]),
+            (
+                [
+                    row.data,
+                    row.title,
+                    row.method,
+                    *(f"{100 * row.metrics[key]:.1f}" for key in METRICS),
+                ]
+                for row in rows
+            ),
+        )
         if flags.csv:
             write_atomically(flags.csv, as_csv(rows).encode())
     except InputError as error:
         sys.exit(f"error: {error}")
-
-
-def _cells(values: Any, form: str) -> str:
-    return " | ".join(format(values[key], form) for key in METRICS)
 
 
 if __name__ == "__main__":

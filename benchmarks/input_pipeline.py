@@ -25,15 +25,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.progress import track
 
-from benchmarks.machine import machine_line
 from benchmarks.photographs import (
     IMAGES_PER_IDENTITY,
     MANIFEST,
     jpeg,
     write_photographs,
 )
+from benchmarks.tables import machine_line, print_table, ratio, spread, track
+from benchmarks.turns import resident
 from mbn_jax.data.dataset import Split, load_split
 from mbn_jax.data.pipeline import train_batches
 from mbn_jax.data.preparation import prepare_data
@@ -135,12 +135,7 @@ def compare(
 
         loaders = {OURS: ours, **{name: peer(how) for name, how in PEERS.items()}}
         rates: dict[str, list[float]] = {name: [] for name in loaders}
-        for i in track(
-            range(rounds + 1),
-            "reading",
-            transient=True,
-            disable=not sys.stderr.isatty(),
-        ):
+        for i in track(range(rounds + 1), "reading"):
             numbers = range(i * batches, (i + 1) * batches)
             for name, loader in loaders.items():
                 start = time.perf_counter()
@@ -148,17 +143,6 @@ def compare(
                     assert images.shape == (BATCH, *IMAGE_SIZE, 3)
                 rates[name].append(BATCH * batches / (time.perf_counter() - start))
     return {name: values[1:] for name, values in rates.items()}
-
-
-def resident(field: str) -> float:
-    """Resident memory of this process in MB: VmRSS is that of now, VmHWM the peak.
-
-    Not by getrusage, whose peak a process takes over from the one that started it.
-    """
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) / 1024
-    raise ValueError(f"{field} is not in /proc/self/status")
 
 
 def read_once(data_dir: Path, batches: int, threads: int) -> dict[str, float]:
@@ -183,52 +167,42 @@ def read_once(data_dir: Path, batches: int, threads: int) -> dict[str, float]:
     }
 
 
-def spread(values: list[float], digits: int) -> str:
-    """Median (smallest–largest)."""
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"
-
-
 def print_rates(rates: dict[str, list[float]]) -> None:
-    """Prints the comparison, with ratios round by round, which drift does not touch."""
-    print("\n| loader | images/s | `train_batches` / this |\n|---|---|---|")
-    for name, values in rates.items():
-        ratios = [a / b for a, b in zip(rates[OURS], values, strict=True)]
-        print(f"| {name} | {spread(values, 0)} | {spread(ratios, 2)} |")
+    """Prints the comparison."""
+    print_table(
+        "loader|images/s|`train_batches` / this",
+        (
+            [name, spread(values, 0), ratio(rates[OURS], values)]
+            for name, values in rates.items()
+        ),
+    )
 
 
 def print_growth(
-    sets: dict[int, Path], prepared: dict[int, dict[str, float]], args: list
+    sets: dict[int, Path], prepared: dict[int, dict[str, float]], flags: list[str]
 ) -> None:
     """Prints what opening and reading costs, for data sets of different size."""
-    columns = (
-        "images",
-        "files, MB",
-        "preparing, s",
-        "its peak, MB",
-        "opening, s",
-        "resident before, MB",
-        "when open, MB",
-        "peak of reading, MB",
-        "images/s",
-    )
-    print(f"\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    rows = []
     for count, data_dir in sets.items():
-        runs = [in_fresh_process(f"--read={data_dir}", *args) for _ in range(3)]
+        runs = [in_fresh_process(f"--read={data_dir}", *flags) for _ in range(3)]
         middle = {k: statistics.median(run[k] for run in runs) for k in runs[0]}
         size = sum(path.stat().st_size for path in data_dir.rglob("*array_record*"))
-        figures = [
-            f"{count:,}",
-            f"{size / 1e6:,.0f}",
-            f"{prepared[count]['preparing']:.1f}",
-            f"{prepared[count]['peak']:.0f}",
-            f"{middle['opening']:.2f}",
-            f"{middle['before']:.0f}",
-            f"{middle['opened']:.0f}",
-            f"{middle['peak']:.0f}",
-            f"{middle['rate']:,.0f}",
-        ]
-        print(f"| {' | '.join(figures)} |")
+        rows.append(
+            [
+                f"{count:,}",
+                f"{size / 1e6:,.0f}",
+                f"{prepared[count]['preparing']:.1f}",
+                f"{prepared[count]['peak'] / 2**20:.0f}",
+                f"{middle['opening']:.2f}",
+                *(f"{middle[k] / 2**20:.0f}" for k in ("before", "opened", "peak")),
+                f"{middle['rate']:,.0f}",
+            ]
+        )
+    print_table(
+        "images|files, MB|preparing, s|its peak, MB|opening, s|resident before, MB"
+        "|when open, MB|peak of reading, MB|images/s",
+        rows,
+    )
 
 
 def main() -> None:

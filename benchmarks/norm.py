@@ -14,7 +14,6 @@ import importlib.util
 import math
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,10 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from rich.progress import track
 
-from benchmarks.machine import machine_line
-from benchmarks.turns import ratio
+from benchmarks.tables import machine_line, print_table, ratio, track
 from mbn_jax import ModalityBatchNorm, by_modality
 from mbn_jax.models.reid import ReID
 from mbn_jax.models.resnet import ResNet
@@ -216,8 +213,8 @@ def norm_shapes(batch: int, image_size: tuple[int, int]) -> dict[Shape, int]:
 def in_turn(candidates: dict[str, Candidate], rounds: int) -> dict[str, list[float]]:
     """Returns seconds per candidate and round, after one round that does not count.
 
-    A turn is the number of calls that take 20 ms, since a single short call measures
-    how long the processor takes to wake up. Every other round runs in reverse order.
+    A turn is as many calls as take 20 ms, because a single short call would measure how
+    long the processor takes to wake up. Every other round runs in reverse order.
     """
     for candidate in candidates.values():
         candidate.run()
@@ -239,15 +236,10 @@ def compare_layers(
     shapes: dict[Shape, int], dtype: jnp.dtype, mode: str, rounds: int
 ) -> None:
     """Prints the cost of all normalizations of the network, and of ours by shape."""
-    seconds: dict[str, list[float]] = {}
-    costs: dict[str, list[float]] = {}
-    lines = []
-    for shape, count in track(
-        shapes.items(),
-        f"{dtype} {mode}",
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    ):
+    seconds: dict[str, np.ndarray] = collections.defaultdict(lambda: np.zeros(rounds))
+    costs: dict[str, np.ndarray] = collections.defaultdict(lambda: np.zeros(3))
+    by_shape = []
+    for shape, count in track(shapes.items(), f"{dtype} {mode}"):
         x = jax.random.normal(jax.random.key(0), shape, dtype)
         candidates = {
             name: flax_candidate(layer, x, mode)
@@ -257,67 +249,68 @@ def compare_layers(
             candidates["PyTorch, split"] = torch_candidate(x, mode)
         measured = in_turn(candidates, rounds)
         for name, candidate in candidates.items():
-            weighted = [count * s for s in measured[name]]
-            before = seconds.setdefault(name, [0.0] * rounds)
-            seconds[name] = [a + b for a, b in zip(before, weighted, strict=True)]
-            total = costs.setdefault(name, [0.0, 0.0, 0.0])
+            seconds[name] += count * np.array(measured[name])
             read, operations, temporary = candidate.cost
-            costs[name] = [
-                total[0] + count * read,
-                total[1] + count * operations,
-                float(np.maximum(total[2], temporary)),  # NaN where unknown
+            costs[name][:2] += count * read, count * operations
+            # NaN where unknown
+            costs[name][2] = np.maximum(costs[name][2], temporary)
+        by_shape.append(
+            [
+                "×".join(map(str, shape)),
+                count,
+                ratio(measured[OURS], measured[REFERENCE]),
+                f"{candidates[OURS].cost[0] / candidates[REFERENCE].cost[0]:.2f}",
             ]
-        ours, theirs = candidates[OURS], candidates[REFERENCE]
-        lines.append(
-            f"| {'×'.join(map(str, shape))} | {count} "
-            f"| {ratio(measured[OURS], measured[REFERENCE])} "
-            f"| {ours.cost[0] / theirs.cost[0]:.2f} |"
         )
 
-    print(f"\n### {dtype}, {mode}: all {sum(shapes.values())} normalizations\n")
-    print(
-        f"| form | time, ms | time / {REFERENCE} | bytes accessed, GB "
-        f"| bytes / {REFERENCE} | operations, G | largest temporary, MB |"
+    print(f"\n### {dtype}, {mode}: all {sum(shapes.values())} normalizations")
+    print_table(
+        f"form|time, ms|time / {REFERENCE}|bytes accessed, GB|bytes / {REFERENCE}"
+        "|operations, G|largest temporary, MB",
+        (
+            [
+                name,
+                f"{1e3 * np.median(seconds[name]):.0f}",
+                ratio(seconds[name], seconds[REFERENCE]),
+                f"{read / 1e9:.2f}",
+                f"{read / costs[REFERENCE][0]:.2f}",
+                f"{operations / 1e9:.1f}",
+                f"{temporary / 1e6:.1f}",
+            ]
+            for name, (read, operations, temporary) in costs.items()
+        ),
     )
-    print("|---|---|---|---|---|---|---|")
-    for name in seconds:
-        read, operations, temporary = costs[name]
-        figures = [
-            f"{1e3 * statistics.median(seconds[name]):.0f}",
-            ratio(seconds[name], seconds[REFERENCE]),
-            f"{read / 1e9:.2f}",
-            f"{read / costs[REFERENCE][0]:.2f}",
-            f"{operations / 1e9:.1f}",
-            f"{temporary / 1e6:.1f}",
-        ]
-        print("| " + " | ".join([name, *figures]).replace("nan", "–") + " |")
-    print(f"\n| input | layers | time / {REFERENCE} | bytes / {REFERENCE} |")
-    print("|---|---|---|---|")
-    print("\n".join(lines))
+    print_table(f"input|layers|time / {REFERENCE}|bytes / {REFERENCE}", by_shape)
 
 
 def compare_tiny_networks(dtype: jnp.dtype, rounds: int) -> None:
     """Prints the cost of each form in a network whose layers have little work."""
     x = jax.random.normal(jax.random.key(0), (4, 64, 32, 3), dtype)
     plain = ResNet(depth=18, width=0.25, norm="bn", dtype=dtype)
-    forms = {OURS: plain.clone(norm="mbn"), IN_CONTEXT: InContext(plain)}
-    forms[REFERENCE] = plain
-    print(f"\n### {dtype}: ResNet-18 of a quarter of the width, 4 images of 64×32\n")
-    print(f"| form | mode | time, ms | time / {REFERENCE} | time / {OURS} |")
-    print("|---|---|---|---|---|")
+    forms = {
+        OURS: plain.clone(norm="mbn"),
+        IN_CONTEXT: InContext(plain),
+        REFERENCE: plain,
+    }
+    rows = []
     for mode in MODES:
         candidates = {
             name: flax_candidate(network, x, mode, train=True)
             for name, network in forms.items()
         }
         measured = in_turn(candidates, rounds)
-        for name, seconds in measured.items():
-            figures = [
+        rows += [
+            [
+                name,
+                mode,
                 f"{1e3 * statistics.median(seconds):.2f}",
                 ratio(seconds, measured[REFERENCE]),
                 ratio(seconds, measured[OURS]),
             ]
-            print("| " + " | ".join([name, mode, *figures]) + " |")
+            for name, seconds in measured.items()
+        ]
+    print(f"\n### {dtype}: ResNet-18 of a quarter of the width, 4 images of 64×32")
+    print_table(f"form|mode|time, ms|time / {REFERENCE}|time / {OURS}", rows)
 
 
 def main() -> None:

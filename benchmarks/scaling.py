@@ -27,7 +27,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks.machine import machine_line
+from benchmarks.tables import machine_line, print_table, spread
 from mbn_jax.mesh import make_mesh, replicated, shard
 from mbn_jax.training import recipes, step
 from mbn_jax.training.config import default_config
@@ -139,12 +139,7 @@ def place(operation: str, size: int) -> str:
 
 def count(flags: argparse.Namespace) -> None:
     """Prints collectives by norm, way and number of devices, and those of most."""
-    most, by_place = max(flags.devices), {}
-    print(
-        "\n| norm | way | devices | all-reduces | all-gathers | reduce-scatters "
-        "| others | a device sends, kB | loss of a step |"
-    )
-    print("|---" * 9 + "|")
+    most, by_place, rows = max(flags.devices), {}, []
     for norm, n, way in itertools.product(NORMS, flags.devices, WAYS):
         large = flags.depth == 50
         config = resnet50_config() if large else default_config()
@@ -163,18 +158,27 @@ def count(flags: argparse.Namespace) -> None:
         columns = [number_and_bytes([c for c in found if c.kind == k]) for k in KINDS]
         columns.append(number_and_bytes([c for c in found if c.kind not in KINDS]))
         sent = sum(ring(c.kind, n) * c.size * c.times for c in found)
-        columns += [f"{sent / 1e3:,.1f}", loss]
-        print(f"| {norm} | {way} | {n} | " + " | ".join(columns) + " |", flush=True)
+        rows.append([norm, way, n, *columns, f"{sent / 1e3:,.1f}", loss])
         if n == most:
             by_place[f"{norm}, {way}"] = found
-    print(f"\n| on {most} devices | " + " | ".join(by_place) + " |")
-    print("|---" * (len(by_place) + 1) + "|")
-    for where in PLACES:
-        columns = [
-            number_and_bytes([c for c in found if c.place == where])
-            for found in by_place.values()
-        ]
-        print(f"| {where} | " + " | ".join(columns) + " |")
+    print_table(
+        "norm|way|devices|all-reduces|all-gathers|reduce-scatters|others"
+        "|a device sends, kB|loss of a step",
+        rows,
+    )
+    print_table(
+        "|".join([f"on {most} devices", *by_place]),
+        (
+            [
+                where,
+                *(
+                    number_and_bytes([c for c in found if c.place == where])
+                    for found in by_place.values()
+                ),
+            ]
+            for where in PLACES
+        ),
+    )
 
 
 def number_and_bytes(those: list[Collective]) -> str:
@@ -193,8 +197,6 @@ def resnet50_config() -> ConfigDict:
 
 def time_batches(flags: argparse.Namespace) -> None:
     """Prints the time of a step of ResNet-50 with MBN, one device, growing batches."""
-    print("\n| images | step, s | images/s | TFLOP | accessed, GB | held, GB |")
-    print("|---" * 6 + "|")
     config = resnet50_config()
     mesh, init, train_step = prepare(config, 1)
     state, programs = init(), {}
@@ -207,15 +209,19 @@ def time_batches(flags: argparse.Namespace) -> None:
             start = time.perf_counter()
             state, _ = jax.block_until_ready(compiled(state, batch))
             seconds[size].append(time.perf_counter() - start)
+    rows = []
     for size, (compiled, _) in programs.items():
         counted = seconds[size][1:]
-        median = statistics.median(counted)
-        columns = [f"{median:.2f} ({min(counted):.2f}–{max(counted):.2f})"]
         cost = compiled.cost_analysis()
         held = compiled.memory_analysis().temp_size_in_bytes
-        figures = cost["flops"] / 1e12, cost["bytes accessed"] / 1e9, held / 1e9
-        columns += [f"{figure:.3g}" for figure in (size / median, *figures)]
-        print(f"| {size} | " + " | ".join(columns) + " |")
+        numbers = (
+            size / statistics.median(counted),
+            cost["flops"] / 1e12,
+            cost["bytes accessed"] / 1e9,
+            held / 1e9,
+        )
+        rows.append([size, spread(counted), *(f"{n:.3g}" for n in numbers)])
+    print_table("images|step, s|images/s|TFLOP|accessed, GB|held, GB", rows)
 
 
 def nccl_latency(devices: int) -> float:
@@ -253,12 +259,7 @@ PER_LAYER = {"mbn": (2 + 1, (2 + 3) * 2 * 4 + 4 * 4), "bn": (1 + 1, (2 + 2) * 4)
 def compute_growth(flags: argparse.Namespace) -> None:
     """Prints computed times of the parts of a step, as if none overlapped another."""
     for each in flags.per_device:
-        print(f"\n### {each} images a device: ms\n")
-        print(
-            "| accelerator | devices | forward and backward | statistics, MBN | of BN "
-            "| gradients | features | distances | sum, MBN | communication |"
-        )
-        print("|---" * 10 + "|")
+        rows = []
         for name, chip in ACCELERATORS.items():
             for n, (latency, bandwidth) in chip.network.items():
                 around = ring("all-reduce", n) / bandwidth  # s a byte
@@ -276,8 +277,14 @@ def compute_growth(flags: argparse.Namespace) -> None:
                 talk = mbn + gradients + features
                 whole = work + talk + pairs
                 parts = [work, mbn, bn, gradients, features, pairs, whole]
-                columns = [f"{1e3 * t:.2f}" for t in parts] + [f"{talk / whole:.0%}"]
-                print(f"| {name} | {n} | " + " | ".join(columns) + " |")
+                columns = [f"{1e3 * t:.2f}" for t in parts]
+                rows.append([name, n, *columns, f"{talk / whole:.0%}"])
+        print(f"\n### {each} images a device: ms")
+        print_table(
+            "accelerator|devices|forward and backward|statistics, MBN|of BN|gradients"
+            "|features|distances|sum, MBN|communication",
+            rows,
+        )
 
 
 def compute_recipes(flags: argparse.Namespace) -> None:
@@ -285,8 +292,7 @@ def compute_recipes(flags: argparse.Namespace) -> None:
     chip = ACCELERATORS["H100"]
     synthetic = ("synthetic_vireid/nir", "synthetic_vireid/thermal")
     datasets = ("sysu_mm01", "regdb", "llcm", *synthetic)
-    head = ["recipe", "TFLOP", "accessed, GB", "step, ms", *datasets]
-    print("\n| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
+    rows = []
     for make, norm in ((recipes.agw, "bn"), (recipes.agw, "mbn"), (recipes.caj, "mbn")):
         config = make("sysu_mm01", norm)
         mesh, init, train_step = prepare(config, 1)
@@ -294,13 +300,19 @@ def compute_recipes(flags: argparse.Namespace) -> None:
         cost = train_step.lower(init(), batch).compile().cost_analysis()
         flops, moved = cost["flops"], cost["bytes accessed"]
         seconds = max(flops / chip.flops, moved / chip.memory)
-        counts = f"{flops / 1e12:.2f} | {moved / 1e9:.0f} | {1e3 * seconds:.0f}"
-        columns = [f"{make.__name__}, {norm}", counts]
+        columns = [
+            f"{make.__name__}, {norm}",
+            f"{flops / 1e12:.2f}",
+            f"{moved / 1e9:.0f}",
+            f"{1e3 * seconds:.0f}",
+        ]
         for dataset in datasets:
             split = "regdb/split1" if dataset == "regdb" else dataset
             minutes = make(split, norm).num_steps * seconds / 60
             columns.append(f"{minutes:.1f} min")
-        print("| " + " | ".join(columns) + " |", flush=True)
+        rows.append(columns)
+    titles = "recipe", "TFLOP", "accessed, GB", "step, ms", *datasets
+    print_table("|".join(titles), rows)
 
 
 def main() -> None:

@@ -1,14 +1,15 @@
 """The candidates of `train_step.py`, each in a process of its own.
 
+`turns.Worker` starts
+
     python -m benchmarks.step_candidates '{"batch": 16, "height": 288, ...}'
 
-is what `turns.Worker` starts. Beyond the sizes, which name one of `NETWORKS`, the
-argument has "config", keys of our configuration that differ, and "augmented", or
-"torch", the form of PyTorch's step and what `peer_values` takes from our configuration.
+The argument contains the sizes, which name one of `NETWORKS`. It also has "config",
+keys of our configuration that differ, and "augmented"; or "torch", the form of
+PyTorch's step and what `peer_values` takes from our configuration.
 """
 
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -84,11 +85,11 @@ NETWORKS = {
 def make_config(
     sizes: Mapping[str, Any], changes: Mapping[str, Any], augmented: bool = False
 ) -> Any:
-    """Our configuration of the step, with changes by key.
+    """Our configuration of the step.
 
     Args:
       sizes: "network", one of `NETWORKS`, "batch", "height", "width" and "dtype".
-      changes: values by key, like "model.norm".
+      changes: other values by key, such as "model.norm".
       augmented: whether the step has the network's augmentation, or none.
     """
     from mbn_jax.training.config import default_config
@@ -113,8 +114,8 @@ def make_config(
 def peer_values(sizes: Mapping[str, Any]) -> dict[str, Any]:
     """What PyTorch's step takes from our configuration, so that both are one network.
 
-    Its process is told, instead of reading the configuration, which would import JAX
-    and add to the process's memory.
+    Its process does not read the configuration, because that would import JAX and add
+    to its memory.
     """
     config = make_config(sizes, {})
     model = {key: config.model[key] for key in ("depth", "width", "last_stride")}
@@ -163,10 +164,6 @@ def our_step(
         "compiling": time.perf_counter() - traced,
         "operations": compiled.cost_analysis()["flops"],
         "temporary": compiled.memory_analysis().temp_size_in_bytes,
-        "peak": matrix_peak("jax", sizes["dtype"]),
-        "device": ""
-        if jax.default_backend() == "cpu"
-        else jax.devices()[0].device_kind,
     }
 
     def step() -> float:
@@ -191,84 +188,7 @@ def torch_step(
         dtype=sizes["dtype"],
         **form,
     )
-    peak = matrix_peak("torch", sizes["dtype"])
-    return step, {"parameters": parameters, "peak": peak}
-
-
-def matrix_peak(library: str, dtype: str) -> float:
-    """Operations per second of a large product of matrices, the best of five.
-
-    On a GPU as both libraries compute convolutions there: in the given type, float32
-    with TF32.
-    """
-    size = 4096
-    if library == "numpy":
-        matrix = np.ones((size, size), np.float32)
-
-        def product() -> object:
-            return matrix @ matrix
-
-    elif library == "torch":
-        import torch
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        values = torch.ones((size, size), dtype=getattr(torch, dtype), device=device)
-
-        def product() -> object:
-            result = values @ values
-            return torch.cuda.synchronize() if device == "cuda" else result
-
-    else:
-        import jax
-        import jax.numpy as jnp
-
-        ones = jnp.ones((size, size), dtype)
-        multiply = jax.jit(jnp.matmul)
-
-        def product() -> object:
-            return multiply(ones, ones).block_until_ready()
-
-    product()
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        product()
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / min(seconds)
-
-
-def analytic_operations(sizes: Mapping[str, Any]) -> float:
-    """Of the convolutions and the classifier, forward and both gradients.
-
-    The same for all candidates, whatever their compilers count or compute twice. The
-    gradient with respect to the pixels is not needed.
-    """
-    import jax
-    import jax.numpy as jnp
-    from flax import linen as nn
-
-    from mbn_jax.training.state import make_model
-
-    forward: list[int] = []
-
-    def count(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        y = call(*args, **kwargs)
-        module = context.module
-        if isinstance(module, nn.Conv | nn.Dense):
-            size = getattr(module, "kernel_size", ())
-            forward.append(2 * y.size * args[0].shape[-1] * math.prod(size))
-        return y
-
-    num_identities = NETWORKS[sizes["network"]].num_identities
-    model = make_model(make_config(sizes, {}), num_identities)
-    images = jax.ShapeDtypeStruct(
-        (sizes["batch"], sizes["height"], sizes["width"], 3), jnp.float32
-    )
-    modality = jax.ShapeDtypeStruct((sizes["batch"],), jnp.int32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    with nn.intercept_methods(count):
-        jax.eval_shape(lambda *a: model.init(*a, train=True), key, images, modality)
-    return float(3 * sum(forward) - forward[0])
+    return step, {"parameters": parameters}
 
 
 def main() -> None:

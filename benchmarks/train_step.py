@@ -2,16 +2,14 @@
 
     python -m benchmarks.train_step --batch=16
     python -m benchmarks.train_step --batch=16 --options
-    python -m benchmarks.train_step --batch=16 --loop
     python -m benchmarks.train_step --network=quick
 
 A ResNet-50 with last stride 1 and SGD with Nesterov momentum, or the quick run's
 ResNet-18 of a quarter of the width with AdamW; identity and weighted regularized
 triplet loss and weight decay, from uint8 images in memory to updated weights. The first
-compares with PyTorch, where it is installed, and says how long compiling takes; the
-second measures rematerialization and accumulation; the third what the training loop
-adds to its steps; the last compares the small network. All print Markdown tables;
-docs/benchmarks.md keeps those that we measured.
+compares with PyTorch, if it is installed, and measures compilation; the second measures
+rematerialization and accumulation; the last compares the small network. All print
+Markdown tables; docs/benchmarks.md has those that we measured.
 """
 
 import argparse
@@ -19,26 +17,15 @@ import contextlib
 import importlib.util
 import math
 import statistics
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
-import rich.progress
-
 from benchmarks import turns
-from benchmarks.machine import machine_line
-from benchmarks.step_candidates import (
-    NETWORKS,
-    analytic_operations,
-    make_config,
-    matrix_peak,
-    peer_values,
-)
+from benchmarks.step_candidates import NETWORKS, peer_values
+from benchmarks.tables import machine_line, print_table, ratio, spread, track
 
 SCRIPT = "benchmarks.step_candidates"
-track = partial(rich.progress.track, transient=True, disable=not sys.stderr.isatty())
 
 OURS = "ours, MBN"
 
@@ -93,65 +80,35 @@ def seconds_of(taken: Sequence[turns.Turn]) -> list[float]:
     return [turn.seconds for turn in taken]
 
 
-def spread(seconds: list[float]) -> str:
-    """Median and range, to a millisecond, or to a tenth of it where that is much."""
-    return turns.spread(seconds, 4 if statistics.median(seconds) < 0.1 else 3)
-
-
-def giga(value: float) -> str:
-    """In units of 10⁹, with a decimal where it is small."""
-    return f"{value / 1e9:.{1 if value < 1e10 else 0}f}"
-
-
-def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints Markdown."""
-    print(f"\n| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
-    for row in rows:
-        print(f"| {' | '.join(row)} |".replace("nan", "–"))
-
-
 def compare(
     sizes: Mapping[str, Any], rounds: int, steps: int, names: list[str]
 ) -> None:
     """Prints the step against PyTorch's."""
-    peer = peer_values(sizes)
     candidates = {name: COMPARED[name] for name in names}
     for name, form in candidates.items():
         if "torch" in form:
-            candidates[name] = {"torch": {**form["torch"], **peer}}
-    # JAX takes three quarters of a GPU for itself unless told otherwise.
+            candidates[name] = {"torch": {**form["torch"], **peer_values(sizes)}}
+    # JAX takes three quarters of a GPU for itself by default.
     environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.8 / len(candidates):.2f}"}
     facts, taken = measure(candidates, sizes, rounds, steps, environment)
-    peaks = [fact["peak"] for fact in facts.values()]
-    if not any(fact.get("device") for fact in facts.values()):
-        peaks.append(matrix_peak("numpy", sizes["dtype"]))
-    operations = analytic_operations(sizes)
+    seconds = {name: seconds_of(turns_taken) for name, turns_taken in taken.items()}
     peers = [name for name in candidates if name.startswith("PyTorch")] or candidates
-    reference = min(peers, key=lambda name: statistics.median(seconds_of(taken[name])))
-    rows = []
-    for name, turns_taken in taken.items():
-        seconds = seconds_of(turns_taken)
-        rate = operations / statistics.median(seconds)
-        rows.append(
+    reference = min(peers, key=lambda name: statistics.median(seconds[name]))
+    print_table(
+        f"step|time, ms|images/s|images/s / {reference}|peak memory, MB"
+        "|operations by XLA, G",
+        (
             [
                 name,
-                spread(seconds),
-                f"{sizes['batch'] / statistics.median(seconds):.2f}",
-                turns.ratio(seconds_of(taken[reference]), seconds),
-                f"{turns_taken[-1].peak_memory / 1e6:.0f}",
-                giga(facts[name].get("operations", math.nan)),
-                f"{rate / 1e9:.0f}",
-                f"{rate / max(peaks):.0%}",
+                spread(seconds[name], 1, 1e-3),
+                f"{sizes['batch'] / statistics.median(seconds[name]):.2f}",
+                ratio(seconds[reference], seconds[name]),
+                f"{taken[name][-1].peak_memory / 1e6:.0f}",
+                f"{facts[name].get('operations', math.nan) / 1e9:.1f}",
             ]
-        )
-    print(
-        "\nConvolutions and classifier, forward and gradients: "
-        f"{giga(operations)} G operations. Largest rate of a product of matrices: "
-        f"{max(peaks) / 1e9:.0f} G/s."
+            for name in candidates
+        ),
     )
-    titles = f"step|time, s|images/s|images/s / {reference}|peak memory, MB"
-    titles += "|operations by XLA, G|G operations/s|of the peak"
-    print_table(titles.split("|"), rows)
 
 
 def compare_compilation(sizes: Mapping[str, Any]) -> None:
@@ -163,26 +120,28 @@ def compare_compilation(sizes: Mapping[str, Any]) -> None:
             facts, _ = measure({OURS: {}}, sizes, 0, 1, environment)
             seconds = [facts[OURS][key] for key in ("tracing", "compiling")]
             rows.append([name, *(f"{value:.1f}" for value in seconds)])
-    print_table(["compiling our step", "tracing, s", "compiling or loading, s"], rows)
+    print_table("compiling our step|tracing, s|compiling or loading, s", rows)
 
 
 def compare_options(sizes: Mapping[str, Any], rounds: int, steps: int) -> None:
     """Prints what rematerialization and accumulation cost and save."""
     facts, taken = measure(OPTIONS, sizes, rounds, steps, {})
-    rows = [
-        [
-            name,
-            spread(seconds_of(taken[name])),
-            turns.ratio(seconds_of(taken[name]), seconds_of(taken["plain"])),
-            f"{facts[name]['temporary'] / 1e6:.0f}",
-            f"{facts[name]['temporary'] / facts['plain']['temporary']:.2f}",
-            f"{taken[name][-1].peak_memory / 1e6:.0f}",
-        ]
-        for name in OPTIONS
-    ]
-    titles = "option|time, s|time / plain|temporary memory, MB|temporary / plain"
-    titles += "|peak memory, MB"
-    print_table(titles.split("|"), rows)
+    plain = seconds_of(taken["plain"])
+    print_table(
+        "option|time, ms|time / plain|temporary memory, MB|temporary / plain"
+        "|peak memory, MB",
+        (
+            [
+                name,
+                spread(seconds_of(taken[name]), 1, 1e-3),
+                ratio(seconds_of(taken[name]), plain),
+                f"{facts[name]['temporary'] / 1e6:.0f}",
+                f"{facts[name]['temporary'] / facts['plain']['temporary']:.2f}",
+                f"{taken[name][-1].peak_memory / 1e6:.0f}",
+            ]
+            for name in OPTIONS
+        ),
+    )
 
 
 def main() -> None:
@@ -206,7 +165,6 @@ def main() -> None:
     add("--dtype", default="float32", choices=["float32", "bfloat16"])
     add("--only", nargs="+", choices=COMPARED, help="these candidates, instead of all")
     add("--options", action="store_true", help="rematerialization and accumulation")
-    add("--loop", action="store_true", help="the overhead of the training loop")
     flags = parser.parse_args()
     network = NETWORKS[flags.network]
     for key in ("batch", "height", "width", "steps"):
@@ -225,10 +183,6 @@ def main() -> None:
     )
     if flags.options:
         compare_options(sizes, flags.rounds, flags.steps)
-    elif flags.loop:
-        from benchmarks.train_loop import compare_loop
-
-        compare_loop(make_config(sizes, {}, augmented=True), flags.rounds)
     else:
         names = [name for name in COMPARED if name.startswith("ours")]
         if importlib.util.find_spec("torch"):

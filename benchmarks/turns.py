@@ -1,14 +1,14 @@
-"""Candidates in processes of their own that take turns, for rounds on a noisy machine.
+"""Runs candidates in processes of their own that take turns on a noisy machine.
 
-Not threads of one process: PyTorch's and XLA's pools would fight for the cores, memory
-could not be told apart, and what one library keeps would be lost to the other. Between
-its turns a process sleeps in a read, and its freed memory is back with the system.
+In threads of one process, PyTorch and XLA would compete for the cores, memory could not
+be told apart, and what one library keeps would be lost to the other. Between its turns
+a process sleeps in a read and has returned its freed memory to the system.
 """
 
 import ctypes
 import json
+import math
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -16,19 +16,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-# Tells glibc to reuse freed memory instead of returning it to the system, as training
-# on a CPU does (mbn_jax.training.launch): getting fresh pages for hundreds of MB
-# in every step costs time, not the same in every round. By environment variables,
-# so that the workers of other libraries need not import ours.
+# Tells glibc to reuse freed memory, as training on a CPU does
+# (`mbn_jax.training.launch`): getting fresh pages for hundreds of MB in every step
+# takes time, and not the same in every round. Environment variables do so for the
+# processes of other libraries, too.
 KEEP_FREED_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "2147483647", "MALLOC_MMAP_MAX_": "0"}
 
 
 class Turn(NamedTuple):
-    """What a candidate hands back for a turn.
+    """What a candidate returns for a turn.
 
     Attributes:
       seconds: of a step, the mean over the counted steps of the turn.
-      peak_memory: bytes, the largest until now.
+      peak_memory: bytes, the largest so far.
     """
 
     seconds: float
@@ -36,7 +36,7 @@ class Turn(NamedTuple):
 
 
 class Worker:
-    """A candidate in another process, a context manager."""
+    """A candidate in another process, as a context manager."""
 
     def __init__(
         self, module: str, spec: Mapping[str, Any], environment: Mapping[str, str]
@@ -77,7 +77,7 @@ class Worker:
 
 
 def serve(prepare: Callable[[], tuple[Callable[[], object], dict[str, Any]]]) -> None:
-    """The other side: says what there is to know, then steps as it is told.
+    """Runs in the other process: prints the facts, then steps when it is told to.
 
     Args:
       prepare: returns the step, which waits for its end, and the facts about it.
@@ -90,8 +90,8 @@ def serve(prepare: Callable[[], tuple[Callable[[], object], dict[str, Any]]]) ->
         print(json.dumps(dict(values)), file=answers, flush=True)
 
     step, facts = prepare()
-    give_back_memory()  # that compiling took
-    forget_peak_memory()
+    _give_back_memory()  # that compiling took
+    _forget_peak_memory()
     step()
     answer(facts)
     for line in sys.stdin:
@@ -100,42 +100,35 @@ def serve(prepare: Callable[[], tuple[Callable[[], object], dict[str, Any]]]) ->
         for _ in range(int(line)):
             step()
         seconds = (time.perf_counter() - start) / int(line)
-        answer(Turn(seconds, peak_memory())._asdict())
-        give_back_memory()
+        answer(Turn(seconds, _peak_memory())._asdict())
+        _give_back_memory()
 
 
-def ratio(ours: list[float], theirs: list[float]) -> str:
-    """Median and range of the ratios round by round, which drift does not touch."""
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
-
-
-def spread(values: list[float], digits: int = 2) -> str:
-    """Median and range."""
-    low, high = min(values), max(values)
-    return (
-        f"{statistics.median(values):.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
-    )
-
-
-def peak_memory() -> float:
-    """Bytes: of the GPU, by the library that computes there; else resident ones."""
+def _peak_memory() -> float:
+    """Bytes of the GPU, from the library that computes there; else resident ones."""
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    if "jax" in sys.modules:
-        import jax
+    if jax := sys.modules.get("jax"):
+        device = jax.devices()[0]
+        if device.platform != "cpu" and device.memory_stats():
+            return device.memory_stats()["peak_bytes_in_use"]
+    return resident("VmHWM")
 
-        statistics_of_device = jax.devices()[0].memory_stats()
-        if statistics_of_device and jax.default_backend() != "cpu":
-            return statistics_of_device["peak_bytes_in_use"]
+
+def resident(field: str) -> float:
+    """Bytes of memory of this process: now, "VmRSS", or at the peak, "VmHWM".
+
+    `getrusage` would include the peak of the process that started this one.
+    """
     status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    peaks = [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
-    return 1024 * peaks[0] if peaks else float("nan")
+    for line in status.read_text().splitlines() if status.exists() else []:
+        if line.startswith(field):
+            return 1024 * int(line.split()[1])
+    return math.nan
 
 
-def forget_peak_memory() -> None:
+def _forget_peak_memory() -> None:
     """Lets the largest resident memory start anew, where Linux allows it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -143,7 +136,7 @@ def forget_peak_memory() -> None:
         print("the peak of the memory includes compilation", file=sys.stderr)
 
 
-def give_back_memory() -> None:
+def _give_back_memory() -> None:
     """Returns freed memory to the system, where the C library can."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
