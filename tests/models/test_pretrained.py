@@ -22,6 +22,7 @@ from mbn_jax.models.resnet import ResNet
 from mbn_jax.models.weights import read_safetensors
 
 from .make_torch_reference import CLASSES, PATH, images, numbers
+from .test_resnet import quick_jit
 
 MODALITY = np.array([0, 1])
 
@@ -65,7 +66,7 @@ def weights(tmp_path):
 def test_logits_are_those_of_pytorch(depth, norm, weights):
     model = ImageNetClassifier(ResNet(depth, last_stride=2, norm=norm), CLASSES)
     variables, note = load_backbone(weights(depth), model, shapes_of(model))
-    logits = jax.jit(model.apply)(variables, images(), MODALITY)
+    logits = quick_jit(model.apply)(variables, images(), MODALITY)
     expected = reference(depth)[1]
     assert np.abs(expected).max() > 0.5
     np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
@@ -413,8 +414,8 @@ def test_keras_s_network_is_the_same_function(tmp_path):
     pixels = 255 * (x * [0.229, 0.224, 0.225] + [0.485, 0.456, 0.406])
     bgr = (pixels - [123.68, 116.779, 103.939])[..., ::-1].astype(np.float32)
     with jax.numpy_rank_promotion("allow"):
-        expected = jax.jit(keras_logits)(arrays, bgr)
-    logits = jax.jit(model.apply)(variables, images(), MODALITY)
+        expected = quick_jit(keras_logits)(arrays, bgr)
+    logits = quick_jit(model.apply)(variables, images(), MODALITY)
     np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
 
 

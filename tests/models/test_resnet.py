@@ -1,6 +1,6 @@
 """The backbones: torchvision's topology, and the modality in every normalization."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,11 @@ TORCHVISION = {
 
 
 THREE = ("visible", "nir", "cam/1")
+# Machine code that is not optimized is compiled faster, and serves these sizes.
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
+@cache
 def shapes(model, height=64, width=32):
     images = jax.ShapeDtypeStruct((2, height, width, 3), jnp.float32)
     modality = jax.ShapeDtypeStruct((2,), jnp.int32)
@@ -42,8 +45,10 @@ def count(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("depth", TORCHVISION)
-@pytest.mark.parametrize("norm", ["mbn", "bn"])
+@pytest.mark.parametrize(
+    ("depth", "norm"),
+    [*((depth, "mbn") for depth in TORCHVISION), (18, "bn"), (50, "bn")],
+)
 def test_parameters_are_as_many_as_torchvisions(depth, norm):
     _, variables = shapes(ResNet(depth=depth, norm=norm))
     assert count(variables["params"]) == TORCHVISION[depth]
@@ -155,7 +160,7 @@ def small():
     rng = np.random.default_rng(0)
     images = rng.normal(size=(6, 32, 16, 3)).astype(np.float32)
     modality = np.array([0, 1, 0, 1, 1, 0])
-    init = jax.jit(lambda key: model.init(key, images, modality, train=True))
+    init = quick_jit(lambda key: model.init(key, images, modality, train=True))
     return model, init(jax.random.key(0)), images, modality
 
 
@@ -173,7 +178,7 @@ def test_outputs_have_names_shapes_and_float32(small):
 
 def test_the_modality_reaches_every_normalization(small):
     model, variables, images, modality = small
-    step = jax.jit(
+    step = quick_jit(
         lambda v, m: model.apply(v, images, m, train=True, mutable=["batch_stats"])
     )
     _, mixed = step(variables, modality)
@@ -188,7 +193,7 @@ def test_the_modality_reaches_every_normalization(small):
 
 def test_a_modality_is_not_affected_by_the_other_in_training(small):
     model, variables, images, modality = small
-    step = jax.jit(
+    step = quick_jit(
         lambda v, x: (
             model.apply(v, x, modality, train=True, mutable=["batch_stats"])[
                 0

@@ -1,7 +1,7 @@
 """What a ResNet can be made of beside its plain form."""
 
 import itertools
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from mbn_jax.models.layers import IBN, PLACES, GeM, NonLocal, convolution
 from mbn_jax.models.reid import POOLINGS, ReID
 from mbn_jax.models.resnet import STEMS, VARIANTS, ResNet, stem_name
 
-from .test_resnet import THREE, count, shapes
+from .test_resnet import THREE, count, quick_jit, shapes
 
 IMAGES = np.random.default_rng(0).normal(size=(6, 32, 16, 3)).astype(np.float32)
 MODALITY = np.array([0, 1, 0, 1, 1, 0])
@@ -39,11 +39,15 @@ def small(**fields):
     return ReID(5, image_size=(32, 16), depth=18, width=1 / 16, **fields)
 
 
+@cache
+def abstract_variables(model):
+    init = partial(model.init, train=True)
+    return jax.eval_shape(init, jax.random.key(0), IMAGES, MODALITY)
+
+
 def filled(model, seed=0):
     """Random variables of a network, its variances positive."""
-    tree = jax.eval_shape(
-        partial(model.init, train=True), jax.random.key(0), IMAGES, MODALITY
-    )
+    tree = abstract_variables(model)
     rng = np.random.default_rng(seed)
     flat = {
         path: np.float32(
@@ -56,8 +60,13 @@ def filled(model, seed=0):
     return unflatten_dict(flat)
 
 
+@cache
+def jitted(model):
+    return quick_jit(partial(model.apply, train=False))
+
+
 def evaluate(model, variables, modality=MODALITY):
-    return jax.jit(partial(model.apply, train=False))(variables, IMAGES, modality)
+    return jitted(model)(variables, IMAGES, modality)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +94,7 @@ def test_a_step_of_every_form_is_finite_and_reaches_every_parameter(form):
         )
         return (output.logits**2).sum() + output.pooled.sum(), updates
 
-    gradients, updates = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+    gradients, updates = quick_jit(jax.grad(loss, has_aux=True))(variables["params"])
     reached, kinds = set(), set()
     for path, gradient in flatten_dict(gradients).items():
         assert np.all(np.isfinite(gradient)), path
