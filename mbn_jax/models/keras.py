@@ -119,29 +119,31 @@ def find_in_keras(
     is_stem = layer == "conv1"
     convolution = layer if is_stem else f"res{layer}"
     norm = f"bn_{layer}" if is_stem else f"bn{layer}"
-    if leaf == "kernel":
-        name = f"{convolution}/kernel"
-        if is_stem:
+    names = {
+        "kernel": [f"{convolution}/kernel"],
+        "mean": [f"{norm}/moving_mean", f"{convolution}/bias"],
+        "var": [f"{norm}/moving_variance"],
+        "scale": [f"{norm}/gamma"],
+        "bias": [f"{norm}/beta"],
+    }[leaf]
+
+    def make() -> np.ndarray:
+        array = arrays[names[0]]
+        if leaf == "kernel" and is_stem:
             pixel_std = 255 * np.array(IMAGENET_STD, np.float64)
-            return [name], lambda: arrays[name][:, :, ::-1] * pixel_std[:, None]
-        return [name], lambda: arrays[name]
-    if leaf == "mean":
-        names = [f"{norm}/moving_mean", f"{convolution}/bias"]
+            return array[:, :, ::-1] * pixel_std[:, None]
+        if leaf == "var":
+            return array + (_KERAS_EPSILON - _EPSILON)
+        if leaf != "mean":
+            return array
+        mean, bias = (arrays[name].astype(np.float64) for name in names)
+        if is_stem:
+            offset = 255 * np.array(IMAGENET_MEAN) - _MEAN
+            kernel = arrays["conv1/kernel"][:, :, ::-1]
+            bias = bias + np.einsum("hwio,i->o", kernel, offset)
+        return mean - bias
 
-        def mean() -> np.ndarray:
-            mean, bias = (arrays[name].astype(np.float64) for name in names)
-            if is_stem:
-                offset = 255 * np.array(IMAGENET_MEAN) - _MEAN
-                kernel = arrays["conv1/kernel"][:, :, ::-1]
-                bias = bias + np.einsum("hwio,i->o", kernel, offset)
-            return mean - bias
-
-        return names, mean
-    if leaf == "var":
-        name = f"{norm}/moving_variance"
-        return [name], lambda: arrays[name] + (_KERAS_EPSILON - _EPSILON)
-    name = f"{norm}/{ {'scale': 'gamma', 'bias': 'beta'}[leaf] }"
-    return [name], lambda: arrays[name]
+    return names, make
 
 
 def _layer(modules: Sequence[str]) -> str:

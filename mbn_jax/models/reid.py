@@ -1,7 +1,7 @@
 """The re-identification network: backbone → pooling → BN neck → classifier.
 
 Reference for the neck: Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person
-Re-identification", CVPR Workshops 2019. Pairwise losses act on the pooled feature,
+Re-identification", CVPR Workshops 2019. Pairwise losses use the pooled feature, and
 retrieval uses the embedding after the neck.
 """
 
@@ -22,7 +22,7 @@ POOLINGS = ("average", "gem", "learned_gem")
 
 
 class ReIDOutput(NamedTuple):
-    """What the network returns, all float32.
+    """The output of the network, all float32.
 
     Attributes:
       pooled: `(B, D)`, before the neck.
@@ -41,14 +41,14 @@ class ReID(nn.Module):
     Attributes:
       num_identities: training identities, the classifier's classes.
       image_size: (height, width) in pixels that the network is trained at.
-      pooling: "average"; "gem", a generalized mean of the third power; "learned_gem",
-        where the power is learned from there.
+      pooling: "average"; "gem", a generalized mean with power 3; or "learned_gem",
+        whose power is learned and starts at 3.
       neck_bias: whether the neck has a bias.
-      norm: "mbn" or "bn"; "none" is for inference with what `mbn_jax.convert.fold`
-        makes of the variables: what convolutions cannot take over, such as the neck, is
-        a plain batch normalization.
+      norm: "mbn" or "bn"; "none" is for inference with the output of
+        `mbn_jax.convert.fold`. The neck and other normalizations that cannot be merged
+        with a convolution are then plain batch normalizations.
       sixteen_bits: how images of 16 bits were scaled in training, a text for each
-        modality as `mbn_jax.data.sixteen_bits` has them; none where that is not known.
+        modality as in `mbn_jax.data.sixteen_bits`; empty if that is not known.
       depth, variant, stem, non_local, mbn_at, width, last_stride, share_affine,
         momentum, dtype, axis_name, remat, stride_in_1x1, modalities: see `ResNet`.
     """
@@ -83,10 +83,10 @@ class ReID(nn.Module):
         Args:
           images: `(B, H, W, 3)`, floating point, normalized by the ImageNet moments.
           modality: `(B,)`, integer, indices into `modalities`.
-          train: use and update the statistics of the batch.
+          train: whether to use the statistics of the batch and update the running ones.
 
         Raises:
-          ValueError: for a pooling that does not exist, and as `ResNet`.
+          ValueError: the pooling does not exist, and as `ResNet`.
         """
         if self.pooling not in POOLINGS:
             raise ValueError(
@@ -101,7 +101,7 @@ class ReID(nn.Module):
         else:
             learned = self.pooling == "learned_gem"
             pooled = GeM(learned=learned, name="pooling")(feature_map)
-        # The pooling lies between, so no convolution can take the neck over.
+        # There is no convolution to merge the neck with, because of the pooling.
         neck = norm_at(self, "neck", keep=True)(
             use_bias=self.neck_bias, dtype=jnp.float32, name="neck"
         )

@@ -1,7 +1,7 @@
 """ResNets of torchvision's topology whose normalizations take the modality.
 
-Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; the
-stride of a bottleneck sits in its 3×3 convolution, as in torchvision, or in its first.
+Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016. The
+stride of a bottleneck is in its 3×3 convolution, as in torchvision, or in its first.
 """
 
 from collections.abc import Sequence
@@ -32,12 +32,11 @@ STEMS = ("shared", "separate")
 
 
 def stem_name(modality: str) -> str:
-    """Returns the name of the first convolution of a modality, of separate stems.
+    """Returns the name of a modality's first convolution if the stems are separate.
 
-    Letters and digits of ASCII, "_", "-" and "~" stay, so that "visible" gives
-    "conv1_visible". Everything else is percent-encoded as in a URL, and "." as well:
-    names of parameters are joined by "/" and "." in files, and different modalities
-    must not meet there. "cam/1" gives "conv1_cam%2F1".
+    "visible" gives "conv1_visible", and "cam/1" gives "conv1_cam%2F1": the name is
+    percent-encoded as in a URL, and "." as well, because files join the names of
+    parameters by "/" and ".", where different modalities must stay different.
     """
     return "conv1_" + quote(modality, safe="").replace(".", "%2E")
 
@@ -46,13 +45,13 @@ class BasicBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut.
 
     Attributes:
-      features: inside.
+      features: number of features inside the block.
       stride: of the first 3×3 convolution.
       convolution: makes the convolutions.
       norm: makes the normalizations.
-      instance_norm: makes the first normalization of half the channels, where the
-        other half is normalized by image; None: all are normalized alike.
-      squeeze_excitation: whether the branch ends in one.
+      instance_norm: makes the batch normalization of an `IBN`, which then is the first
+        normalization; None for no IBN.
+      squeeze_excitation: whether the branch ends in squeeze and excitation.
       stride_in_1x1: of a bottleneck, see `ResNet`.
     """
 
@@ -77,7 +76,7 @@ class BasicBlock(nn.Module):
         return cpu.relu_of_sum(x, y)
 
     def branch(self, x: jax.Array, modality: jax.Array, train: bool) -> jax.Array:
-        """What is added to the shortcut."""
+        """Computes what is added to the shortcut."""
         y = self.first(x, 3, self.stride, modality, train)
         y = self.convolution(self.features, 3, 1, name="conv2")(y)
         return self.norm(name="norm2")(y, modality, not train)
@@ -85,15 +84,13 @@ class BasicBlock(nn.Module):
     def first(
         self, x: jax.Array, size: int, stride: int, modality: jax.Array, train: bool
     ) -> jax.Array:
-        """The first convolution of the branch, normalized and rectified."""
-        if self.instance_norm is None:
-            x = self.convolution(self.features, size, stride, name="conv1")(x)
-            return nn.relu(self.norm(name="norm1")(x, modality, not train))
-        x = self.convolution(self.features, size, stride, use_bias=False, name="conv1")(
-            x
-        )
-        norm = IBN(self.instance_norm, x.dtype, name="norm1")
-        return nn.relu(norm(x, modality, not train))
+        """The first convolution of the branch, normalized, and a ReLU."""
+        convolution, norm = self.convolution, self.norm
+        if self.instance_norm is not None:
+            convolution = partial(convolution, use_bias=False)
+            norm = partial(IBN, self.instance_norm, x.dtype)
+        x = convolution(self.features, size, stride, name="conv1")(x)
+        return nn.relu(norm(name="norm1")(x, modality, not train))
 
 
 class BottleneckBlock(BasicBlock):
@@ -102,7 +99,7 @@ class BottleneckBlock(BasicBlock):
     expansion = 4
 
     def branch(self, x: jax.Array, modality: jax.Array, train: bool) -> jax.Array:
-        """What is added to the shortcut."""
+        """Computes what is added to the shortcut."""
         strides = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
         y = self.first(x, 1, strides[0], modality, train)
         y = self.convolution(self.features, 3, strides[1], name="conv2")(y)
@@ -125,33 +122,31 @@ class ResNet(nn.Module):
 
     Attributes:
       depth: 18, 34, 50, 101 or 152.
-      variant: "resnet"; "se_resnet", whose blocks end in squeeze and excitation (Hu et
-        al., CVPR 2018); "resnet_ibn_a", where half the channels of the first
-        normalization of a block are normalized by image in stages 1 to 3 (Pan et al.,
-        ECCV 2018).
-      stem: "shared", or "separate": a first convolution and normalization for each
-        modality, as in AGW's two-stream form. All of them are computed for all images,
-        and the one of the image's modality is taken.
-      non_local: number of non-local blocks in each stage, after the last blocks of it;
-        AGW has (0, 2, 3, 0).
-      norm: "mbn" or "bn"; "none" is for inference: the convolutions have biases and no
-        normalization follows, which is what `mbn_jax.convert.fold` makes.
-      mbn_at: the `PLACES` where norm "mbn" is by modality; elsewhere it is "bn". (That
-        of separate stems is by modality in any case.)
-      width: multiplies every number of features; 1 is the original.
-      last_stride: of the last stage: 2 is the original, 1 keeps a finer map, as is
-        common in re-identification.
+      variant: "resnet"; "se_resnet", whose blocks end in `SqueezeExcitation`; or
+        "resnet_ibn_a", where `IBN` is the first normalization of the blocks in stages 1
+        to 3.
+      stem: "shared", or "separate" for a first convolution and normalization of each
+        modality, as in AGW. All of them are computed for all images, and the one of the
+        image's modality is used.
+      non_local: number of non-local blocks in each stage, after its last blocks; AGW
+        has (0, 2, 3, 0).
+      norm: "mbn" or "bn"; "none" is for inference with the output of
+        `mbn_jax.convert.fold`: the convolutions have biases instead.
+      mbn_at: the `PLACES` where norm "mbn" is by modality; elsewhere it is "bn". (The
+        one of separate stems is always by modality.)
+      width: factor of every number of features; 1 is the original.
+      last_stride: of the last stage: 2 is the original, and 1, which keeps a finer map,
+        is common in re-identification.
       share_affine: of `ModalityBatchNorm`.
-      momentum: decay of the running statistics.
+      momentum: decay of the running statistics; 0.9 is PyTorch's 0.1.
       dtype: of the computation; parameters and statistics are float32.
       axis_name: mapped axis to normalize over, under pmap and shard_map.
-      remat: keep the input of every block only and compute its inside again in the
-        backward pass: less memory, more time, the same result.
-      stride_in_1x1: puts the stride of a bottleneck into its first convolution, where
-        Caffe and Keras have it; for their weights.
-      modalities: the names of the modalities, in the order of their indices. There are
-        as many rows of statistics, and separate stems are named after them (see
-        `stem_name`).
+      remat: whether to keep only the input of every block and compute its inside again
+        in the backward pass: less memory, more time, the same result.
+      stride_in_1x1: whether the stride of a bottleneck is in its first convolution, as
+        in the weights of Caffe and Keras.
+      modalities: names in the order of their indices. There are as many rows of
+        statistics, and separate stems are named after them (see `stem_name`).
     """
 
     depth: int = 50
@@ -179,16 +174,15 @@ class ResNet(nn.Module):
         Args:
           images: `(B, H, W, 3)`, floating point, normalized.
           modality: `(B,)`, integer, indices into `modalities`.
-          train: normalize by the statistics of the batch and update the running ones.
+          train: whether to use the statistics of the batch and update the running ones.
 
         Returns:
-          `(B, ⌈H/s⌉, ⌈W/s⌉, features)` of `dtype`, s being 32, or 16 with `last_stride`
-          1; features is 512, or 2048 from depth 50 on, times `width`.
+          `(B, ⌈H/s⌉, ⌈W/s⌉, features)` of `dtype`, where s is 32, or 16 with
+          `last_stride` 1, and features is `width` times 512, or 2048 from depth 50 on.
 
         Raises:
-          ValueError: for a depth, a variant, a stem or a norm that does not exist,
-            modalities that are not distinct names, or more non-local blocks than a
-            stage has blocks.
+          ValueError: a depth, variant, stem or norm does not exist, the modalities are
+            not distinct names, or a stage has fewer blocks than non-local blocks.
         """
         for name, value, allowed in (
             ("depth", self.depth, tuple(STAGES)),
@@ -250,7 +244,7 @@ class ResNet(nn.Module):
         features: int,
         convolve: ConvolutionFactory,
     ) -> jax.Array:
-        """The first convolution, normalized and rectified."""
+        """The first convolution, normalized, and a ReLU."""
         if self.stem == "shared":
             x = convolve(features, 7, 2, name="conv1")(x)
             return nn.relu(norm_at(self, "stem")(name="norm1")(x, modality, not train))

