@@ -6,7 +6,7 @@ import pytest
 from mbn_jax.deploy.export import export
 from mbn_jax.deploy.exported import save_exported
 
-from ..models.test_variants import filled, small
+from ..models.test_reid import filled, small
 
 INFRARED = 1
 

@@ -12,7 +12,7 @@ from mbn_jax.deploy.embed import Reading
 from mbn_jax.errors import InputError
 from mbn_jax.pixels import normalize
 
-from ..models.test_variants import filled, small
+from ..models.test_reid import filled, small
 
 
 @pytest.fixture(scope="module")

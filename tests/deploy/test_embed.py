@@ -9,7 +9,7 @@ from mbn_jax.data.sixteen_bits import Scale
 from mbn_jax.deploy.embed import Reading, embed_folder, find_images, read_images
 from mbn_jax.errors import InputError
 
-from ..models.test_variants import filled, small
+from ..models.test_reid import filled, small
 from .folders import MeanColor, exported_model, folder_of_three, paint
 
 

@@ -20,7 +20,7 @@ from mbn_jax.deploy.exported import (
 from mbn_jax.errors import InputError
 from mbn_jax.models.weights import fingerprint
 
-from ..models.test_variants import EVERYTHING, filled, small
+from ..models.test_reid import EVERYTHING, filled, small
 from .conftest import INFRARED, noise
 
 

@@ -12,7 +12,7 @@ from mbn_jax.deploy.load import choose_scales, trained_scales, with_scales
 from mbn_jax.errors import InputError
 from mbn_jax.models.weights import NETWORK
 
-from ..models.test_variants import filled, small
+from ..models.test_reid import filled, small
 
 FIXED = Scale("fixed", 7000, 9000)
 BOTH = ["visible", "infrared"]

@@ -18,7 +18,7 @@ from mbn_jax.models.pretrained import load_backbone
 from mbn_jax.models.reid import ReID
 from mbn_jax.models.weights import NETWORK, WEIGHTS, fingerprint
 
-from .test_variants import EVERYTHING, filled, small
+from .test_reid import EVERYTHING, filled, small
 
 
 @pytest.fixture
