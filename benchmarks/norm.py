@@ -271,7 +271,7 @@ def compare_layers(
             [
                 name,
                 f"{1e3 * np.median(seconds[name]):.0f}",
-                ratio(seconds[name], seconds[REFERENCE]),
+                ratio(seconds[name].tolist(), seconds[REFERENCE].tolist()),
                 f"{read / 1e9:.2f}",
                 f"{read / costs[REFERENCE][0]:.2f}",
                 f"{operations / 1e9:.1f}",
