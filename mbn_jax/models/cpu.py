@@ -17,22 +17,22 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 _OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
-_PLAIN = ContextVar("plain", default=False)
+_IS_CHOSEN = ContextVar("is_chosen", default=False)
 
 
-def with_plain_operations(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function, not jitted, whose trace has the plain operations only.
+def with_cpu_forms(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function, not jitted, whose trace has the forms for CPUs only.
 
     Converters to other formats read the trace and do not know a choice by platform.
     """
 
     @wraps(function)
     def traced(*arguments: Any, **named: Any) -> Any:
-        token = _PLAIN.set(True)
+        token = _IS_CHOSEN.set(True)
         try:
             return function(*arguments, **named)
         finally:
-            _PLAIN.reset(token)
+            _IS_CHOSEN.reset(token)
 
     return traced
 
@@ -40,8 +40,8 @@ def with_plain_operations(function: Callable[..., Any]) -> Callable[..., Any]:
 def _choose(
     on_cpu: Callable[..., Any], elsewhere: Callable[..., Any], *arrays: Any
 ) -> Any:
-    if _PLAIN.get():
-        return elsewhere(*arrays)
+    if _IS_CHOSEN.get():
+        return on_cpu(*arrays)
     return jax.lax.platform_dependent(*arrays, cpu=on_cpu, default=elsewhere)
 
 

@@ -112,11 +112,11 @@ def test_a_network_exported_for_cuda_has_plain_operations_only(is_gradient):
     assert "stablehlo.reduce_window" in text
 
 
-def test_a_trace_of_plain_operations_has_no_choice_for_converters():
+def test_a_trace_for_converters_has_the_forms_for_cpus_and_no_choice():
     x, kernel = jnp.ones((2, 6, 3, 4)), jnp.ones((1, 1, 4, 4))
-    plain = str(jax.make_jaxpr(cpu.with_plain_operations(convolve_1x1))(x, kernel))
-    assert "conv_general_dilated" in plain
-    assert "platform_index" not in plain
+    trace = str(jax.make_jaxpr(cpu.with_cpu_forms(convolve_1x1))(x, kernel))
+    assert "dot_general" in trace
+    assert "platform_index" not in trace
     assert "platform_index" in str(jax.make_jaxpr(convolve_1x1)(x, kernel))
 
 
