@@ -15,7 +15,7 @@ def test_the_example_finds_anna_behind_ben():
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     namespace = {}
     exec(code, namespace)
-    figures = namespace["figures"]
+    figures = namespace["metrics"]
     assert (figures["rank1"], figures["num_valid_queries"]) == (0, 2)
     assert figures["mAP"] == pytest.approx((1 / 2 + (1 / 2 + 2 / 3) / 2) / 2)
 
