@@ -87,19 +87,16 @@ def line_chart(
     top: float | None = None,
     best_step: int | None = None,
 ) -> list[str]:
-    """Draws lines into one chart; without any points there is no chart.
+    """Draws lines into one chart, an `<svg>` element; without points there is none.
 
     Args:
         title: The title.
         x: Name of the axis.
-        y: Name of the axis.
+        y: Name of the axis, which begins at 0.
         lines: Where they are, and how they look.
         smooth: Whether to draw values faintly, and their moving average clearly.
-        top: Upper end of the y axis, which begins at 0; None for one that fits.
+        top: Upper end of the y axis; None for one that fits.
         best_step: Where to draw a vertical line; None for no such line.
-
-    Returns:
-        The `<svg>` element, or nothing.
     """
     lines = [line for line in lines if len(line[0])]
     if not lines:
@@ -144,11 +141,7 @@ def _moving_average(values: np.ndarray) -> np.ndarray:
 
 
 def training_curves(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Draws loss and accuracy over the steps; leaves out charts without points.
-
-    Args:
-        lines: From `read_metrics`.
-    """
+    """Draws the losses and the accuracy in the lines from `read_metrics`."""
     names = {key for line in lines for key in line if key.endswith("_loss")}
     losses = []
     for name, color in zip(["loss", *sorted(names)], charts.SERIES, strict=False):
@@ -188,12 +181,7 @@ def validation_curve(
 def cmc_chart(
     title: str, cmcs: Iterable[tuple[Sequence[float], dict[str, Any]]]
 ) -> list[str]:
-    """Draws cumulative matching curves, in percent from rank 1 on.
-
-    Args:
-        title: Title of the protocol.
-        cmcs: The fractions, and how their line looks.
-    """
+    """Draws cumulative matching curves: fractions from rank 1 on, and their looks."""
     lines = [
         (np.arange(1, len(cmc) + 1), 100 * np.asarray(cmc), style)
         for cmc, style in cmcs

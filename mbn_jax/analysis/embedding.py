@@ -79,12 +79,7 @@ class Pairs(NamedTuple):
 
 
 def similarity_section(features: np.ndarray, records: Records) -> Section:
-    """Draws `similarities`, a chart for each kind, over one range of cosines.
-
-    Args:
-        features: `(N, D)` floating, of any length.
-        records: N of them.
-    """
+    """Draws `similarities`, a chart for each kind, over one range of cosines."""
     found = similarities(features, records)
     words = _SIMILARITY
     if len(features) > MOST_IMAGES:

@@ -69,14 +69,8 @@ def draw_ranked_lists(lists: Sequence[RankedList], title: str) -> Figure:
     """Draws a row for each query: the query, a space, then its gallery, best first.
 
     Right images are framed green and marked ✓, wrong ones red and marked ✗; with
-    identities unknown the frame is gray.
-
-    Args:
-        lists: At least one.
-        title: Printed above.
-
-    Returns:
-        A figure of its own (not of pyplot); save it with `figure.savefig(path)`.
+    identities unknown the frame is gray. The figure, of at least one list, is not one
+    of pyplot; save it with `figure.savefig(path)`.
     """
     columns = 1 + max(len(ranked.gallery) for ranked in lists)
     height, width = lists[0].query.shape[:2]

@@ -50,13 +50,7 @@ _OF_CMC: dict[str, dict[str, Any]] = {
 
 
 def page(title: str, intro: Iterable[str], body: Iterable[str]) -> bytes:
-    """Returns an HTML document with links to its headings.
-
-    Args:
-        title: Plain text.
-        intro: HTML that stands before the links.
-        body: HTML that stands after them.
-    """
+    """Returns an HTML document: plain-text title, intro, links to headings, body."""
     body = list(body)
     headings = re.findall(r'<h2 id="(.*?)">(.*?)</h2>', "".join(body))
     links = "".join(f'<a href="#{anchor}">{text}</a> ' for anchor, text in headings)
