@@ -9,6 +9,7 @@ import warnings
 from typing import NamedTuple
 from unittest import mock
 
+import grain  # noqa: F401  # Its flags are not those of a command, and stay.
 from absl import flags
 
 from mbn_jax.commands import runner
