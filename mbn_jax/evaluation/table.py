@@ -7,15 +7,10 @@ from typing import Any
 import numpy as np
 
 from mbn_jax.evaluation.distances import DISTANCE_TITLES
+from mbn_jax.evaluation.metrics import REPORTED_RANKS
 
-COLUMNS = {
-    "rank1": "rank-1",
-    "rank5": "rank-5",
-    "rank10": "rank-10",
-    "rank20": "rank-20",
-    "mAP": "mAP",
-    "mINP": "mINP",
-}
+COLUMNS = {f"rank{k}": f"rank-{k}" for k in REPORTED_RANKS}
+COLUMNS |= {"mAP": "mAP", "mINP": "mINP"}
 ROWS = {
     "last": "last step",
     "best": "best on validation",

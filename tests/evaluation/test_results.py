@@ -1,5 +1,4 @@
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -10,32 +9,14 @@ from mbn_jax.evaluation import (
     evaluate,
     evaluate_chance,
     every_pair,
-    format_table,
-    make_results,
     mean_over_trials,
     ranked_list,
 )
 from mbn_jax.evaluation.records import Records
-from mbn_jax.evaluation.table import cells
+
+from .conftest import one_hot
 
 BOTH = INFRARED_TO_VISIBLE, VISIBLE_TO_INFRARED = every_pair()
-
-
-@pytest.fixture
-def records():
-    """Four people, each twice in a visible camera and twice in an infrared one."""
-    identity = np.repeat([3, 8, 20, 41], 4)
-    modality = np.tile([0, 0, 1, 1], 4)
-    return Records(
-        identity=identity,
-        camera=1 + modality,
-        modality=modality,
-        name=np.array([f"{i}.jpg" for i in range(16)]),
-    )
-
-
-def one_hot(identity):
-    return np.eye(50, dtype=np.float32)[identity]
 
 
 def test_features_that_know_the_identity_are_perfect_in_both_directions(records):
@@ -105,64 +86,6 @@ def test_chance_at_rank_one_is_the_share_of_matches(records):
     assert chance["rank1"] == pytest.approx(2 / 8)
 
 
-def test_the_table_states_figures_steps_and_rules(records):
-    figures = evaluate(one_hot(records.identity), records, BOTH)
-    chance = evaluate_chance(records, BOTH)
-    results = make_results(
-        dataset="synthetic_vireid/nir",
-        split="test",
-        task="person re-identification",
-        selection="The best step has the highest mean mAP on the validation split.",
-        protocols=BOTH,
-        figures={
-            "last": {"step": 600, **figures},
-            "best": {"step": 450, **figures},
-            "untrained": {"step": 0, **chance},
-            "chance": chance,
-        },
-    )
-    table = format_table(json.loads(json.dumps(results)))
-    for text in (
-        "infrared → visible: 8 of 8 queries scored, 8 gallery images",
-        "last step (600)",
-        "best on validation (450)",
-        "untrained network",
-        "chance",
-        INFRARED_TO_VISIBLE.description,
-        VISIBLE_TO_INFRARED.description,
-        "The best step has the highest mean mAP",
-    ):
-        assert text in table
-    row = next(line for line in table.splitlines() if line.startswith("chance"))
-    assert row.split()[1] == "25.0"
-
-
-def test_ranked_lists_show_evenly_spread_people_in_the_order_of_the_distance(records):
-    rankings = ranked_list(
-        one_hot(records.identity),
-        records,
-        protocol=INFRARED_TO_VISIBLE,
-        num_queries=3,
-        length=5,
-    )
-    assert [int(records.identity[r.query]) for r in rankings] == [3, 20, 41]
-    for ranking in rankings:
-        assert records.modality[ranking.query] == 1
-        np.testing.assert_array_equal(records.modality[ranking.gallery], 0)
-        np.testing.assert_array_equal(ranking.correct, [1, 1, 0, 0, 0])
-
-
-def test_ranked_lists_leave_out_what_the_protocol_removes(records):
-    camera = np.where(records.identity == 8, 1, records.camera)
-    records = dataclasses.replace(records, camera=camera)
-    rankings = ranked_list(
-        one_hot(records.identity), records, protocol=VISIBLE_TO_INFRARED
-    )
-    # Person 8 was seen by one camera only, so that nothing is left to find.
-    assert [int(records.identity[r.query]) for r in rankings] == [3, 20, 41]
-    assert all(len(r.gallery) == 8 for r in rankings)
-
-
 def test_figures_are_means_over_the_trials_and_the_trials_are_kept():
     trials = [
         {"rank1": 0.5, "cmc": [0.5, 1.0], "num_queries": 4, "gallery_size": 2},
@@ -179,15 +102,6 @@ def test_figures_are_means_over_the_trials_and_the_trials_are_kept():
         {"rank1": 0.5, "num_queries": 4, "gallery_size": 2},
         {"rank1": 0.7, "num_queries": 4, "gallery_size": 3},
     ]
-
-
-def test_a_table_shows_the_spread_over_trials_with_n_minus_one():
-    trial = dict.fromkeys(("rank1", "rank5", "rank10", "rank20", "mAP", "mINP"), 0.5)
-    trials = [trial | {"mAP": value} for value in (0.1, 0.2, 0.6)]
-    figures = mean_over_trials(trials)
-    assert cells(figures)[0] == "50.0 ± 0.0"
-    assert cells(figures)[4] == f"30.0 ± {100 * np.std([0.1, 0.2, 0.6], ddof=1):.1f}"
-    assert cells(mean_over_trials([trial]))[4] == "50.0"
 
 
 def test_lists_are_as_good_as_arrays(records):
