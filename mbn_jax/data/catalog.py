@@ -52,8 +52,8 @@ def path_of(dataset: str, data_dir: str | os.PathLike) -> Path:
     if not os.fspath(data_dir):  # Path would take it for the current directory
         raise InputError(
             "The directory of the prepared data is given as an empty text; name a"
-            " directory (--data_dir, or --config.data.data_dir of train.py), or . for"
-            " the current one."
+            " directory (--data_dir, or --config.data.data_dir of train), or . for the"
+            " current one."
         )
     return Path(data_dir).expanduser() / dataset / VERSION
 
@@ -78,7 +78,7 @@ def check_prepared(dataset: str, data_dir: str | os.PathLike) -> None:
             f" give one of {known_datasets()}."
         )
     absent = f"The data set {dataset} is not prepared in {path_of(dataset, data_dir)}"
-    where = "--config.data.data_dir of train.py, --data_dir of evaluate.py"
+    where = "--config.data.data_dir of train, --data_dir of evaluate"
     if source.make:
         raise InputError(
             f"{absent}; say where it is ({where}), or train on it, which makes it."

@@ -74,7 +74,7 @@ def test_preparing_again_writes_nothing(data_dir):
     assert state() == before
 
 
-def test_loading_prepares_the_embedded_set(tmp_path):
+def test_loading_prepares_the_synthetic_data(tmp_path):
     assert len(load_split("synthetic_vireid/thermal-1-1-1-x1", "test", tmp_path)) == 2
 
 

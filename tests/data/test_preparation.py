@@ -288,7 +288,7 @@ def test_unknown_data_set_is_answered_with_the_known_ones(whole, data_dir, name)
         prepare_data(name, whole, data_dir)
 
 
-def test_embedded_data_need_no_preparation(whole, data_dir):
+def test_synthetic_data_need_no_preparation(whole, data_dir):
     with pytest.raises(InputError, match="rendered when first used"):
         prepare_data("synthetic_vireid/nir", whole, data_dir)
 
