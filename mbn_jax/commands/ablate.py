@@ -50,7 +50,7 @@ _CROSS = flags.DEFINE_bool("cross", False, "Train all combinations of all axes."
 _PARALLEL = flags.DEFINE_integer(
     "num_parallel",
     1,
-    "Number of runs at a time; each has a GPU of its own.",
+    "Number of runs at a time; with GPUs, each run has its own.",
     lower_bound=1,
     upper_bound=1024,
 )

@@ -40,10 +40,10 @@ _WORKDIR = flags.DEFINE_string(
 )
 flags.DEFINE_alias("model", "workdir")
 _IMAGES = flags.DEFINE_string("images", None, "Folder of images.", required=True)
-_MODALITY = flags.DEFINE_string("modality", None, "Their modality.", required=True)
+_MODALITY = flags.DEFINE_string("modality", None, "Of --images.", required=True)
 _OUTPUT = flags.DEFINE_string("output", "features.npz", "Archive to write.")
 _GALLERY = flags.DEFINE_string("gallery", None, "Folder of images that is searched.")
-_GALLERY_MODALITY = flags.DEFINE_string("gallery_modality", "visible", "Its modality.")
+_GALLERY_MODALITY = flags.DEFINE_string("gallery_modality", "visible", "Of --gallery.")
 _GALLERY_MODEL = flags.DEFINE_string(
     "gallery_model", None, "Exported model for --gallery; by default --model."
 )

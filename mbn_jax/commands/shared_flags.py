@@ -2,6 +2,7 @@
 
 import os
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -48,7 +49,7 @@ def define_reading(
 
 def define_folders() -> flags.FlagHolder[list[str]]:
     """Defines the repeated flag `--folder=NAME=DIR`."""
-    text = "NAME=DIR: a modality and the folder of its images; one flag for each."
+    text = "NAME=DIR: a modality and the folder of its images."
     return flags.DEFINE_multi_string("folder", [], text)
 
 
@@ -102,10 +103,10 @@ def define_config() -> flags.FlagHolder[ConfigDict]:
     return config_flags.DEFINE_config_file(
         "config",
         f"{recipes.__file__}:quick",
-        f"Recipe ({', '.join(recipes.RECIPES)}), Python file whose get_config() "
-        "returns the configuration, or config.json of a run. Every key can also be "
-        "given on its own (docs/training.md says what they mean). The keys and their "
-        f"defaults:\n{keys}",
+        f"Recipe ({', '.join(recipes.RECIPES)}; default: quick), Python file whose "
+        "get_config() returns the configuration, or config.json of a run. Every key "
+        "can also be given on its own (docs/training.md says what they mean). The keys "
+        f"and their defaults:\n{keys}",
         lock_config=True,
     )
 
@@ -141,6 +142,19 @@ def _with_file(argument: str) -> str:
     return argument
 
 
+def _print_flag(flag: flags.Flag[Any]) -> None:
+    # absl adds a sentence to the text of a flag that can be repeated.
+    text, repeated, _ = flag.help.partition(";\n    repeat this option")
+    remarks = [flag.parser.syntactic_help, "can be repeated" if repeated else ""]
+    if isinstance(flag.default, bool | int | float | str):
+        remarks.append(f"default: {flag.default}")
+    about = ", ".join(filter(None, remarks))
+    text, *lines = text.splitlines()
+    print(f"  --{'[no]' if flag.boolean else ''}{flag.name}")
+    for line in (f"{text} ({about})" if about else text, *lines):
+        print(textwrap.indent(textwrap.fill(line, 82), " " * 6))
+
+
 def parse_flags(argv: Sequence[str], name: str, command: Any) -> list[str]:
     """Returns the arguments without a flag; errors and `--help` end the program.
 
@@ -152,9 +166,10 @@ def parse_flags(argv: Sequence[str], name: str, command: Any) -> list[str]:
     named = getattr(command, "ARGUMENTS", "")
     if _HELP & set(argv[1:]):
         print(f"usage: python -m mbn_jax {name} --flag=value ... {named}".rstrip())
-        listed = flags.FLAGS.module_help(command.__name__)
-        listed = listed.partition(f"{command.__name__}:\n")[2]
-        print(f"\n{command.__doc__}\nFlags:\n{listed}")
+        print(f"\n{command.__doc__}\nFlags:")
+        defined = flags.FLAGS.get_key_flags_for_module(command.__name__)
+        for flag in sorted(defined, key=lambda flag: flag.name):
+            _print_flag(flag)
         sys.exit(0)
     try:
         _, *arguments = flags.FLAGS(list(argv))
