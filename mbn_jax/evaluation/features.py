@@ -104,12 +104,11 @@ def extract(
     narrow = modality.astype(np.int32)
     modality = np.where(narrow == modality, narrow, np.int32(-1))
     rows_here = len(_rows(batch_size, mesh)[1])
-    place: Any = jax.device_put if mesh is None else functools.partial(shard, mesh)
-    collect: Any = (
-        (lambda x: x)
-        if mesh is None
-        else jax.jit(lambda x: x, out_shardings=replicated(mesh))
-    )
+    place: Any = jax.device_put
+    collect: Any = jnp.asarray
+    if mesh is not None:
+        place = functools.partial(shard, mesh)
+        collect = jax.jit(collect, out_shardings=replicated(mesh))
 
     def padded(values: np.ndarray) -> np.ndarray:
         missing = rows_here - len(values)
@@ -174,22 +173,11 @@ def write_features(
 
 
 def read_features(path: str | Path) -> FeatureFile:
-    """Reads features and their records, and checks them.
-
-    Args:
-        path: an `.npz` of `features` (N, D) floating, `identity`, `camera` and
-            `modality`, each (N,) integer, and `name` (N,), the paths in the data
-            set's folder. Optional arrays are `modalities` (M,), the names of the
-            modalities by index, without which they are visible and infrared; `role`
-            (N,) integer, see `Records`; and `source`, a string.
-
-    Returns:
-        The features and the records.
+    """Reads and checks a file of features, as docs/feature-files.md describes it.
 
     Raises:
-        InputError: the file cannot be read, an array is missing, is larger than
-            docs/feature-files.md says or is not as above, a feature is not finite, or a
-            name occurs twice.
+        InputError: the file cannot be read, an array is missing, is too large or is not
+            as described, a feature is not finite, or a name occurs twice.
     """
     arrays = _read_arrays(path)
     features = arrays.pop("features")
