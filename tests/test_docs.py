@@ -1,5 +1,6 @@
 """The code that readers will copy runs, and what the pages point to exists."""
 
+import itertools
 import re
 import runpy
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import cv2
 import pytest
 from flax.traverse_util import flatten_dict
+from markdown_it import MarkdownIt
 
 from mbn_jax.data.sources import sysu_mm01
 from mbn_jax.evaluation import evaluate_file
@@ -58,6 +60,18 @@ def test_what_the_pages_import_exists(page):
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_prose_is_wrapped_at_100_columns(page):
+    """Lists as well, but no tables, code, formulas and images."""
+    lines = page.read_text().splitlines()
+    for token in MarkdownIt("commonmark").enable("table").parse("\n".join(lines)):
+        paragraph = lines[slice(*token.map)] if token.type == "paragraph_open" else []
+        if paragraph and not paragraph[0].lstrip().startswith(("$$", "![")):
+            assert [line for line in paragraph if len(line) > 100] == []
+            for line, following in itertools.pairwise(paragraph):
+                assert len(line) + len(following.strip()) >= 100, "these fit one line"
 
 
 def test_the_keys_that_the_training_page_names_exist():
