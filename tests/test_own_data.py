@@ -20,7 +20,7 @@ README = (ROOT / "README.md").read_text()
 TINY = (
     "--config.num_steps=3 --config.model.width=0.0625 --config.data.image_size=(32,16)"
     " --config.batch.num_identities=2 --config.batch.num_images=2"
-    " --config.gap_batches=2 --config.log_every=1"
+    " --config.gap_batches=2 --config.log_every=1 --config.num_devices=1"
 )
 
 
