@@ -152,7 +152,7 @@ def _check_replaceable(path: str | Path) -> None:
     _check_length(path)
     if path.name in ("", "..") or (path.exists() and not path.is_file()):
         raise InputError(
-            f"{name!r} cannot be written as a file, because it names something else; "
+            f"{name!r} cannot be written as a file, because it does not name a file; "
             "name a new file, or one to replace."
         )
 

@@ -36,8 +36,8 @@ def make_mesh(num_devices: int = 0) -> Mesh:
         raise InputError(
             f"Of {len(chosen)} devices (config.num_devices is {num_devices}) the "
             f"{jax.process_count()} processes would have {min(shares)} to "
-            f"{max(shares)} each, expected equal shares; give 0 for all, or start the "
-            "processes with as many devices as each other."
+            f"{max(shares)} each, expected equal shares; give 0 for all, or start "
+            "all processes with the same number of devices."
         )
     # Auto axes, with which the step is tested. The layer, the losses and the distances
     # also take the Explicit axes that JAX makes by default.
@@ -77,9 +77,9 @@ def process_rows(batch_size: int, mesh: Mesh, num_parts: int = 1) -> np.ndarray:
         in_parts = f"in {num_parts} parts " if num_parts > 1 else ""
         raise InputError(
             f"A batch of {batch_size} images (config.batch.num_identities × num_images "
-            f"× modalities of the data set) {in_parts}does not divide over "
-            f"{num_devices} devices; change the batch or give a config.num_devices "
-            "that divides it."
+            f"× modalities of the data set) {in_parts}cannot be split evenly "
+            f"over {num_devices} devices; change the batch or give a "
+            "config.num_devices that divides it."
         )
     by_part = np.arange(batch_size).reshape(num_parts, num_devices, -1)
     by_device = by_part.swapaxes(0, 1).reshape(-1)

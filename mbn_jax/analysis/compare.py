@@ -87,7 +87,7 @@ def _read_all(workdirs: Sequence[Path]) -> dict[str, _Run]:
     if len({workdir.resolve() for workdir in workdirs}) < len(workdirs):
         raise InputError(
             f"A work directory is given twice ({', '.join(map(str, workdirs))}), but "
-            "a run can be compared with others only: leave one of the two out."
+            "a run can only be compared with other runs: leave one of the two out."
         )
     runs = dict(zip(_names(workdirs), map(_read, workdirs), strict=True))
     tests = [_test_of(run.results) for run in runs.values()]

@@ -92,8 +92,8 @@ def measure_gaps(
         most = max(most, len(occurring))
         if occurring.min() < 0 or occurring.max() >= num_modalities:
             raise ValueError(
-                f"A batch has the modalities {occurring.tolist()}, but there are names "
-                f"of {num_modalities}: give the names of all in `modalities`."
+                f"A batch has the modalities {occurring.tolist()}, but only "
+                f"{num_modalities} have names: name all of them in `modalities`."
             )
     if not found or not sides:
         raise ValueError("The gaps need a batch, and a network that normalizes.")

@@ -38,8 +38,12 @@ _SHORT = [
 ]
 _FOLDERS = shared_flags.define_folders()
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write.", required=True)
-_NUM_IMAGES = flags.DEFINE_integer("num_images", 1024, "Most images of a modality.", 1)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images of all modalities.", 2)
+_NUM_IMAGES = flags.DEFINE_integer(
+    "num_images", 1024, "Largest number of images of each modality.", 1
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 64, "Images in a batch, of all modalities.", 2
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the order of the images.", 0)
 _SIXTEEN_BITS, _MAX_MEGAPIXELS = shared_flags.define_reading("Default: as in training.")
 

@@ -54,7 +54,7 @@ _SIXTEEN_BITS, _MAX_MEGAPIXELS = shared_flags.define_reading("Default: as in tra
 def main() -> None:
     """Embeds, and ranks if there is a gallery."""
     if _GALLERY_MODEL.value is not None and _GALLERY.value is None:
-        raise InputError("--gallery_model has no --gallery: give it, or neither.")
+        raise InputError("--gallery_model needs --gallery: give both or neither.")
     sides = [(_IMAGES.value, _WORKDIR.value, _MODALITY.value, _OUTPUT.value)]
     if _GALLERY.value is not None:
         model = _GALLERY_MODEL.value

@@ -41,7 +41,10 @@ _DATASET = flags.DEFINE_string(
 )
 _MANIFEST = flags.DEFINE_string("manifest", None, "CSV file of your own images.")
 _IMAGES = flags.DEFINE_string(
-    "images", None, "Folder of the paths in --manifest; by default its own."
+    "images",
+    None,
+    "Folder that the paths in --manifest are relative to; by default, the folder of "
+    "that file.",
 )
 _OWNERS: dict[str, list[str]] = {}
 for source in all_sources():

@@ -384,8 +384,8 @@ def _check_record(where: str, record: _Record, number: int) -> None:
         )
     if record.strays.any():
         raise ValueError(
-            f"Batch {number} brings {int(record.strays.max())} samples of a modality "
-            f"outside 0 to {record.strays.shape[-2] - 1} to {where}; correct their "
+            f"Batch {number} has {int(record.strays.max())} samples at {where} whose "
+            f"modality is outside 0 to {record.strays.shape[-2] - 1}; correct their "
             "labels or mask them."
         )
     if not all(np.isfinite(a).all() for a in (record.origin, *record.moments)):

@@ -135,8 +135,8 @@ def check_images(
                 # It may be in no split only because a list is missing.
                 findings.warning(
                     "unreadable images",
-                    f"{what} {image.problem}; it is in no split and is left out anyway,"
-                    f" but {todo} if a list that names it is missing.",
+                    f"{what} {image.problem}; it is in no split and is left out,"
+                    f" but if a list that names it is missing, {todo}.",
                 )
             elif is_used:
                 digests[name] = image.digest
@@ -241,8 +241,8 @@ def _check_modalities(manifest: Manifest, findings: Findings) -> None:
     if len(set(protocols)) < len(protocols):
         findings.problem(
             "modalities that cannot be told apart",
-            f"The modalities {', '.join(names)} give two protocols one name, since"
-            " they hold '_to_'; give them other names.",
+            f"The modalities {', '.join(names)} give two protocols the same"
+            " name, because they contain '_to_'; give them other names.",
         )
     if not any(map(modality_names.has_color, names)):
         findings.warning(

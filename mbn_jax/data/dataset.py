@@ -99,9 +99,9 @@ class Split(Records):
             several = f", one of {len(phrases)} such" if len(phrases) > 1 else ""
             raise InputError(
                 f"{phrases[0]}{several}; delete the folder of the data set and prepare"
-                " it again (a new run can leave damaged records of training and"
-                " validation out, with --config.data.skip_damaged; those of the test"
-                " never)."
+                " it again (a new run with --config.data.skip_damaged can leave out"
+                " damaged records of training and validation, but never those of the"
+                " test)."
             )
         whole = np.delete(np.arange(len(self)), sorted(damaged))
         return self.select(whole, damaged=(*self.damaged, *phrases))
@@ -177,8 +177,8 @@ def load_split(
     if len(source) != expected:
         raise InputError(
             f"The data set in {folder} is not complete ({len(source):,} records of"
-            f" {dataset}/{split}, and {expected:,} by its metadata.json); delete that"
-            " folder and prepare the data set again."
+            f" {dataset}/{split}, but {expected:,} according to its metadata.json);"
+            " delete that folder and prepare the data set again."
         )
     role = None
     if stored == "query+gallery":
@@ -270,7 +270,7 @@ class Examples(Sequence[Any]):
         except _DAMAGED as error:
             reason = " ".join(str(error).split()).partition(";")[0]
             if isinstance(error, IndexError):
-                reason = "its file ends before it"
+                reason = "its file ends before this record"
             raise InputError(
                 f"Record {index} of {self._where} is damaged"
                 f" ({reason}); delete that folder, prepare the data set again, and"

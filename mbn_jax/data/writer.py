@@ -298,7 +298,7 @@ def _lock(descriptor: int, title: str) -> bool:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"Another process prepares {title}; waiting", file=sys.stderr)
+            print(f"Another process is preparing {title}; waiting", file=sys.stderr)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError:
         return False

@@ -56,7 +56,8 @@ def load_networks(needed: Iterable[tuple[str | Path, str]]) -> list[tuple[Any, A
     if len(loaded) > 1 and len({_identify(*one) for one in loaded.values()}) > 1:
         raise InputError(
             f"{' and '.join(map(str, loaded))} are of different networks, whose "
-            "features cannot be compared: give two that were made from one."
+            "features cannot be compared: use models that were made from one "
+            "network."
         )
     return [loaded[path] for path, _ in needed]
 

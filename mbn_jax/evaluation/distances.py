@@ -133,7 +133,7 @@ def numbers(what: str, values: ArrayLike) -> jax.Array | np.ndarray:
     try:
         array = values if isinstance(values, jax.Array) else np.asarray(values)
     except ValueError as error:  # of NumPy: rows of different lengths
-        raise InputError(f"The {what} are no matrix: {error}.") from error
+        raise InputError(f"The {what} are not a matrix: {error}.") from error
     if not jnp.issubdtype(array.dtype, jnp.number) or jnp.iscomplexobj(array):
         raise InputError(
             f"The {what} are {array.dtype}, but real numbers are expected."

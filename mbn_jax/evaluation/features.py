@@ -344,7 +344,7 @@ def _texts(path: str | Path, label: str, texts: np.ndarray) -> list[str]:
     codes = np.frombuffer(texts.astype(texts.dtype.newbyteorder("=")).tobytes(), "u4")
     if codes.max(initial=0) > _LAST_CHARACTER:
         raise InputError(
-            f"{label} of {path} holds what is not Unicode; write it as "
+            f"{label} of {path} holds text that is not Unicode; write it as "
             "numpy.array(texts, str)."
         )
     return texts.tolist()

@@ -105,8 +105,8 @@ def match_ranks(
         if not finite:
             raise InputError(
                 f"The distances of {protocol.title} hold NaN, infinity or a number "
-                "beyond float32; look at the features that they are of, and at the "
-                "loss of the network that made these."
+                "beyond float32; check the features that they were computed from, "
+                "and the loss of the network that computed these features."
             )
         count = len(num_candidates[rows])
         yield rows, ranks[:count], first[:count]

@@ -138,7 +138,7 @@ def label_arrays(
     ):
         if left.size and right.size and are_text(left) != are_text(right):
             raise InputError(
-                f"The {what} are texts on one side, of query and gallery, and numbers "
+                f"The {what} of query and gallery are texts on one side and numbers "
                 "on the other: give the same kind of labels for both."
             )
     return query, gallery, cameras, of_gallery
@@ -229,7 +229,7 @@ def _check_paths(records: Records, labels: Labels) -> str | None:
         return (
             f"{len(other)} of {len(records)} names, {other[0]!r} for example, are not "
             f"paths of {labels.dataset} ({labels.example}): seeded galleries, which "
-            "are drawn from sorted names, may be others, and the labels cannot be "
+            "are drawn from sorted names, may be different, and the labels cannot be "
             "checked."
         )
     return None

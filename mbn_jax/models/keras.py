@@ -66,7 +66,7 @@ def _inside(folder: Path, name: Any) -> Path:
     if not isinstance(name, str) or Path(name).name != name:
         raise InputError(
             f"{folder / 'model.json'} names {name!r} as a file of weights, expected "
-            "the name of one beside it."
+            "the name of a file in the same folder."
         )
     return folder / name
 

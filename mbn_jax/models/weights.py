@@ -128,7 +128,7 @@ def load_pretrained(folder: str | Path) -> tuple[ReID, dict[str, Any]]:
         if differing:
             raise InputError(
                 f"{' and '.join(differing)} in {folder} differ from what was written, "
-                f"by the fingerprint in {NETWORK}; copy both files again."
+                f"according to the fingerprint in {NETWORK}; copy both files again."
             )
     return model, unflatten_dict(arrays, sep="/")
 

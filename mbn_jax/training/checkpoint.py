@@ -153,8 +153,8 @@ class Checkpoints:
             kept = ", ".join(map(str, finished_steps(self._workdir))) or "none"
             raise InputError(
                 f"A checkpoint cannot be written to {self.directory} ({reason(error)});"
-                f" whole ones there: {kept}. Fix that, or make room, and start the same"
-                " command again."
+                f" complete ones there: {kept}. Fix that, or make room, and start the"
+                " same command again."
             ) from error
 
     @contextlib.contextmanager
@@ -168,7 +168,7 @@ class Checkpoints:
             others = [other for other in finished_steps(self._workdir) if other != step]
             advice = (
                 f"the others are {others or 'none'}: take one of them, or go on with "
-                "the training, which leaves a damaged one aside."
+                "the training, which sets a damaged one aside."
                 if is_of_content(error)
                 else "fix that, and start the same command again."
             )
@@ -229,8 +229,8 @@ class Checkpoints:
             reasons = "; ".join(f"{s}: {_or_elsewhere(e)}" for s, e in damaged.items())
             raise InputError(
                 f"No checkpoint in {self.directory} can be read ({reasons}); nothing "
-                "was moved. Replace them by a copy, or remove that directory to begin "
-                "again at step 0."
+                "was moved. Replace them with a copy, or remove that directory to "
+                "begin again at step 0."
             )
         for step, error in damaged.items():
             on_main(functools.partial(self._move_aside, step, error))

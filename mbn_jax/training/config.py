@@ -221,8 +221,9 @@ def check(config: ConfigDict) -> None:
     if uses_pairs and batch.num_identities == batch.accumulation_steps > 1:
         raise InputError(
             f"config.batch.accumulation_steps is {batch.accumulation_steps}, so that a "
-            "part would hold one identity and losses of pairs no negatives; give half "
-            f"of it or less, or 0 to {', '.join(_OF_PAIRS)} in config.loss."
+            "part would hold one identity, and losses of pairs would have no "
+            "negatives; give half of it or less, or 0 to "
+            f"{', '.join(_OF_PAIRS)} in config.loss."
         )
     blocks = STAGES[config.model.depth][1]
     if any(n > b for n, b in zip(config.model.non_local, blocks, strict=True)):

@@ -146,7 +146,7 @@ def name_networks(workdirs: Sequence[str | Path]) -> list[str]:
     if len({Path(workdir).resolve() for workdir in workdirs}) < len(workdirs):
         raise InputError(
             f"A work directory is given twice ({', '.join(map(str, workdirs))}), which "
-            "would pass for two seeds: leave one of the two out."
+            "would count as two seeds: leave one of the two out."
         )
     configs = [as_json(read_config(workdir)) for workdir in workdirs]
     differing = differences(configs, (*MACHINE_KEYS, "seed"))

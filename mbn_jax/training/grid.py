@@ -116,7 +116,7 @@ def read_grid(axes: Sequence[str]) -> dict[str, list[str]]:
         is_repeated = name in grid or len(set(values)) < len(values)
         if not name or not all(values) or is_repeated:
             raise InputError(
-                f"--grid={axis} is not an axis of its own with different values, "
+                f"--grid={axis} repeats an axis or a value, or lacks one of them, "
                 "expected for example --grid=norm=bn,mbn."
             )
         grid[name] = values
@@ -192,5 +192,5 @@ def _change(config: ConfigDict, name: str, value: str) -> None:
         config.update_from_flattened_dict(changes)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"--grid={name}={value}: {value!r} is not a value of it ({error})."
+            f"--grid={name}={value}: {value!r} is not a value of {name} ({error})."
         ) from error

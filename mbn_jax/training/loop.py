@@ -155,7 +155,7 @@ def _set_up(config: ConfigDict, workdir: Path, mesh: Mesh) -> _Run:
     state = init_state(model, optimizer, config.seed, mesh)
     notes = []
     if unscored:
-        notes.append(f"no query has a match: {', '.join(unscored)}: left out")
+        notes.append(f"left out, since no query has a match: {', '.join(unscored)}")
     if config.model.pretrained:
         state, loaded = with_pretrained(state, model, config.model.pretrained, mesh)
         notes.append(f"pretrained: {loaded}")

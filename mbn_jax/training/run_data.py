@@ -169,10 +169,11 @@ def carve_validation(
     most = min(len(eligible), len(identities) - 1)
     if num_identities > most:
         raise InputError(
-            f"config.data.num_val_identities is {num_identities}, but of the "
-            f"{len(identities)} identities of {split.dataset}/{split.split} "
-            f"{len(eligible)} were seen by all of its {len(cameras)} cameras, and one "
-            f"must be left for training; give {most} or less, or 0 to train on all."
+            f"config.data.num_val_identities is {num_identities}, but "
+            f"{len(eligible)} of the {len(identities)} identities of "
+            f"{split.dataset}/{split.split} were seen by all of its {len(cameras)} "
+            f"cameras, and one must be left for training; give {most} or less, or 0 to "
+            "train on all."
         )
     chosen = np.random.default_rng(seed).choice(eligible, num_identities, replace=False)
     in_validation = np.isin(split.identity, chosen)

@@ -98,9 +98,9 @@ def _check_statistics(
             is_there = (Path(workdir) / DATASET).exists()
             raise InputError(
                 f"The network of {workdir} has statistics of {len(leaf)} modalities "
-                f"({path}), but {'by its' if is_there else 'without a'} {DATASET} the "
-                f"modalities are {', '.join(modalities)}; restore that file from a "
-                "copy of the run."
+                f"({path}), but {'according to its' if is_there else 'without a'} "
+                f"{DATASET} the modalities are {', '.join(modalities)}; restore that "
+                "file from a copy of the run."
             )
 
 
@@ -345,6 +345,6 @@ def _check_one_recipe(workdirs: Mapping[int, str]) -> SplitRuns:
             if value != values[0]:
                 raise InputError(
                     f"{workdir} has {key} = {value!r}, but {first} has {values[0]!r}; "
-                    "a mean over the splits is one of runs with the same configuration."
+                    "a mean over the splits needs runs with the same configuration."
                 )
     return runs

@@ -100,7 +100,7 @@ def _sign(file: TextIO, workdir: Path) -> None:
 def _not_writable(workdir: Path, error: OSError) -> InputError:
     return InputError(
         f"The work directory {workdir} cannot be written to ({error.strerror}); "
-        "give a --workdir that can."
+        "give a --workdir that can be written to."
     )
 
 

@@ -303,7 +303,7 @@ def test_a_network_of_three_modalities_is_measured_by_their_names():
     expected = by_loops(mean, deviation, THREE)
     assert numbers(before) == pytest.approx(numbers(expected), rel=1e-4)
     assert max(numbers(after).values()) < 1e-3
-    with pytest.raises(ValueError, match=r"\[0, 1, 2\], but there are names of 2"):
+    with pytest.raises(ValueError, match=r"\[0, 1, 2\], but only 2 have names"):
         measure()
 
 

@@ -120,7 +120,7 @@ def test_images_of_sixteen_bits_have_the_scale_of_the_training(flags, level, tmp
     [
         (["--workdir=infrared.zip", "--gallery={}"], "infrared.zip: The images are vi"),
         (["--gallery={}", "--gallery_model=infrared.zip"], "exported for infrared"),
-        (["--gallery_model=other"], "--gallery_model has no --gallery"),
+        (["--gallery_model=other"], "--gallery_model needs --gallery"),
         (
             ["--gallery={}", "--gallery_modality=thermal"],
             "unused: There is no modality 'thermal'; expected one of visible, infrared",

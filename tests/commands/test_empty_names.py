@@ -34,8 +34,8 @@ PICTURES = ("--images=pictures", "--modality=visible")
         (["embed", "--model=", *PICTURES], EMPTY),
         (["embed", "--model=run", "--images=", "--modality=visible"], EMPTY),
         (["embed", "--model=run", *PICTURES, "--gallery="], EMPTY),
-        (["embed", "--model=run", *PICTURES, "--gallery_model="], "has no --gallery"),
-        (["embed", "--model=run", *PICTURES, "--output="], "names something else"),
+        (["embed", "--model=run", *PICTURES, "--gallery_model="], "needs --gallery"),
+        (["embed", "--model=run", *PICTURES, "--output="], "does not name a file"),
         (["adapt", "--workdir=", "--visible=pictures", "--output=new"], EMPTY),
         (
             ["adapt", "--workdir=run", "--visible=", "--output=new"],

@@ -260,7 +260,7 @@ def test_estimation_that_would_go_wrong_is_refused():
         variables=convert.to_batch_norm(variables, 0),
     )
     refused(
-        "Batch 1 brings 3 samples of a modality outside 0 to 1 to batch_stats/first",
+        "Batch 1 has 3 samples at batch_stats/first whose modality is outside 0 to 1",
         [good, (x, modality + 2)],
     )
     broken = np.where(np.arange(3)[:, None, None, None] == 1, np.nan, x)

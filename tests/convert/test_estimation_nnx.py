@@ -145,7 +145,7 @@ def evaluating(model, x, modality):
         ),
         (explicit, [], "no batches"),
         (explicit, [X], "Batch 0 is a ndarray, expected a tuple"),
-        (explicit, [(X, MODALITY + 1)], "Batch 0 brings 3 samples of a modality outs"),
+        (explicit, [(X, MODALITY + 1)], "Batch 0 has 3 samples at .* whose modality"),
         (explicit, [(X * np.nan, MODALITY)], "moments that are not finite"),
     ],
 )

@@ -104,7 +104,7 @@ def test_names_of_modalities_that_give_one_protocol_name_are_a_problem():
     text = "/".join(
         f"{i} {m} {m} {s}" for i, s in ((1, "train"), (2, "test")) for m in names
     )
-    assert "give two protocols one name" in sentences(found_in(text).problems)[0]
+    assert "give two protocols the same name" in sentences(found_in(text).problems)[0]
 
 
 def test_identities_that_lack_one_of_three_modalities_are_counted():

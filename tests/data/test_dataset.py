@@ -243,5 +243,5 @@ def test_a_number_of_records_that_is_not_that_of_the_metadata_is_refused(copy):
     for split in written["splits"]:
         split["shardLengths"] = ["5"]
     (folder / "dataset_info.json").write_text(json.dumps(written))
-    with pytest.raises(InputError, match=r"\(5 records of .*, and 12 by its metadata"):
+    with pytest.raises(InputError, match=r"\(5 records of .*, but 12 according to"):
         load_split(TINY, "train", directory)

@@ -165,8 +165,8 @@ def flip_bytes(path):
 
 
 CHANGES = {
-    "cut off": (lambda path: os.truncate(path, 1_000_000), "its file ends before it"),
-    "emptied": (lambda path: os.truncate(path, 0), "its file ends before it"),
+    "cut off": (lambda path: os.truncate(path, 1_000_000), "its file ends before this"),
+    "emptied": (lambda path: os.truncate(path, 0), "its file ends before this"),
     "written over": (flip_bytes, "hash mismatch"),
 }
 

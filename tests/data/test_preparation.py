@@ -265,7 +265,7 @@ def test_two_processes_do_not_write_at_once(whole, data_dir, monkeypatch, capsys
     release.start()
     prepare_data("sysu_mm01", whole, data_dir)
     release.join()
-    assert "Another process prepares sysu_mm01" in capsys.readouterr().err
+    assert "Another process is preparing sysu_mm01" in capsys.readouterr().err
     assert images_of(data_dir) == 3 * 6 * 3
 
 

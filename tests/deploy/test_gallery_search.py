@@ -58,7 +58,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path):
             check_output(tmp_path / name)
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe"):
-        with pytest.raises(InputError, match="it names something else"):
+        with pytest.raises(InputError, match="it does not name a file"):
             check_output(path)
 
 

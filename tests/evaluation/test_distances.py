@@ -124,7 +124,7 @@ def test_features_and_labels_of_different_numbers_are_refused():
         (1.0, r"shape \(\).* matrix"),
         (None, "are object"),
         (["a", "b"], "are <U1"),
-        ([[1.0], [1.0, 2.0]], "are no matrix"),
+        ([[1.0], [1.0, 2.0]], "are not a matrix"),
         (np.ones((4, 3), complex), "real numbers"),
         (np.ones((4, 3), bool), "real numbers"),
         (np.ones((4, 2)), "features of one network"),

@@ -91,7 +91,7 @@ def test_the_memory_is_known_before_it_is_taken(monkeypatch):
         (np.full((3, 4), np.nan), "without NaN"),
         (np.full((3, 4), 1e300), "beyond float32"),
         ([["a", "b", "c", "d"]], "real numbers are expected"),
-        ([[1.0], [1.0, 2.0]], "are no matrix"),
+        ([[1.0], [1.0, 2.0]], "are not a matrix"),
     ],
 )
 def test_features_that_cannot_be_re_ranked_are_refused(query, message):

@@ -191,7 +191,7 @@ def test_large_whole_numbers_are_no_ties(dtype, on_device):
     [
         ([["a", "b"]], "real numbers are expected"),
         ([[1j, 2.0]], "real numbers are expected"),
-        ([[0.1, 0.2], [0.3]], "are no matrix"),
+        ([[0.1, 0.2], [0.3]], "are not a matrix"),
         ([[1e299, 1.0]], "beyond float32"),
     ],
 )

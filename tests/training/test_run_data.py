@@ -69,7 +69,7 @@ def test_the_draw_is_a_function_of_the_seed(split):
 
 
 def test_more_than_there_are_is_refused(split):
-    with pytest.raises(InputError, match=r"is 7, .* 10 .* 6 were seen by all .* 6 or"):
+    with pytest.raises(InputError, match=r"is 7, .* 6 of the 10 .* by all .* 6 or"):
         carve_validation(split, 7, seed=0)
 
 

@@ -125,7 +125,8 @@ def _check_numbers(
         except InputError as error:
             copy.findings.warning(
                 "galleries that cannot be read",
-                f"The images of the folders cannot be counted by {path.name}: {error}",
+                f"The images of the folders cannot be checked with {path.name}:"
+                f" {error}",
             )
     members = set().union(*listed.values())
     with_images = {identity for (_, identity), found in numbers.items() if found}

@@ -142,7 +142,7 @@ def test_unreadable_official_galleries_are_a_warning(root, content):
     path.mkdir() if content is None else path.write_bytes(content)
     assert not scan(root).findings.problems
     (told,) = warnings(root)
-    assert "cannot be counted by rand_perm_cam.mat: " in told
+    assert "cannot be checked with rand_perm_cam.mat: " in told
     assert str(path) in told
 
 
